@@ -1,4 +1,4 @@
-"""Data sets by name, their division, and batches of them on a device."""
+"""Data sets by name, their splits, and batches of them on a device."""
 
 from nas_optuna.data.catalog import data_directory, load_images
 from nas_optuna.data.images import ImageSet, split

@@ -62,7 +62,7 @@ class _Header:
 
 
 class NpzSource(FileSource):
-    """The arrays of an ``.npz`` file, as docs/data.md describes them; whatever is refused is a `DataError`."""
+    """The arrays of an ``.npz`` file, as docs/data.md describes them; problems are `DataError`."""
 
     def __init__(self, path: Path, spec: DataSpec, input_size: InputSize = None) -> None:
         self._path = path
@@ -83,7 +83,7 @@ class NpzSource(FileSource):
         if not self._path.exists():
             raise DataError("it does not exist")
         if not self._path.is_file():
-            raise DataError("it is not a regular file")  # a pipe would be waited for, and a device never ends
+            raise DataError("it is not a regular file")  # a pipe would block, and a device would never end
         headers = {}
         with ZipFile(self._path) as archive:
             if len(archive.infolist()) > _MAX_ARRAYS:
@@ -119,7 +119,7 @@ class NpzSource(FileSource):
         return found
 
     def _channel_axes(self) -> dict[Part, int | None]:
-        """Each part's axis of the channels, None if there is none; images, labels and parts must fit together."""
+        """The channel axis of each part, None if there is none; also checks that images, labels and parts fit."""
         layout = _text(self._array(self._headers[_LAYOUT])).casefold() if _LAYOUT in self._headers else None
         axes, channels = {}, set()
         for part in self._arrays:
@@ -140,7 +140,7 @@ class NpzSource(FileSource):
         return axes
 
     def _named_classes(self) -> list[str] | None:
-        """What the labels 0, 1, … are called, where the file says that."""
+        """The names of the labels 0, 1, …, if the file has them."""
         header = next((header for name, header in self._headers.items() if name.casefold() in _CLASSES), None)
         if header is None:
             return None
@@ -160,7 +160,7 @@ class NpzSource(FileSource):
 
     @cached_property
     def _whites(self) -> dict[str, Any]:
-        """What becomes 255 in all arrays of whole numbers and of fractions, where there are any but uint8."""
+        """The values that become 255 in arrays of whole numbers and of fractions, if any are not uint8."""
         found = []
         for header in (self._arrays[part]["images"] for part in self._arrays):
             if header.dtype != np.uint8:
@@ -188,12 +188,12 @@ class NpzSource(FileSource):
 
 @contextmanager
 def _readable() -> Iterator[None]:
-    """Say in one line whatever NumPy and zipfile raise for files that are damaged or of another kind."""
+    """Turn whatever NumPy and zipfile raise for damaged or foreign files into one line."""
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # a damaged file makes its readers raise anything
+    except Exception as error:  # readers of a damaged file may raise anything
         raise DataError(f"it is not an .npz file with arrays 'images' and 'labels' ({reason_of(error)})") from error
 
 
@@ -227,7 +227,7 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dic
 
 
 def _meaning(name: str) -> tuple[Part, Role] | None:
-    """The part and the role that an array's name stands for, as in ``x_train`` or ``val_labels``."""
+    """The part and the role that an array's name means, as in ``x_train`` or ``val_labels``."""
     words = [word for word in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold()) if word]
     parts = [part for word in words for part, names in PART_NAMES.items() if word in names]
     roles = [role for word in words for role, names in _ROLES.items() if word in names]
@@ -237,13 +237,13 @@ def _meaning(name: str) -> tuple[Part, Role] | None:
 
 
 def _text(array: np.ndarray) -> str:
-    """The text that an array holds, alone or in a list, as characters or bytes."""
+    """The text of an array with one element, of characters or bytes."""
     value = array.item() if array.size == 1 else array
     return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _channel_axis(images: _Header, layout: str | None) -> int | None:
-    """Which axis counts the channels; None for ``[n, height, width]``."""
+    """The channel axis; None for ``[n, height, width]``."""
     understood = "[n, height, width], [n, height, width, channels] or [n, channels, height, width]"
     if layout is not None and layout not in _CHANNEL_AXES:
         raise DataError(f"its array 'layout' is {named(layout)!r}; it must be 'HWC' or 'CHW'")
@@ -264,7 +264,7 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
 
 
 def _label_values(array: np.ndarray, name: str) -> np.ndarray:
-    """``[n]`` whole numbers or text, one for each image; a `DataError` where it is neither of these nor one-hot."""
+    """Labels as ``[n]`` whole numbers or text; a `DataError` if they are neither, nor one-hot."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim == 2 and array.dtype.kind in "biuf":
@@ -294,9 +294,9 @@ def _label_values(array: np.ndarray, name: str) -> np.ndarray:
 def _class_values(
     labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: LeftOutCollector
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The different values of a data set's labels, sorted, and what each is called."""
-    # `names` are what the values 0, 1, … are called, None if each value is its own name; `left_out` is told of names
-    # that no image has. A `DataError` where a part has a value that the training part lacks, or values are no classes.
+    """The distinct label values of a data set, sorted, and their names."""
+    # `names` are those of the values 0, 1, …; None if each value is its own name. `left_out` collects names without an
+    # image. A `DataError` if a part has a value that the training part lacks, or if values are not classes.
     train = labels["train"]
     known = np.unique(train)
     if len(known) > MAX_CLASSES or (len(train) >= 100 and 2 * len(known) > len(train)):

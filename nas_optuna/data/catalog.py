@@ -1,7 +1,7 @@
 """Data sets by name: ``folder:PATH``, ``npz:FILE``, or a name of `data_sets`.
 
-The function of a name takes ``(train, directory)``: which part is wanted, and where files are kept or downloaded to. It
-gives an `ImageSet`.
+A named function takes ``(train, directory)``, the wanted part and the folder for files and downloads, and returns an
+`ImageSet`.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from nas_optuna.files import scratch_folder
 from nas_optuna.spec import DataSpec
 
 NETWORK_TIMEOUT = 15.0
-"""Seconds to wait for an answer of a server that offers a data set."""
+"""Seconds to wait for an answer of a download server."""
 
 _ABSENT = (RuntimeError, FileNotFoundError)
-"""What torchvision raises for a file that is not there or has another checksum."""
+"""What torchvision raises if a file is missing or has another checksum."""
 
 
 @dataclass(frozen=True)
 class TorchvisionSet:
-    """One of torchvision's data sets: a function ``(train, directory)`` that gives its images."""
+    """One of torchvision's data sets: a function ``(train, directory)`` that returns its images."""
 
-    # It is downloaded where it is absent. Any number of processes may ask at once: one downloads, into a folder of its
-    # own, the others wait, and no file appears under its name before it is whole.
+    # It is downloaded if it is absent. Any number of processes may ask at once: one downloads, into a temporary folder,
+    # the others wait, and no file gets its name before it is complete.
 
     class_name: str
-    files: str  # that torchvision wants in the data directory, for the error message
-    archive: str = ""  # where a person may have put what torchvision would download, if not in a folder of its name
+    files: str  # which torchvision expects in the data directory, for the error message
+    archive: str = ""  # a download that a person may have placed there, if it is not a folder of the class's name
     part: tuple[str, object, object] = ("train", True, False)  # a keyword, with its values for training and test
     options: Mapping[str, object] = field(default_factory=dict)
-    mean: tuple[float, ...] = ()  # of each channel; measured without it
+    mean: tuple[float, ...] = ()  # of each channel; measured if it is empty
     std: tuple[float, ...] = ()
-    transposed: bool = False  # whether torchvision exchanges rows and columns
+    transposed: bool = False  # whether torchvision swaps rows and columns
 
     def __call__(self, train: bool, directory: Path) -> ImageSet:
         """The training or the test part."""
         try:
             data = self._opened(train, directory)
-        except Exception as error:  # torchvision meets a damaged file with whatever its reader raises
+        except Exception as error:  # torchvision may raise anything for a damaged file
             raise DataError(
                 f"it is absent from {directory} or damaged there, and could not be downloaded ({reason_of(error)});"
                 f" put {self.files} there (remove damaged files), or use the spec digits-quick, which needs no download"
@@ -66,7 +66,7 @@ class TorchvisionSet:
             images = images.permute(0, 3, 1, 2)
         found = data.targets if hasattr(data, "targets") else data.labels
         labels = torch.as_tensor(np.asarray(found), dtype=torch.int64)
-        if labels.dim() == 2:  # QMNIST's other columns say who wrote the digit
+        if labels.dim() == 2:  # QMNIST's other columns identify the writer
             labels = labels[:, 0].contiguous()
         classes = tuple(map(str, getattr(data, "classes", range(10))))
         if self.transposed:
@@ -74,7 +74,7 @@ class TorchvisionSet:
         return ImageSet(images.contiguous(), labels, classes, self.mean, self.std)
 
     def _opened(self, train: bool, directory: Path) -> Any:
-        """The set, downloaded first where it is absent."""
+        """The data set, downloaded first if it is absent."""
         from filelock import FileLock
 
         directory.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ class TorchvisionSet:
             return self._read(train, directory, download=False)
         lock = FileLock(directory / f".{self.class_name}.lock") if os.access(directory, os.W_OK) else nullcontext()
         with lock:
-            with suppress(*_ABSENT):  # another process may have downloaded it meanwhile
+            with suppress(*_ABSENT):  # another process may have downloaded it in the meantime
                 return self._read(train, directory, download=False)
             self._download(train, directory)
             return self._read(train, directory, download=False)
@@ -96,7 +96,7 @@ class TorchvisionSet:
         return make(str(directory), download=download, **options)
 
     def _download(self, train: bool, directory: Path) -> None:
-        """Download into a folder of our own, then move each whole file to its place."""
+        """Download into a temporary folder, then move each complete file to its place."""
         with scratch_folder(directory) as scratch:
             own = scratch / self.class_name
             own.mkdir()
@@ -104,7 +104,7 @@ class TorchvisionSet:
                 copy = shutil.copytree if given.is_dir() else shutil.copy2
                 copy(given, own / given.name)
             before = socket.getdefaulttimeout()
-            socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, so it would wait without end
+            socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, and would wait forever
             try:
                 self._read(train, own, download=True)
             finally:
@@ -118,7 +118,7 @@ class TorchvisionSet:
 mnist = TorchvisionSet(
     "MNIST",
     "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte in MNIST/raw",
-    # The established figures; the other sets' are measured.
+    # The established figures; those of the other data sets are measured.
     mean=(0.1307,),
     std=(0.3081,),
 )
@@ -138,11 +138,11 @@ cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python", archive="ci
 
 
 FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
-"""What stands before the colon where a name is a path."""
+"""Prefix of a name that is a path → the class that reads it."""
 
 
 def is_code(name: str) -> bool:
-    """Whether a data set's name stands for a function that would be imported from its place and called."""
+    """Whether a data set's name means a function of the user's that would be imported and called."""
     return name.partition(":")[0] not in FROM_FILES and DATA_SETS.is_code(name)
 
 
@@ -150,7 +150,7 @@ _WANTED = "; give a folder with a directory of pictures for each class, or a .np
 
 
 def data_name(text: str) -> str:
-    """The name of a data set: a folder is ``folder:PATH``, a file ``npz:FILE``, and a name stays."""
+    """The full name of a data set: ``folder:PATH`` for a folder, ``npz:FILE`` for a file, a name unchanged."""
     if not text.strip():
         raise DataError("the data set has no name; give a folder of pictures, a .npz file, or a name such as mnist")
     if "://" in text:
@@ -174,7 +174,7 @@ def data_name(text: str) -> str:
 
 
 def is_missing(name: str) -> bool:
-    """Whether a data set's name is a path to nothing, maybe because the images were moved."""
+    """Whether a data set's name is a path that does not exist, maybe because the images were moved."""
     kind, _, path = name.partition(":")
     try:
         return kind in FROM_FILES and not _user_path(kind, path).exists()
@@ -204,7 +204,7 @@ def digits(train: bool, directory: Path) -> ImageSet:
 
 @contextmanager
 def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize = None) -> Iterator[Source]:
-    """What a data set's name stands for, ready to be read; a `DataError` within says which data set it is about."""
+    """Open the data set of a name; a `DataError` within the block names the data set."""
     name = spec.name
     kind, _, path = name.partition(":")
     try:

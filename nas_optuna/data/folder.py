@@ -1,7 +1,7 @@
 """A folder of pictures as a data set: which picture belongs to which part and class, and how all of them are read.
 
-As torchvision's ``ImageFolder`` has it, a class is a directory. Beyond that, parts are found, what is not read is told,
-links are followed but not in a circle, and directories that hold the classes one level deeper are refused.
+As in torchvision's ``ImageFolder``, a class is a directory. In addition, parts are recognised, files that are not read
+are reported, links are followed except in circles, and folders whose classes are one level deeper are refused.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
 MAX_PHOTO_SIDE = 224
-"""Of pictures for which nobody says what size a network should see."""
+"""The side to which pictures are reduced if neither the recipe nor the spec sets a size."""
 
 _THREADS = 4  # each may hold one photo at full size
 
@@ -53,8 +53,8 @@ _JUNK = frozenset(
 class FolderSource(FileSource):
     """Pictures in one directory per class, in ``train/``, ``val/`` and ``test/`` where these exist."""
 
-    # Pictures of one size that is no larger than what the study needs keep it; all others get the shape that it needs
-    # while they are read, one by one.
+    # If all pictures have one size, no larger than the study needs, they keep it; otherwise each gets the needed size
+    # while it is read.
 
     def __init__(self, root: Path, spec: DataSpec, input_size: InputSize) -> None:
         self._layout = FolderLayout(root)
@@ -65,12 +65,12 @@ class FolderSource(FileSource):
 
     @cached_property
     def _facts(self) -> list[pictures.PictureFacts]:
-        """What the files of all pictures say, of the test part, too: their range tells what numbers mean."""
+        """Facts of all pictures, including the test part: their range tells how deep the pixels are."""
         return _for_each(pictures.inspect_picture, self._files)
 
     @cached_property
     def _pixels(self) -> PixelFormat:
-        """What all pictures become; its statistics are not known yet."""
+        """The format of all pictures, without statistics, which are not known yet."""
         facts = [self._facts[i] for i in self._training]
         height, width = _unified_size(facts, self._input_size, self._spec.max_side)
         _refuse_shallow_colours(self._facts)
@@ -110,9 +110,9 @@ class FolderSource(FileSource):
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """Call a function that reads a picture for each, in threads: Pillow decodes without the interpreter's lock."""
-    # Of the errors it raises, the first is raised, with the number of the others. As text, because an error's traceback
-    # would hold its file's bytes until all are read.
+    """Call a function for each picture in threads: Pillow decodes without the interpreter's lock."""
+    # The first error is raised, with the number of the others. Errors are kept as text, because a traceback would keep
+    # its file's bytes in memory until all are read.
 
     def attempt(item: _Item) -> tuple[_Result | None, str]:
         try:
@@ -120,11 +120,11 @@ def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> l
         except DataError as error:
             return None, str(error)
 
-    # What Pillow warns of is refused or named by us.
+    # Pillow's warnings are about things that are refused or reported here.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
         try:
             found = list(pool.map(attempt, items))
-        except BaseException:  # Ctrl-C: what has not begun need not
+        except BaseException:  # Ctrl-C: do not begin the rest
             pool.shutdown(cancel_futures=True)
             raise
     if failed := [message for _, message in found if message]:
@@ -136,7 +136,7 @@ def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> l
 def _unified_size(
     facts: Sequence[pictures.PictureFacts], input_size: InputSize, max_side: int | None
 ) -> tuple[int, int]:
-    """Height and width that all pictures get, as in `FolderSource`'s docstring."""
+    """Height and width that all pictures get; see `FolderSource`."""
     sizes = {(fact.height, fact.width) for fact in facts}
     most = input_size if isinstance(input_size, tuple) else (input_size or max_side or MAX_PHOTO_SIDE,) * 2
     height, width = next(iter(sizes))
@@ -152,7 +152,7 @@ def _unified_size(
 
 
 def _refuse_shallow_colours(facts: Sequence[pictures.PictureFacts]) -> None:
-    """Refuse colours of 10, 12 or 14 bits in 16-bit files: of what Pillow reads, nearly nothing is left."""
+    """Refuse colours of 10, 12 or 14 bits in 16-bit files, of which Pillow keeps only the upper 8 bits."""
     deep = [fact.brightest for fact in facts if fact.brightest is not None]
     if deep and max(deep) < 64:
         raise DataError(
@@ -162,7 +162,7 @@ def _refuse_shallow_colours(facts: Sequence[pictures.PictureFacts]) -> None:
 
 
 def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Iterator[str]:
-    """What was done to pixels, with counts."""
+    """What was changed about the pixels, with counts."""
     changed = sum((fact.height, fact.width) != (pixels.height, pixels.width) for fact in facts)
     if changed:
         goal = f"{dimensions(pixels.height, pixels.width)}, {VERBS[pixels.resize]}"
@@ -191,19 +191,19 @@ def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Ite
 
 
 class FolderLayout:
-    """What one walk over a folder finds.
+    """The classes, parts and files of a folder.
 
     Attributes:
-        classes: Sorted names of the training part's directories that hold a picture.
+        classes: Sorted names of the training part's directories that contain a picture.
         parts: The files of each part, with the number of their class.
         left_out: What is not used.
     """
 
-    # A folder that holds a training directory beside a validation or a test directory (or nothing else) is divided so;
-    # any other holds one directory per class.
+    # A folder with a training directory and a validation or test directory (or nothing else) is divided into these
+    # parts; any other contains one directory per class.
 
     def __init__(self, root: Path) -> None:
-        self.root = root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # for a name to call it by
+        self.root = root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # so that it has a name
         self.left_out = LeftOutCollector()
         if not root.is_dir():
             problem = "is not a directory" if root.exists() else "does not exist"
@@ -227,7 +227,7 @@ class FolderLayout:
         }
 
     def remarks(self) -> Iterator[str]:
-        """One line of the parts, where there is something to say of them."""
+        """A line about the parts, if there is something to report."""
         told = [f"{part} in {named(d.name)}/" for part, d in self.directories.items() if d != self.root]
         remarks = [f"parts: {', '.join(told)}"] if told else []
         if "test" not in self.parts:
@@ -239,7 +239,7 @@ class FolderLayout:
             yield "; ".join(remarks)
 
     def _divided(self) -> dict[Part, Path]:
-        """The directory of each part; the folder itself is the training part where it is not divided."""
+        """The directory of each part; an undivided folder is the training part itself."""
         directories, files = self._entries(self.root)
         named: dict[Part, list[Path]] = {}
         for directory in directories:
@@ -252,7 +252,7 @@ class FolderLayout:
                 " directory per class, or add the training part"
             )
         if "train" not in named or (len(named) == 1 and len(directories) > 1):
-            return {"train": self.root}  # whose entries are looked at again, as classes
+            return {"train": self.root}  # its entries are then the classes
         for part, found in named.items():
             if len(found) > 1:
                 raise DataError(
@@ -278,7 +278,7 @@ class FolderLayout:
         found: dict[str, list[Path]] = {}
         for each in sorted(directories):
             name = unicodedata.normalize("NFC", each.name)
-            if any("\ud800" <= c <= "\udfff" for c in name):  # how Python shows bytes that are no text
+            if any("\ud800" <= c <= "\udfff" for c in name):  # surrogates stand for bytes that are not text
                 raise DataError(f"the directory {named(each)} names a class, but not in UTF-8; rename it")
             if name in found:
                 raise DataError(f"it holds two directories that are named {named(name)!r}")
@@ -287,7 +287,7 @@ class FolderLayout:
         return found
 
     def _pictures(self, directory: Path, above: frozenset[Path]) -> Iterator[Path]:
-        """Every picture at any depth; links are followed, but not in a circle."""
+        """Every picture at any depth; links are followed, except in circles."""
         real = directory.resolve()
         if real in above or self.root.resolve().is_relative_to(real):
             self.left_out.add("links to a directory above", f"{self._relative(directory)}/")
@@ -302,12 +302,12 @@ class FolderLayout:
             yield from self._pictures(each, above | {real})
 
     def _entries(self, directory: Path) -> tuple[list[Path], list[Path]]:
-        """The directories and the other files in a directory, sorted; what systems and tools put there is left out."""
+        """The directories and the files in a directory, sorted, without system and hidden files."""
         found: tuple[list[Path], list[Path]] = ([], [])
         try:
             with os.scandir(directory) as scan:
                 entries = sorted((entry.name, entry.is_dir()) for entry in scan)
-        except OSError as error:  # of one of its entries, too
+        except OSError as error:  # maybe of one of its entries
             raise DataError(f"{named(error.filename or directory)} cannot be read ({error.strerror})") from error
         for name, is_directory in entries:
             path = directory / name
@@ -318,7 +318,7 @@ class FolderLayout:
         return found
 
     def _refuse_one_level_too_high(self, directory: Path, classes: Mapping[str, Sequence[Path]]) -> None:
-        """Directories of directories are no classes: a network would learn which directory a picture came from."""
+        """Refuse directories of directories, from which a network would learn the directory and not the class."""
         deep = {name: _inner_directories(directory / name, files) for name, files in classes.items() if files}
         suspicious = [name for name, below in deep.items() if len(below) > 1 and (all(deep.values()) or _is_part(name))]
         if not suspicious:
@@ -331,7 +331,7 @@ class FolderLayout:
         )
 
     def _leave_out(self, file: Path, reason: str = "") -> None:
-        """Note a file that is not used; the reason is that of pictures."""
+        """Note a file that is not used, for this reason if it is a picture."""
         if not _is_picture(file):
             unread = file.suffix.casefold() in _UNREAD
             reason = "pictures of a kind that is not read; convert them to PNG or JPEG" if unread else ""
@@ -346,13 +346,13 @@ def _is_picture(file: Path) -> bool:
 
 
 def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:
-    """The directories below one that hold its pictures, where most do not lie directly in it."""
+    """The subdirectories with a directory's pictures, if most are not directly in it."""
     below = [os.path.relpath(file.parent, directory) for file in files if file.parent != directory]
     return set(below) if 2 * len(below) > len(files) else set()
 
 
 def _is_part(name: str) -> bool:
-    """Whether a name speaks of a part, as in ``train2017`` or ``seg_test``."""
+    """Whether a name contains that of a part, as in ``train2017`` or ``seg_test``."""
     words = "".join(c if c.isalpha() else " " for c in name.casefold()).split()
     return any(word in names for word in words for names in PART_NAMES.values())
 

@@ -1,4 +1,4 @@
-"""A set of labelled images in memory, and how it is divided."""
+"""A set of labelled images in memory, and how it is split."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ MAX_CLASSES = 100_000
 """More are a mistake: numbers that measure something, taken for labels."""
 _PIECE = 1 << 24
 _PROBED, _PROBED_SIDE = 2000, 12
-"""`ImageSet.is_chiral` looks at so many images, reduced to so many pixels."""
+"""`ImageSet.is_chiral` looks at this many images, reduced to this many pixels a side."""
 
 VERBS = {"stretch": "stretched", "crop": "cropped", "pad": "padded"}
 
 EXAMPLES = 3
-"""Names given for each reason; the count says how many more there are."""
+"""How many names are given as examples for each reason."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -38,21 +38,19 @@ class ImageSet:
     Attributes:
         images: ``[n, channels, height, width]``, uint8.
         labels: ``[n]``, int64, from 0 to ``len(classes) - 1``.
-        classes: What each label is called.
-        mean: A mean for each channel, of pixels scaled to [0, 1]; empty to have it measured.
-        std: A standard deviation for each channel, of pixels scaled to [0, 1]; empty to have it measured.
+        classes: Names of the labels.
+        mean: The mean of each channel, of pixels scaled to [0, 1]; measured if it is empty.
+        std: The standard deviation of each channel, of pixels scaled to [0, 1]; measured if it is empty.
         resize: How images that are not square become the square that a network sees.
-        background: The shade that transparency was laid on where these were pictures: 255 is white, 0 black.
-        whole_white: The whole number that became 255 where pixels were deeper than 8 bits, e.g. 4095.
-        fraction_white: The fraction that became 255 where pixels were floating-point numbers: 1 or 255.
-        sizes: ``(height, width)`` in pixels of the images as they were found, each once, by area; empty if that is
-            unknown.
-        notes: One line for each thing that a person should know: the layout, what was done to pixels, what is not used.
-            They are printed at the head of a run.
-        chiral: What `is_chiral` is; None to have it measured.
+        background: The shade behind transparent parts of pictures: 255 is white, 0 black.
+        whole_white: The whole number that became 255 if pixels were deeper than 8 bits, e.g. 4095.
+        fraction_white: The fraction that became 255 if pixels were floating-point numbers: 1 or 255.
+        sizes: The distinct original sizes ``(height, width)`` in pixels, by area; empty if they are unknown.
+        notes: Lines for a person on the layout, changed pixels and unused files, printed at the start of a run.
+        chiral: The value of `is_chiral`; None has it measured.
 
     Raises:
-        DataError: A shape, a type or a label is not what `images` and `labels` ask for, or there is no image.
+        DataError: A shape, type or label is wrong, or there is no image.
 
     Examples:
         >>> import torch
@@ -104,11 +102,11 @@ class ImageSet:
 
     @property
     def side(self) -> int:
-        """The longer side in pixels, which a network's square input has unless the recipe says otherwise."""
+        """The longer side in pixels, which is the default side of a network's input."""
         return max(self.images.shape[2:])
 
     def pixel_format(self, input_size: int | tuple[int, int]) -> PixelFormat:
-        """How pictures become inputs of a network that was trained on these images, and whose layers see that size."""
+        """How pictures become inputs of that size for a network that was trained on these images."""
         channels, height, width = self.images.shape[1:]
         size = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
         whites = (self.background, self.whole_white, self.fraction_white)
@@ -116,7 +114,7 @@ class ImageSet:
 
     @property
     def class_sizes(self) -> tuple[int, ...]:
-        """How many images each class has."""
+        """The number of images of each class."""
         return tuple(torch.bincount(self.labels, minlength=len(self.classes)).tolist())
 
     @cached_property
@@ -129,17 +127,17 @@ class ImageSet:
 
     @cached_property
     def is_chiral(self) -> bool:
-        """Whether a mirrored image shows something else, as a letter or an arrow does; measured in a tenth of a second.
+        """Whether a mirrored image shows something else, like a letter or an arrow; measured in a tenth of a second.
 
-        A linear classifier of small copies has learnt three quarters of some images. What it knows of the others is
-        to be lost where they are mirrored, by a third and by three standard errors. (Lin et al., 2020, "Visual
-        Chirality", train a network for it.)
+        A linear classifier of small copies learns three quarters of some images. The images are chiral if, on the
+        others, mirroring costs a third of its accuracy above chance, and three standard errors. (Lin et al., 2020,
+        "Visual Chirality", train a network for it.)
         """
         if self.chiral is not None:
             return self.chiral
         step = max(1, min(self.images.shape[2:]) // (4 * _PROBED_SIDE))
         images = self.images[:, :, ::step, ::step]
-        # By their content, so that the same images in another order are judged alike.
+        # Ordered by content, so that the result does not depend on the order of the images.
         order = torch.cat([part.sum((1, 2, 3)) for part in pieces(images)]).argsort(stable=True)
         chosen = order[torch.from_numpy(stratified_order(self.labels[order], 0)[:_PROBED])]
         height, width = (min(side, _PROBED_SIDE) for side in images.shape[2:])
@@ -175,7 +173,7 @@ def _loses_by_mirroring(learnt: Tensor, classes: Tensor, rest: Tensor, labels: T
 
 
 def pieces(images: Tensor) -> Iterator[Tensor]:
-    """Images in parts of some megabytes, at least one image each: what is made of a part is small."""
+    """Images in parts of some megabytes, at least one image each, so that intermediate results are small."""
     return iter(images.split(max(1, _PIECE // images[0].numel())))
 
 
@@ -203,7 +201,7 @@ def _require_labels(labels: object, count: int) -> None:
 
 
 def _class_names(classes: object) -> tuple[str, ...]:
-    """The classes as text; numbers are written out."""
+    """The classes as text."""
     if isinstance(classes, str) or not isinstance(classes, (Sequence, np.ndarray)):
         raise DataError(f"classes must be a sequence of names, got a {type(classes).__name__}")
     if len(classes) < 2:
@@ -220,7 +218,7 @@ def _class_names(classes: object) -> tuple[str, ...]:
 
 
 def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1], exact, from a histogram of the 256 values."""
+    """Exact mean and standard deviation of each channel in [0, 1], from a histogram of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
     for channel in range(images.shape[1]):
@@ -235,7 +233,7 @@ def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, .
 
 
 def stratified_order(labels: Tensor, seed: int) -> np.ndarray:
-    """Indices in an order of which every prefix has each class in nearly its share; the seed draws between equals."""
+    """Indices in an order whose every prefix has each class in about its share; the seed breaks ties."""
     rng = np.random.default_rng(seed)
     values = labels.numpy()
     place = np.empty(len(values))
@@ -246,7 +244,7 @@ def stratified_order(labels: Tensor, seed: int) -> np.ndarray:
 
 
 def divide(order: np.ndarray, fraction: float, problem: str = "") -> tuple[np.ndarray, np.ndarray]:
-    """Divide a stratified order into what trains and the fraction that is held out; neither may be empty."""
+    """Divide a stratified order into training indices and a held-out fraction; neither may be empty."""
     held_out = round(len(order) * fraction)
     if not 0 < held_out < len(order):
         problem = problem or f"cannot be split with validation_fraction = {fraction}; one part would be empty"
@@ -255,24 +253,24 @@ def divide(order: np.ndarray, fraction: float, problem: str = "") -> tuple[np.nd
 
 
 def split(images: ImageSet, fraction: float, seed: int, limit: int | None = None) -> tuple[ImageSet, ImageSet]:
-    """Divide a training set into what trains and what validates, stratified and fixed by the seed."""
+    """Split a training set into training and validation images, stratified and determined by the seed."""
     order = stratified_order(images.labels, seed)[: limit or len(images)]
     train, held_out = divide(order, fraction)
     return images.subset(train), images.subset(held_out)
 
 
 class LeftOutCollector:
-    """Collects what is not used, by reason, in the order in which the reasons came up."""
+    """Collects unused files by reason, in the order in which the reasons occur."""
 
     def __init__(self) -> None:
         self._names: dict[str, dict[str, None]] = {}
 
     def add(self, reason: str, name: str) -> None:
-        """Note what is not used for that reason, once."""
+        """Note an unused file once."""
         self._names.setdefault(reason, {})[name] = None
 
     def listed(self) -> tuple[str, ...]:
-        """One line for each reason: how many of that kind, and the names of the first few."""
+        """One line for each reason: how many files, and the names of the first few."""
         lines = []
         for reason, names in self._names.items():
             more = ", …" if len(names) > EXAMPLES else ""
@@ -281,7 +279,7 @@ class LeftOutCollector:
 
 
 def dimensions(height: int, width: int) -> str:
-    """``height×width``: everywhere in this order, as arrays have it."""
+    """``height×width``, everywhere in this order, as in arrays."""
     return f"{height}×{width}"
 
 

@@ -1,4 +1,4 @@
-"""Batches, ready for a network: varied at random, brought to its input, and on the device where they fit."""
+"""Batches for a network: augmented, brought to its input size, and kept on the device if they fit."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from nas_optuna.devices import memory_format
 from nas_optuna.recipe import Fill, Recipe
 
 MIXED_SHARE, FEWEST_PASSES = 0.5, 30
-"""With ``mix = "auto"``: that share of the images is mixed, where each is seen so often at least.
+"""With ``mix = "auto"``: the share of images that is mixed, and how often each must be seen for that.
 
-On 1,500 pictures of CIFAR-10, seen 79 times, it brought 2.4 points; before a network has seen them often there is
-nothing to be gained.
+On 1,500 pictures of CIFAR-10, seen 79 times, it gained 2.4 points; before a network has seen images often, it gains
+nothing.
 """
 RESIDENT_SHARE = 0.25
-"""The share of a device's free memory that resident images may take; the rest is for networks."""
+"""The share of a device's free memory for resident images; networks need the rest."""
 PREFETCHED = 3
-"""Batches of images on the host that a thread keeps ready."""
+"""Batches that a thread prepares ahead if images are on the host."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is varied at random in training images, in raw pixels, as `nas_optuna.spec.Recipe` describes it."""
+    """Random changes of training images, in raw pixels, as `nas_optuna.spec.Recipe` describes them."""
 
     shift: int = 0
     flip: bool = False
@@ -41,7 +41,7 @@ class Augmentation:
 
     @classmethod
     def of(cls, recipe: Recipe, images: ImageSet) -> Augmentation | None:
-        """What a recipe varies in a training by some images; None if it is nothing."""
+        """The augmentation of a recipe for these images; None if there is none."""
         letters = all(len(name) == 1 for name in images.classes)  # or digits
         flip = not (letters or images.is_chiral) if recipe.flip == "auto" else recipe.flip
         shift = max(1, round(images.side / 10)) if recipe.shift == "auto" else recipe.shift
@@ -54,7 +54,7 @@ class Augmentation:
 
     @classmethod
     def note(cls, recipe: Recipe, images: ImageSet) -> str:
-        """What a recipe varies in images, where a person might want it otherwise; empty if it is nothing."""
+        """A line for a person on the augmentation; empty if there is none."""
         found = cls.of(recipe, images)
         if found is None:
             return ""
@@ -73,7 +73,7 @@ class Augmentation:
         return ", ".join(words for words, used in said.items() if used)
 
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Vary each image on its own."""
+        """Change each image independently."""
         if self.shift:
             images = self._shifted(images, generator)
         if self.flip:
@@ -84,13 +84,13 @@ class Augmentation:
         return images
 
     def batch(self, images: Tensor, labels: Tensor, classes: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Vary the images of a batch, and paste a square of the image before it into some; labels are as in `Batch`."""
+        """Augment a batch, and paste a square of the preceding image into some; labels are as in `Batch`."""
         images = self(images, generator)
         if not self.mix:
             return images, labels
         height, width = images.shape[2:]
         drawn = torch.rand((2, len(images)), device=images.device, generator=generator)
-        # The square's share of the image is uniform, as Beta(1, 1) has it.
+        # The square's share of the image is uniform, i.e. Beta(1, 1).
         sides = torch.where(drawn[0] < self.mix, min(height, width) * drawn[1].sqrt(), 0).round()
         inside = _squares(images, sides[:, None], generator)
         shares = inside.float().mean((1, 2, 3))[:, None]
@@ -113,12 +113,12 @@ class Augmentation:
 
 
 def _mirrored(index: Tensor, size: int) -> Tensor:
-    """Indices beyond either end, counted back from there."""
+    """Indices beyond either end, reflected."""
     return (size - 1 - (size - 1 - index.abs()).abs()).clamp(0, size - 1)
 
 
 def _squares(images: Tensor, side: int | Tensor, generator: torch.Generator) -> Tensor:
-    """``[batch, 1, height, width]`` bool, true inside one square that lies wholly in the image."""
+    """``[batch, 1, height, width]`` bool, true inside one random square within the image."""
     corner = torch.rand((2, len(images), 1), device=images.device, generator=generator)
     inside = []
     for axis, size in enumerate(images.shape[2:]):
@@ -132,10 +132,10 @@ def _squares(images: Tensor, side: int | Tensor, generator: torch.Generator) -> 
 class Preparation(nn.Module):
     """Scale to [0, 1], normalise and resize, in operations that can be traced and exported for any batch size.
 
-    A bilinear resize is linear in rows and in columns, so it is two products with fixed matrices; on the CPU that
-    is faster than ``F.interpolate``, and equal to it (and, as antialiasing changes nothing when enlarging, to
-    torchvision's per-image pipeline) within rounding. Images of another shape are fitted in as `PixelFormat.resize`
-    says. The bars of a padded image are black, so that it is normalised after it was resized.
+    A bilinear resize is linear in rows and in columns, so it is two products with fixed matrices. On the CPU that is
+    faster than ``F.interpolate``, and equal to it within rounding (also to torchvision's per-image pipeline, since
+    antialiasing has no effect on enlarging). Images of another shape are fitted as `PixelFormat.resize` says. A padded
+    image is normalised after it is resized, so that its bars are black.
     """
 
     mean: Tensor
@@ -174,10 +174,10 @@ class Preparation(nn.Module):
 
 
 class Preprocessor(Preparation):
-    """`Preparation` as trainings use it: on one device, in the memory format that suits it as it does networks."""
+    """`Preparation` for trainings: on one device, in the memory format that networks use there."""
 
-    # The second product is most of the work and nearly all of its matrix is zero: where images grow by a whole factor,
-    # `enlarge_rows` does it without, equal to it within rounding.
+    # Most of the work is the second product, whose matrix is nearly all zeros. If images grow by a whole factor,
+    # `enlarge_rows` gives the same within rounding.
     def __init__(self, pixels: PixelFormat, device: torch.device) -> None:
         super().__init__(pixels)
         self.to(device)
@@ -185,7 +185,7 @@ class Preprocessor(Preparation):
 
     def forward(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` uint8 → float32 of the output's height and width."""
-        # Floats of large pictures would take many times the memory of the networks.
+        # In parts, because all pictures as floats would take many times the memory of the networks.
         parts = [super(Preprocessor, self).forward(part) for part in pieces(images)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous(memory_format=self._format)
 
@@ -204,7 +204,7 @@ def enlarge_rows(x: Tensor, out: Tensor) -> None:
     """Enlarge rows bilinearly by a whole factor, as ``F.interpolate`` does: ``[batch, height, width]`` into `out`."""
     height, width = x.shape[1:]
     factor = out.shape[1] // height
-    # Between the centres of two neighbouring rows lie `factor` new ones; beyond the outermost centres rows repeat.
+    # There are `factor` new rows between the centres of two neighbours; beyond the outermost centres rows repeat.
     above = factor // 2
     below = above + factor * (height - 1)
     shares = (torch.arange(above, above + factor, device=x.device) + 0.5) / factor - 0.5
@@ -215,11 +215,11 @@ def enlarge_rows(x: Tensor, out: Tensor) -> None:
 
 
 def axis_matrix(size: int, inner_size: int, output_size: int) -> Tensor | None:
-    """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars; None if nothing changes."""
+    """The ``[output_size, size]`` matrix that resizes one axis and centres it between bars; None for the identity."""
     if size == inner_size == output_size:
         return None
-    # As ``F.interpolate`` does it, antialiased when it shrinks, as torchvision's ``Resize`` is: column i of the result
-    # is where pixel i goes. (An image of width 1 would do, but torch 2.14 antialiases such images wrongly.)
+    # Like ``F.interpolate``, antialiased when it shrinks, like torchvision's ``Resize``: column i of the result is
+    # where pixel i goes. (An image of width 1 would do, but torch 2.14 antialiases such images wrongly.)
     basis = torch.eye(size).reshape(1, 1, size, size)
     resized = F.interpolate(
         basis, size=(inner_size, size), mode="bilinear", align_corners=False, antialias=inner_size < size
@@ -233,15 +233,15 @@ def axis_matrix(size: int, inner_size: int, output_size: int) -> Tensor | None:
 Batch = tuple[Tensor, Tensor]
 """Images ``[batch, channels, side, side]``, float32, and labels ``[batch]``, int64, both on the device.
 
-Where images are mixed, labels are each class's share of each image, ``[batch, classes]``, float32.
+If images are mixed, labels are each class's share of each image, ``[batch, classes]``, float32.
 """
 
 
 class BatchLoader:
-    """Batches of a set of images, in an order that the number of an epoch decides; varied when an epoch has a seed."""
+    """Batches of a set of images; an epoch with a seed is shuffled and augmented."""
 
-    # Resident images live on the device, where a batch is an index, a cast, a normalisation and a resize. Others stay
-    # on the host, and a thread gathers batches ahead. By default images are resident where they take at most
+    # Resident images are on the device, where a batch is an index, a cast, a normalisation and a resize. Others stay on
+    # the host, and a thread prepares batches ahead. By default images are resident if they take at most
     # `RESIDENT_SHARE` of the device's free memory.
 
     def __init__(
@@ -266,14 +266,14 @@ class BatchLoader:
         self._prepare = Preprocessor(images.pixel_format(input_size), device)
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         return -(-self.size // self.batch_size)
 
     def epoch(self, seed: int | None = None, order: Tensor | None = None) -> Iterator[Batch]:
-        """All images once, or those of an order; in the stored order and unvaried without a seed."""
+        """All images once, or those of an order; without a seed in the stored order and not augmented."""
         generator = torch.Generator(self._device).manual_seed(seed or 0)
         if seed is not None and order is None:
-            # A CUDA generator cannot draw an order for the host; elsewhere one serves order and augmentation.
+            # A CUDA generator cannot draw an order for the host; otherwise one serves order and augmentation.
             drawing = generator if self._home.type == self._device.type else torch.Generator().manual_seed(seed)
             order = torch.randperm(self.size, device=self._home, generator=drawing)
         raw = self._raw(None if seed is None else order)
@@ -283,7 +283,7 @@ class BatchLoader:
             yield self._prepare(images), labels
 
     def _raw(self, order: Tensor | None) -> Iterator[Batch]:
-        """Batches of pixels and labels where these live, in an order or in the stored one."""
+        """Batches of pixels and labels where they are stored, in an order or in the stored one."""
         if order is None:
             yield from zip(self._images.split(self.batch_size), self._labels.split(self.batch_size), strict=True)
             return

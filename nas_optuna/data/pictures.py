@@ -1,4 +1,4 @@
-"""What a picture file's header says of it, and its pixels, with every failure told in one line."""
+"""Facts and pixels of picture files, with every failure reported in one line."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DEPTHS = (8, 10, 12, 14, 16)
 
 
 def find_white(pixels: np.ndarray) -> tuple[str, int]:
-    """The white of `PixelFormat` for their type of number, and its value; a `DataError` where that is unknown."""
+    """The field of `PixelFormat` for the white of such numbers, and its value; a `DataError` if it is unknown."""
     if pixels.dtype.kind not in "biuf":
         raise DataError(f"its pixels are of type {pixels.dtype}; numbers are needed, best uint8")
     low, high, whole = float(pixels.min(initial=0)), float(pixels.max(initial=0)), pixels.dtype.kind != "f"
@@ -46,7 +46,7 @@ def find_white(pixels: np.ndarray) -> tuple[str, int]:
 
 
 def shared_whites(found: Iterable[tuple[str, int]]) -> dict[str, Any]:
-    """The whites of a data set in whose images `find_white` found these."""
+    """The whites of a data set, from those of its images."""
     whites: dict[str, int] = {}
     for kind, white in found:
         whites[kind] = max(white, whites.get(kind, 0))
@@ -54,43 +54,43 @@ def shared_whites(found: Iterable[tuple[str, int]]) -> dict[str, Any]:
 
 
 def scaling(kind: str, white: int) -> str:
-    """How numbers become 0 … 255, e.g. ``12-bit values scaled to 0 … 255``; empty if they stay."""
+    """How numbers become 0 … 255, e.g. ``12-bit values scaled to 0 … 255``; empty if they are unchanged."""
     if kind == "fraction_white":
         return "fractions of 0 … 1 scaled to 0 … 255" if white == 1 else "fractions of 0 … 255 rounded"
     return "" if white == 255 else f"{white.bit_length()}-bit values scaled to 0 … 255"
 
 
 BACKGROUNDS = {255: "white", 0: "black", 128: "grey"}
-"""Shades that transparency may be laid on; the first that hides the fewest drawings is taken."""
+"""Shades that may be put behind transparency; the first that hides the fewest drawings is taken."""
 
 _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _VISIBLE = 16
-"""Difference of brightness, 0 … 255, below which a drawing is as good as invisible."""
+"""Difference of brightness, 0 … 255, below which a drawing is practically invisible."""
 
 _LARGE = 8_000_000
-"""Pixels from which on pictures are decoded one at a time, so that threads do not multiply the memory."""
+"""Pictures with at least this many pixels are decoded one at a time, so that threads do not multiply the memory."""
 _one_large = threading.Lock()
 
 
 @dataclass(frozen=True)
 class PictureFacts:
-    """What is known of a picture, upright, before its pixels are scaled."""
+    """Facts of an upright picture before its pixels are scaled."""
 
     height: int
     width: int
     grey: bool
-    frames: bool  # more than the first, which is the one that is used
+    frames: bool  # whether there are more than the first, which is used
     cmyk: bool
     turned: bool
-    white: tuple[str, int] | None  # as `find_white` has it, of grey values that are not 8 bits deep
-    brightest: int | None  # of colours of 16 bits, of which Pillow keeps the upper 8
-    hidden_on: frozenset[int] | None  # the `BACKGROUNDS` on which its drawing cannot be seen, if it is transparent
+    white: tuple[str, int] | None  # as from `find_white`, if grey values are not 8 bits deep
+    brightest: int | None  # of 16-bit colours, of which Pillow keeps the upper 8 bits
+    hidden_on: frozenset[int] | None  # the `BACKGROUNDS` on which its drawing is invisible, if it is transparent
 
 
 def inspect_picture(file: Path) -> PictureFacts:
-    """Read a picture's header; and its pixels, where they are transparent or not 8 bits deep."""
+    """Read a picture's header, and its pixels if they are transparent or not 8 bits deep."""
     with _opened(file) as picture:
-        # A PNG's orientation may follow its pixels, which are not decoded for it here.
+        # A PNG's orientation may come after its pixels, which are not decoded just for that.
         turn = orientation(picture) if picture.format != "PNG" or "exif" in picture.info else 1
         width, height = picture.size if turn < 5 else picture.size[::-1]
         deep = is_deep(picture)
@@ -111,7 +111,7 @@ def inspect_picture(file: Path) -> PictureFacts:
 
 
 def picture_pixels(picture: Path | Image.Image, pixels: PixelFormat) -> np.ndarray:
-    """A picture as `pixels` says: ``[channels, height, width]``, uint8."""
+    """A picture in a format: ``[channels, height, width]``, uint8."""
     if not isinstance(picture, Path):
         with _told_in_one_line("the picture"):
             return convert_picture(picture, pixels)
@@ -120,7 +120,7 @@ def picture_pixels(picture: Path | Image.Image, pixels: PixelFormat) -> np.ndarr
 
 
 def shared_background(facts: list[PictureFacts]) -> int:
-    """The shade on which the fewest drawings of a data set are hidden; white where that does not matter."""
+    """The shade on which the fewest drawings of a data set are invisible; white if that does not matter."""
     hidden = [fact.hidden_on for fact in facts if fact.hidden_on is not None]
     return min(BACKGROUNDS, key=lambda shade: sum(shade in found for found in hidden))
 
@@ -145,7 +145,7 @@ def _told_in_one_line(name: str) -> Iterator[None]:
         raise DataError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; reduce it") from None
     except (DataError, UnsuitablePicture) as error:
         raise DataError(f"{name} cannot be used: {error}") from error
-    except Exception as error:  # Pillow raises anything for damaged files, depending on the format
+    except Exception as error:  # Pillow may raise anything for damaged files, depending on the format
         raise DataError(f"{name} is not an image that can be read ({reason_of(error)}); repair or delete it") from error
 
 
@@ -175,5 +175,5 @@ def _hidden_on(picture: Image.Image) -> frozenset[int] | None:
         format = PixelFormat(3, 1, 1, (0.0,) * 3, (1.0,) * 3, (1, 1), background=shade)
         extrema = np.array(flattened(picture, format).getextrema())
         contrast[shade] = int((extrema[:, 1] - extrema[:, 0]).max())
-    # A picture that shows nothing on any background says nothing about it.
+    # A picture that is invisible on every background does not count.
     return frozenset(s for s, found in contrast.items() if found < _VISIBLE and max(contrast.values()) > found)

@@ -1,7 +1,7 @@
-"""How a picture becomes what a network takes: one description, and the one reader that follows it.
+"""How a picture becomes the input of a network: one description, and one reader that follows it.
 
-This file needs nothing but NumPy and Pillow, because ``nas-optuna export`` copies it beside a network. So a picture
-becomes the same numbers in training, in ``predict``, in ``model.py`` and before ONNX.
+This file needs only NumPy and Pillow, because ``nas-optuna export`` copies it next to a network. So a picture becomes
+the same numbers in training, in ``predict``, in ``model.py`` and for ONNX.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 50_000_000
-"""Of a picture as it is decoded, which a JPEG is at an eighth of its size or more."""
+"""The most pixels of a picture as it is decoded; a JPEG may be decoded at down to an eighth of its size."""
 
 MAX_SIDE = 32_768
-"""Of images as a network takes them, in pixels."""
+"""The largest side of a network's input in pixels."""
 
-# Pillow looks at a file's content, not at its ending. Of its formats some run other programs (EPS) or hold no pictures.
+# Pillow looks at a file's content, not at its ending. Some of its formats run other programs (EPS) or are no pictures.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _ORIENTATION = 0x0112
 _STRIP = 1 << 22
@@ -34,24 +34,24 @@ class UnsuitablePicture(ValueError):  # noqa: N818 - it may be a good picture
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """How a picture becomes the input of a network; decided once, by a whole data set.
+    """How a picture becomes the input of a network, decided once for a whole data set.
 
-    A picture is turned as its EXIF orientation says; its first frame counts; palettes, 1-bit and CMYK pictures become
-    grey or RGB; what is deeper than 8 bits is scaled by the data set's range, never by its own; transparency is laid on
+    A picture is turned by its EXIF orientation; its first frame is used; palettes, 1-bit and CMYK pictures become grey
+    or RGB; pixels deeper than 8 bits are scaled by the range of the data set, never of the picture; transparency gets
     one background. The result, ``[channels, height, width]`` of whole numbers 0 … 255, is divided by 255, normalised
-    and resized bilinearly to the input size (a padded one first resized, then normalised).
+    and resized bilinearly to the input size (a padded one is first resized, then normalised).
 
     Attributes:
-        channels: 1 for grey, 3 for red, green and blue; other numbers for images that are no pictures.
-        height: Of the image that is kept, in pixels.
-        width: Of the image that is kept, in pixels.
-        mean: Of each channel, of pixels scaled to 0 … 1.
+        channels: 1 for grey, 3 for red, green and blue; other numbers for images that are not pictures.
+        height: Height of the stored image in pixels.
+        width: Width of the stored image in pixels.
+        mean: Mean of each channel, of pixels scaled to 0 … 1.
         std: Standard deviation of each channel, of pixels scaled to 0 … 1.
-        input_size: ``(height, width)`` of what the network's layers see.
-        resize: ``"stretch"``, ``"crop"`` or ``"pad"``: how pictures of another shape are fitted in, both times.
-        background: The shade that transparency is laid on: 255 is white, 0 black.
-        whole_white: The whole number that becomes 255 where pixels are deeper than 8 bits; 4095 for 12 bits.
-        fraction_white: The fraction that becomes 255 where pixels are floating-point numbers: 1 or 255.
+        input_size: ``(height, width)`` that the network's layers see.
+        resize: ``"stretch"``, ``"crop"`` or ``"pad"``: how pictures of another shape are fitted, both times.
+        background: The shade behind transparency: 255 is white, 0 black.
+        whole_white: The whole number that becomes 255 if pixels are deeper than 8 bits; 4095 for 12 bits.
+        fraction_white: The fraction that becomes 255 if pixels are floating-point numbers: 1 or 255.
     """
 
     channels: int
@@ -80,7 +80,7 @@ class PixelFormat:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelFormat:
-        """A description from its fields by name, maybe by way of JSON; a `ValueError` where one is not right."""
+        """Read a format from a dict, maybe from JSON; a `ValueError` if a field is wrong."""
         try:
             given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
             return cls(**given)
@@ -90,7 +90,7 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class Fit:
-    """Where the pixels of one image go: the part of it that is used, and how many rows and columns that becomes."""
+    """The part of an image that is used, and how many rows and columns it becomes."""
 
     top: int
     left: int
@@ -102,8 +102,8 @@ class Fit:
 
 def fit_into(height: int, width: int, output_height: int, output_width: int, policy: str) -> Fit:
     """Fit an image of one shape into an output of another; see `PixelFormat.resize`."""
-    # ``"stretch"`` uses all of the image and all of the output, ``"crop"`` the largest central part of the image that
-    # has the output's shape, ``"pad"`` all of the image and the largest central part of the output that has its shape.
+    # ``"stretch"`` maps all of the image to all of the output, ``"crop"`` the largest central part of the image with
+    # the output's shape, ``"pad"`` all of the image to the largest central part of the output with its shape.
     if policy == "crop":
         used_height = min(height, max(1, round(width * output_height / output_width)))
         used_width = min(width, max(1, round(height * output_width / output_height)))
@@ -144,14 +144,14 @@ def convert_picture(picture: Image.Image, pixels: PixelFormat) -> np.ndarray:
     """`read_picture`, for a picture that Pillow opened or made."""
     from PIL import Image, ImageOps
 
-    # A JPEG is decoded at a part of its size; of a progressive one all coefficients are kept, whatever is made of them.
+    # A JPEG is decoded at a reduced size; but a progressive one keeps all coefficients in memory.
     if picture.format not in ("JPEG", "MPO") or picture.info.get("progressive"):
         require_decodable(*picture.size)
     height, width = pixels.height, pixels.width
-    turn = orientation(picture)  # decodes a PNG
+    turn = orientation(picture)  # this decodes a PNG
     if turn >= 5:  # it is turned last, when it is small
         height, width = width, height
-    # At a half, a quarter or an eighth, if that is still twice what is needed.
+    # At a half, a quarter or an eighth, if that is still twice the needed size.
     picture.draft(None, (2 * width, 2 * height))
     require_decodable(*picture.size)
     plain = flattened(picture, pixels)
@@ -165,36 +165,36 @@ def convert_picture(picture: Image.Image, pixels: PixelFormat) -> np.ndarray:
         canvas.paste(inner, ((width - inner.width) // 2, (height - inner.height) // 2))
         inner = canvas
     if turn != 1:
-        inner = Image.fromarray(np.asarray(inner))  # without the remarks of the file, which may be damaged
+        inner = Image.fromarray(np.asarray(inner))  # without the file's metadata, which may be damaged
         inner.getexif()[_ORIENTATION] = turn
         inner = ImageOps.exif_transpose(inner)
     return np.asarray(inner).reshape(pixels.height, pixels.width, -1).transpose(2, 0, 1)
 
 
 def orientation(picture: Image.Image) -> int:
-    """The EXIF orientation that is still to be applied, 1 … 8; Pillow turns a TIFF by itself."""
+    """The EXIF orientation that remains to be applied, 1 … 8; Pillow turns a TIFF by itself."""
     if picture.format == "TIFF":
         return 1
     try:
         found = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # whatever it is: a damaged block of remarks does not make a picture unusable
+    except Exception:  # damaged metadata do not make a picture unusable
         return 1
     return found if found in range(1, 9) else 1
 
 
 def require_decodable(width: int, height: int) -> None:
-    """Refuse what would take more than some hundred megabytes while it is decoded."""
+    """Refuse a picture that would take more than some hundred megabytes to decode."""
     if width * height > MAX_PIXELS:
         raise UnsuitablePicture(f"it has {height}×{width} pixels, and {MAX_PIXELS:,} are the most; reduce it")
 
 
 def is_deep(picture: Image.Image) -> bool:
-    """Whether its pixels are not 8 bits deep: 16 or 32 bits, or fractions."""
+    """Whether its pixels are not 8 bits deep, but 16 or 32 bits, or fractions."""
     return picture.mode.startswith(("I", "F"))
 
 
 def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
-    """A picture in grey or RGB of 8 bits, its transparency laid on the background."""
+    """A picture in 8-bit grey or RGB, with the background behind transparency."""
     from PIL import Image
 
     if is_deep(picture):
@@ -203,7 +203,7 @@ def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
     if picture.mode == mode and not transparent:
         return picture
     result = Image.new(mode, picture.size)
-    rows = max(1, _STRIP // picture.width)  # in strips, because the whole would be in memory four times
+    rows = max(1, _STRIP // picture.width)  # in strips, or the picture would be in memory four times
     for top in range(0, picture.height, rows):
         box = (0, top, picture.width, min(top + rows, picture.height))
         strip = picture.crop(box)
@@ -216,9 +216,9 @@ def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
 
 
 def eight_bits(values: np.ndarray, pixels: PixelFormat) -> np.ndarray:
-    """Numbers scaled to 0 … 255 as those of the training images were."""
+    """Scale numbers to 0 … 255 like those of the training images."""
     white = pixels.fraction_white if values.dtype.kind == "f" else pixels.whole_white
-    if not (values.min() >= 0 and values.max() <= white):  # false for what is no number, too
+    if not (values.min() >= 0 and values.max() <= white):  # also true for NaN
         raise UnsuitablePicture(
             f"its values lie in {values.min():g} … {values.max():g}, and 0 … {white} is understood, as in the"
             " training images; scale them"

@@ -1,4 +1,4 @@
-"""What a search may look at, what a retraining may look at, and the test part that neither sees before its time."""
+"""The images for a search, for a retraining, and for the final test."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from nas_optuna.spec import DataSpec
 
 @dataclass(frozen=True, eq=False)
 class SearchData:
-    """What a search may look at.
+    """The images of a search.
 
     Attributes:
         name: The data set's name.
-        train: Trains the networks.
-        validation: Selects among them.
+        train: Images that train the networks.
+        validation: Images that select among them.
 
     Examples:
         >>> from nas_optuna import load_data
@@ -43,14 +43,14 @@ class SearchData:
     def fingerprint(self) -> str:
         """Thirty-two hex digits of the content: pixels, labels and classes of both parts, in their order.
 
-        The same images give the same fingerprint wherever they lie. What selects (`DataSpec.select_on`, the split and
-        its seed, `train_limit`) and what was done to the pixels show in it, because they show in the content.
+        The same images have the same fingerprint in any place. The selection (`DataSpec.select_on`, the split and its
+        seed, `train_limit`) and changes of the pixels affect it, because they affect the content.
         """
         return hex_digest(f"{self.train.fingerprint}/{self.validation.fingerprint}", 32)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each thing that a person should know: the classes, what was done to images, what is left out."""
+        """Lines for a person: the classes, changes of the images, and what is left out."""
         counts = [sum(both) for both in zip(self.train.class_sizes, self.validation.class_sizes, strict=True)]
         lines = [f"classes, by images that train or select: {class_counts(self.train.classes, counts)}"]
         empty = [
@@ -63,7 +63,7 @@ class SearchData:
         return (*lines, *self.train.notes)
 
     def describe_size(self, height: int, width: int) -> str:
-        """What becomes of the images' size, e.g. ``48×40 → 32×32, stretched`` (height×width)."""
+        """How the images' size changes, e.g. ``48×40 → 32×32, stretched`` (height×width)."""
         stored = (self.train.images.shape[2], self.train.images.shape[3])
         first, *others = self.train.sizes or [stored]
         goal = dimensions(height, width)
@@ -78,17 +78,17 @@ class SearchData:
 def load_data(
     spec: DataSpec | str = "digits", directory: Path | None = None, *, input_size: InputSize = None
 ) -> SearchData:
-    """Load a data set's training images and those that select: its validation part, or a split of the training part.
+    """Load a data set's training and validation images; without a validation part, the training part is split.
 
     Args:
         spec: A data spec, or just a data set's name.
-        directory: Where its files are or are downloaded to; `data_directory` by default.
-        input_size: Side in pixels of what networks will see, or its ``(height, width)``, where it is known: a folder's
-            pictures are reduced to it while they are read.
+        directory: Folder of its files, or for their download; `data_directory` by default.
+        input_size: Side of the networks' input in pixels, or ``(height, width)``, if it is known: a folder's pictures
+            are reduced to it while they are read.
 
     Raises:
-        SpecError: Nothing has that name.
-        DataError: It is absent and cannot be downloaded, or cannot be used or split so.
+        SpecError: The name is unknown.
+        DataError: The data set is absent and cannot be downloaded, or cannot be used or split in this way.
 
     Examples:
         >>> data = load_data("digits")
@@ -99,10 +99,10 @@ def load_data(
     with opened(spec, directory, input_size) as source:
         train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))
-        images = replace(images, chiral=images.is_chiral)  # so that a part is varied as the whole
+        images = replace(images, chiral=images.is_chiral)  # so that both parts agree
         if spec.select_on == "test":
             return SearchData(spec.name, images, _fitting(source.test(), images))
-        # Detached, so that the whole is not kept alive by its parts where they are moved to other memory.
+        # Detached, so that the parts do not keep all images alive when they are moved to other memory.
         pixels = (part.detach() for part in images.images.split((len(train), len(validation))))
         labels = images.labels.split((len(train), len(validation)))
         parts = (replace(images, images=each, labels=of) for each, of in zip(pixels, labels, strict=True))
@@ -110,8 +110,7 @@ def load_data(
 
 
 def load_training_images(spec: DataSpec, directory: Path | None = None, *, input_size: InputSize = None) -> ImageSet:
-    """All images that a search looks at, training and validation together: what a chosen architecture is trained on."""
-    # Arguments and errors as of `load_data`.
+    """Training and validation images together, on which a chosen architecture is retrained; see `load_data`."""
     with opened(spec, directory, input_size) as source:
         if spec.train_limit is None:
             return source.training()
@@ -127,7 +126,7 @@ def load_test_images(
 
 
 def _chosen(source: Source, spec: DataSpec, *, divided: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The indices of the images that train, and of those that validate, which are none where all of them train."""
+    """The indices of the training and of the validation images; of the latter none if all of them train."""
     labels, count, limit = source.labels, source.training_count, spec.train_limit
     if limit is not None and limit > len(labels):
         raise DataError(f"data.train_limit = {limit} is more than the {len(labels)} images there are")
@@ -144,7 +143,7 @@ def _chosen(source: Source, spec: DataSpec, *, divided: bool) -> tuple[np.ndarra
 
 
 def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
-    """The test images under the training images' statistics; a `DataError` where they are not of one kind."""
+    """The test images with the training images' statistics; a `DataError` if they do not match."""
     if test.channels != train.channels:
         raise DataError(
             f"the test part has {test.channels} channels and the training part {train.channels}; give both the same"
@@ -158,7 +157,7 @@ def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
 
 
 def with_pixels(data: SearchData, pixels: Iterable[Tensor]) -> SearchData:
-    """Search data with other memory for the same pixels, so that its fingerprint stays."""
+    """The same search data with its pixels in other memory, so that the fingerprint is unchanged."""
     parts = zip((data.train, data.validation), pixels, strict=True)
     found = SearchData(data.name, *(replace(part, images=images) for part, images in parts))
     vars(found)["fingerprint"] = data.fingerprint  # where `cached_property` keeps it
@@ -166,15 +165,15 @@ def with_pixels(data: SearchData, pixels: Iterable[Tensor]) -> SearchData:
 
 
 def without_pixels(data: SearchData) -> SearchData:
-    """Search data whose images have their shapes, but one pixel for all: it can be pickled, and is small."""
+    """Search data with the right shapes but a single pixel: small, and picklable."""
     one = [part.images[:1, :1, :1, :1].clone().expand(part.images.shape) for part in (data.train, data.validation)]
     return with_pixels(data, one)
 
 
 def map_images(data: SearchData, folder: Path) -> Callable[[], SearchData]:
-    """Move the pixels of search data into a file in a folder; the result gives the data in any process of this host."""
-    # The kernel keeps a file's content once, however many processes map it, and may drop it when memory is short. From
-    # now on `data` itself uses it, too.
+    """Move the pixels of search data into a file; the result returns the data in any process of this host."""
+    # The kernel keeps a file's content once for all processes that map it, and may drop it when memory is short. From
+    # now on `data` itself uses it as well.
     path = folder / "images"
     with path.open("wb") as file:
         for part in (data.train, data.validation):
@@ -191,6 +190,6 @@ def _mapped(path: Path, header: SearchData) -> SearchData:
     """Search data whose pixels lie in a file that every process maps into its memory."""
     train, validation = header.train.images.shape, header.validation.images.shape
     size = train.numel() + validation.numel()
-    # Private: who writes to it gets a copy of that page. Nobody does, so that all use the same memory.
+    # A private mapping: writing would copy the page. Nobody writes, so all processes use the same memory.
     flat = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
     return with_pixels(header, (flat[: train.numel()].view(train), flat[train.numel() :].view(validation)))

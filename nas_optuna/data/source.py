@@ -1,4 +1,4 @@
-"""What every source of images offers, whether it is a folder, a file or a function."""
+"""The common interface of image sources: a folder, a file or a function."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ PART_NAMES: Mapping[Part, frozenset[str]] = {
     "validation": frozenset({"val", "valid", "validation"}),
     "test": frozenset({"test", "testing"}),
 }
-"""Names that people give to each part, in upper or lower case."""
+"""Common names of each part, in upper or lower case."""
 PARTS = tuple(PART_NAMES)
 
 WITHOUT_TEST = "no test part: a fixed fifth of each class is held out for test"
 MAX_INPUT_SIDE = 4096
-"""Of images for which nobody says what size a network should see."""
+"""The largest side of images if neither the recipe nor the spec sets a size."""
 
 
 InputSize = int | tuple[int, int] | None
-"""Side in pixels of what networks will see, or its ``(height, width)``; None if nobody says."""
+"""Side of the networks' input in pixels, or ``(height, width)``; None if it is not set."""
 
 
 def hold_out(labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Divide what comes as one part: the indices for training, and a fixed fifth of each class for test."""
+    """Divide a single part: indices for training, and a fixed fifth of each class for test."""
     problem = "are too few to hold out a fifth of them for test; add images, or a test part"
     return divide(stratified_order(labels, seed=0), 0.2, problem)
 
 
 class FileSource:
-    """Labelled images in files, in parts that lie one after another, in the order of `PARTS`."""
+    """Labelled images in files, in consecutive parts in the order of `PARTS`."""
 
-    # Without a test part, a fixed fifth of each class is held out of the training part for it.
+    # Without a test part, a fixed fifth of each class of the training part is held out for test.
 
     def __init__(
         self, labels: Mapping[Part, Tensor], classes: tuple[str, ...], spec: DataSpec, input_size: InputSize
@@ -74,18 +74,18 @@ class FileSource:
         return self._read(self._test)
 
     def _read(self, chosen: np.ndarray) -> ImageSet:
-        """The images at these places."""
+        """The images with these indices."""
         pixels, found = self._pixels_at(chosen)
         images = ImageSet(pixels, self._labels[torch.from_numpy(chosen)], self._classes, **found)
         return fitted(images, self._spec, self._input_size)
 
     def _pixels_at(self, chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
-        """``[n, channels, height, width]``, uint8, and the fields of `ImageSet` that say how they were read."""
+        """``[n, channels, height, width]``, uint8, and further fields of `ImageSet`."""
         raise NotImplementedError
 
 
 class FunctionSource:
-    """A function ``(train, directory)`` that gives an `ImageSet`; it has no validation part."""
+    """A function ``(train, directory)`` that returns an `ImageSet`; there is no validation part."""
 
     def __init__(self, function: Any, directory: Path, spec: DataSpec, input_size: InputSize) -> None:
         if not callable(function):
@@ -103,11 +103,11 @@ class FunctionSource:
 
     @property
     def training_count(self) -> int:
-        """All of them."""
+        """The number of training images: all of them."""
         return len(self.labels)
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
-        """The training part, or some of it with the statistics of the whole."""
+        """The training part, or some of it with the statistics of all."""
         return self._training_part if indices is None else self._training_part.subset(indices)
 
     def test(self) -> ImageSet:
@@ -119,7 +119,7 @@ class FunctionSource:
         return self._load(True)
 
     def _load(self, train: bool) -> ImageSet:
-        """One part; whatever somebody else's function does wrong is told in one line."""
+        """One part; errors of the user's function are reported in one line."""
         part = "training" if train else "test"
         try:
             images = self._function(train, self._directory)
@@ -135,11 +135,11 @@ class FunctionSource:
 
 
 Source = FileSource | FunctionSource
-"""A data set that is there, of which nothing but the labels need be in memory."""
+"""An open data set, of which only the labels need to be in memory."""
 
 
 def fitted(images: ImageSet, spec: DataSpec, input_size: InputSize) -> ImageSet:
-    """Images that are in memory, under the study's policy and limit; too large ones are refused with a `DataError`."""
+    """Images in memory with the study's resize policy and size limit; a `DataError` if they are too large."""
     images = replace(images, resize=spec.resize)
     height, width = images.images.shape[2:]
     side = spec.max_side
@@ -156,7 +156,7 @@ def fitted(images: ImageSet, spec: DataSpec, input_size: InputSize) -> ImageSet:
 
 
 def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
-    """Resize ``[n, channels, height, width]``, uint8, to a square, bilinearly and antialiased; padding is black."""
+    """Resize uint8 ``[n, channels, height, width]`` to a square, bilinearly and antialiased; padding is black."""
     fit = fit_into(images.shape[2], images.shape[3], side, side, policy)
     result = torch.zeros(*images.shape[:2], side, side, dtype=torch.uint8)
     top, left = (side - fit.inner_height) // 2, (side - fit.inner_width) // 2
@@ -169,8 +169,8 @@ def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
 
 
 def require_memory(needed: int, what: str, remedy: str) -> None:
-    """Refuse what takes nearly all the bytes that are free, with a `DataError`."""
+    """Raise a `DataError` if nearly all free memory would be needed."""
     free = free_memory()
-    if free is not None and needed > 0.8 * free:  # a network needs some, too
+    if free is not None and needed > 0.8 * free:  # networks need some as well
         sizes = f"{needed / 1e9:,.4g} GB, and {free / 1e9:,.4g} GB of memory are free"
         raise DataError(f"{what} would take {sizes}; {remedy}")

@@ -1,4 +1,4 @@
-"""A network in files that work without this package."""
+"""Export of a network to files that work without this package."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The files that a network is exported to, by name.
 
-A new one is a function here and a line in `FORMATS`; third parties register the entry point group
+A new one is a function here and a line in `FORMATS`; other packages register one in the entry point group
 ``nas_optuna.formats`` under the name of the file. The function takes the network, raw images ``[n, channels, height,
-width]``, the path to write to, and a title. It returns a function from raw images to logits that runs what was written:
-it is compared with the network before the file is kept. Its docstring stands in the export's README.
+width]``, the path to write to, and a title. It returns a function from raw images to logits that runs the written file,
+which is compared with the network before the file is kept. Its docstring appears in the export's README.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FORMATS = Registry(
 
 
 def weights(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
-    """``model.safetensors``: the weights, with what is needed to read them."""
+    """``model.safetensors``: the weights, with what is needed to load them."""
     from safetensors.torch import load_file
 
     save_network(path, classifier.network, classifier.header)
@@ -52,7 +52,7 @@ def weights(classifier: ImageClassifier, images: Tensor, path: Path, title: str)
 
 
 def script(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
-    """``model.py``: plain torch, which reads the weights."""
+    """``model.py``: plain torch code, which loads the weights."""
     with torch.inference_mode():
         prepared = classifier.prepare(images[:2])
     text = write_script(classifier, write_source(classifier.network, prepared), title)
@@ -61,7 +61,7 @@ def script(classifier: ImageClassifier, images: Tensor, path: Path, title: str) 
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     module.__file__ = str(path)
-    exec(compile(text, str(path), "exec"), module.__dict__)  # text that we wrote
+    exec(compile(text, str(path), "exec"), module.__dict__)  # our own text
     try:
         network: Callable[[Tensor], Tensor] = module.load()
     except Exception as error:
@@ -85,7 +85,7 @@ def program(classifier: ImageClassifier, images: Tensor, path: Path, title: str)
 
 
 def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
-    """``model.onnx``: for ONNX Runtime and what else reads ONNX."""
+    """``model.onnx``: for ONNX Runtime and other tools that read ONNX."""
     try:
         import onnx
         import onnxruntime

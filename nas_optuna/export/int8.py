@@ -1,4 +1,4 @@
-"""An exported network in eight bits, and what that costs and brings."""
+"""An exported network in eight bits, with its accuracy, size and latency."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WITHOUT = "export it without --int8 (in Python without eight_bits)"
 
 @dataclass(frozen=True)
 class EightBits:
-    """What a network in eight bits is calibrated on and judged by.
+    """The images that calibrate and score a network in eight bits.
 
     Attributes:
         calibration: Raw training images, uint8 ``[n, channels, height, width]``; at most 256 are used.
@@ -45,9 +45,9 @@ class Figures:
     """One file's figures.
 
     Attributes:
-        accuracy: Share of the images that it classifies rightly.
+        accuracy: Share of correctly classified images.
         bytes: Size of the file.
-        latency_ms: One image on this machine by ONNX Runtime, one thread.
+        latency_ms: Latency of one image on this machine in ONNX Runtime with one thread.
     """
 
     accuracy: float
@@ -57,13 +57,13 @@ class Figures:
 
 @dataclass(frozen=True)
 class Int8Export:
-    """``model.int8.onnx`` beside ``model.onnx``.
+    """``model.int8.onnx`` compared with ``model.onnx``.
 
     Attributes:
         fp32: Figures of ``model.onnx``.
         int8: Figures of ``model.int8.onnx``.
-        images: How many images the accuracies were measured on.
-        culprit: The layer without whose quantisation the accuracy is best, where more than a standard error is lost.
+        images: Number of images on which the accuracies were measured.
+        culprit: The layer that costs the most accuracy, if more than a standard error is lost.
     """
 
     fp32: Figures
@@ -84,8 +84,7 @@ class Int8Export:
 
 def write_int8(folder: Path, by: EightBits) -> Int8Export:
     """Write ``model.int8.onnx`` from ``model.onnx``, and measure both."""
-    # Weights and activations are integers, calibrated on images (static quantisation by ONNX Runtime's own
-    # tool); what turns pixels into inputs stays as it was.
+    # Static quantisation by ONNX Runtime's own tool; the preparation of pixels stays in full precision.
     require_tools()
     import onnx
 

@@ -1,4 +1,4 @@
-"""Write a trained network in every form, check that all of them say the same, and describe them in a README."""
+"""Write a trained network in every form, check that their outputs agree, and describe them in a README."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from nas_optuna.spaces import SPACES
 from nas_optuna.training import ImageClassifier
 
 TOLERANCE = 1e-5
-"""The most that logits of two forms may differ, relative to the largest of them where that is above 1."""
+"""The largest difference of logits between two forms, relative to the largest logit if that is above 1."""
 
 CHECKED_IMAGES = 100
 
 MARK = ".nas-optuna-export"
-"""The file by which a folder is known as an earlier export; it lists the files that may be replaced."""
+"""The file that marks a folder as an earlier export, and lists the files that may be replaced."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written.
+    """The result of an export.
 
     Attributes:
-        folder: Where.
+        folder: The folder.
         files: Names of the files.
         left_out: Names of the files that were not written, each with the reason in one line.
-        images: How many images all forms were compared on.
+        images: Number of images on which all forms were compared.
         difference: The largest difference between their logits.
-        int8: What eight bits cost and bring, where they were wanted.
+        int8: Accuracy, size and latency in eight bits, if that was requested.
     """
 
     folder: Path
@@ -74,22 +74,22 @@ def export_network(
 ) -> Exported:
     """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx``, ``picture.py`` and ``README.md``.
 
-    Formats that other packages have registered are written, too; see `nas_optuna.export.formats`. Each network is run
-    on the images and compared before it is kept. What cannot be made is left out, with the reason.
+    Formats that other packages have registered are written as well; see `nas_optuna.export.formats`. Each file is run
+    on the images and compared before it is kept. A form that cannot be made is left out, with the reason.
 
     Args:
         classifier: The network, on the CPU.
-        folder: Where; it is made, and must be empty or an earlier export; files that were added to one stay.
-        images: Raw ones to compare on, ``[n, channels, height, width]``, uint8; at most `CHECKED_IMAGES` are used.
-        title: What it is, in one line.
-        facts: What a reader should know of it, e.g. its accuracy, by name.
+        folder: The folder, which is created; it must be empty or an earlier export, in which files of others stay.
+        images: Raw images to compare on, ``[n, channels, height, width]``, uint8; at most `CHECKED_IMAGES` are used.
+        title: A description in one line.
+        facts: Facts for the README by name, e.g. its accuracy.
         drawing: The network as SVG, written as ``drawing.svg``.
-        eight_bits: Images to write ``model.int8.onnx`` by, where that is wanted.
+        eight_bits: Images for ``model.int8.onnx``, if that is wanted.
         say: Called with a line for each file that is written, because large networks take minutes.
 
     Raises:
-        DataError: The folder cannot be written to, or holds something else.
-        SpecError: Eight bits are wanted, and the network cannot be quantised.
+        DataError: The folder cannot be written to, or contains something else.
+        SpecError: Eight bits are wanted, but the network cannot be quantised.
 
     Examples:
         A trained network is exported in one line::
@@ -102,7 +102,7 @@ def export_network(
     raw = images[:CHECKED_IMAGES].cpu()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the target, so that a rename suffices and nothing half-made is ever there.
+        # Next to the target, so that files are only renamed and no half-written file ever appears.
         with scratch_folder(folder.parent) as place:
             written, left_out, largest = _write_forms(classifier, raw, place, title, say)
             small = write_int8(place, eight_bits) if eight_bits else None
@@ -126,7 +126,7 @@ def export_network(
 def _write_forms(
     classifier: ImageClassifier, raw: Tensor, place: Path, title: str, say: Callable[[str], None]
 ) -> tuple[list[str], dict[str, str], float]:
-    """Write the network in every form that it can take, and run each."""
+    """Write the network in every possible form, and compare each."""
     with torch.inference_mode():
         expected = classifier(raw)
     names = FORMATS.names()
@@ -138,14 +138,14 @@ def _write_forms(
             largest = max(largest, _compared(run, raw, expected))
         except Exception as error:
             if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError)):
-                raise  # any other form that fails must not cost those that are whole
+                raise  # the failure of any other form must not cost the others
             (place / name).unlink(missing_ok=True)
             left_out[name] = str(error) if isinstance(error, NotWritable) else describe_error(error)
     return [name for name in names if name not in left_out], left_out, largest
 
 
 def files_of_ours(folder: Path) -> frozenset[str]:
-    """The files of an earlier export, which may be replaced; a `DataError` where the folder holds others."""
+    """The files of an earlier export, which may be replaced; a `DataError` if the folder is not one."""
     try:
         if not folder.is_dir():
             if folder.exists() or folder.is_symlink():
@@ -163,12 +163,12 @@ def files_of_ours(folder: Path) -> frozenset[str]:
 
 
 def _publish(place: Path, folder: Path, names: list[str], ours: frozenset[str]) -> None:
-    """Move whole files to their places; what an earlier export wrote and this one does not goes."""
+    """Move complete files to their places, and remove those that only an earlier export wrote."""
     folder.mkdir(exist_ok=True)
     if foreign := [name for name in names if name not in ours and os.path.lexists(folder / name)]:
         raise DataError(f"{folder / foreign[0]} was not written by nas-optuna export; choose another folder")
     (place / MARK).write_text(json.dumps(sorted({*names, *ours})), encoding="utf-8")
-    os.replace(place / MARK, folder / MARK)  # first: a folder that is half replaced can be replaced again
+    os.replace(place / MARK, folder / MARK)  # first, so that a half-replaced folder can be replaced again
     for name in names:
         os.replace(place / name, folder / name)
     for name in ours - set(names):
@@ -177,7 +177,7 @@ def _publish(place: Path, folder: Path, names: list[str], ours: frozenset[str]) 
 
 
 def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) -> float:
-    """The largest difference of logits, for the whole batch and for one image alone."""
+    """The largest difference of logits, for the whole batch and for a single image."""
     largest = 0.0
     scale = max(1.0, expected.abs().max().item())
     for count in dict.fromkeys((len(raw), 1)):
@@ -194,7 +194,7 @@ def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) ->
 
 
 READER = "picture.py"
-"""The file that reads pictures as the training did."""
+"""The file that reads pictures in the same way as the training."""
 
 _USES = {
     "model.py": """## model.py: plain torch

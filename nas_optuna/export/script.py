@@ -183,10 +183,10 @@ def write_script(classifier: ImageClassifier, source: NetworkSource, title: str)
 
 
 def write_reader(classifier: ImageClassifier) -> str:
-    """The text of ``picture.py``: the very reader that training used, with the network's own `PixelFormat`."""
+    """The text of ``picture.py``: the reader that the training used, with the network's `PixelFormat`."""
     return f"{inspect.getsource(pixels_module)}\n\nPIXELS = {classifier.pixels!r}\n"
 
 
 def _quoted(text: str) -> str:
-    """Text that cannot end the docstring that it stands in."""
+    """Text that cannot end its docstring."""
     return " ".join(text.split()).replace("\\", "/").replace('"', "'")

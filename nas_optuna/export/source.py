@@ -1,7 +1,7 @@
 """A network's layers as the source of a class in plain torch.
 
-The network is traced symbolically (``torch.fx``): modules of torch's become attributes, everything else, whoever's
-modules it comes from, becomes lines of ``forward``.
+The network is traced symbolically (``torch.fx``): torch's modules become attributes, and everything else, including
+the code of other modules, becomes lines of ``forward``.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _WINDOWS = ("kernel_size", "stride", "padding", "output_padding", "dilation")
 _VARIABLES = "xyzuvwabcdefghijklmnopqrst"
 
 
-class NotWritable(Exception):  # noqa: N818 - not an error: the other files are written without it
-    """The network cannot be written in one of its forms; the message says why, and is one line."""
+class NotWritable(Exception):  # noqa: N818 - not an error, since the other files are still written
+    """The network cannot be written in one of the forms; the message says why in one line."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def _own_tensor(traced: fx.GraphModule, name: str, path: str) -> str:
 
 
 def constructor(module: nn.Module) -> str:
-    """The expression that makes a module of torch's like this one; its weights aside.
+    """The expression that makes a torch module like this one, except for its weights.
 
     Examples:
         >>> constructor(nn.Conv2d(1, 8, (3, 3), padding=1, bias=False))
@@ -138,8 +138,8 @@ def constructor(module: nn.Module) -> str:
         arguments.append(_value(value) if positional else f"{name}={_value(value)}")
     expression = f"nn.{kind.__name__}({', '.join(arguments)})"
     try:
-        made = eval(expression, {"nn": nn, "torch": torch})  # an expression of ours, of plain values
-    except Exception as error:  # it keeps something else under a name of its arguments
+        made = eval(expression, {"nn": nn, "torch": torch})  # our own expression of plain values
+    except Exception as error:  # an attribute with an argument's name has another meaning
         raise NotWritable(f"{kind.__name__} does not tell how it was made") from error
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (made, module)]
     if shapes[0] != shapes[1]:
@@ -148,11 +148,11 @@ def constructor(module: nn.Module) -> str:
 
 
 def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    """The arguments of a layer's class, with those that it passes on."""
+    """The arguments of a layer's class, including those that it passes on."""
     found = dict(inspect.signature(kind.__init__).parameters)
     if issubclass(kind, nn.RNNBase):
         found = dict(inspect.signature(nn.RNNBase.__init__).parameters)
-        del found["mode"]  # that is the class
+        del found["mode"]  # the class implies it
         if kind is nn.RNN:
             word = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")
             found["nonlinearity"] = word
@@ -160,7 +160,7 @@ def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
 
 
 def _simple(name: str, value: Any) -> Any:
-    """``3`` for ``(3, 3)``, which is how people write a window."""
+    """``3`` for ``(3, 3)``, as people write it."""
     if name in _WINDOWS and isinstance(value, tuple) and value and all(v == value[0] for v in value):
         return value[0]
     return value
@@ -187,7 +187,7 @@ def _value(value: Any) -> str:
 
 
 def _steps(traced: fx.GraphModule) -> Iterator[str]:
-    """One line per operation; a variable whose value nobody needs any more is used again."""
+    """One line per operation; a variable is reused when its value is no longer needed."""
     nodes = list(traced.graph.nodes)
     last = {used: place for place, node in enumerate(nodes) for used in node.all_input_nodes}
     names: dict[fx.Node, str] = {}
@@ -255,14 +255,14 @@ def _argument(value: Any, names: Mapping[fx.Node, str]) -> str:
 def _function(target: Any) -> str:
     name = str(getattr(target, "__name__", ""))
     for prefix, module in (("F", F), ("torch", torch)):
-        for candidate in (name, "max_pool2d", "adaptive_max_pool2d"):  # of the last two, F holds nameless functions
+        for candidate in (name, "max_pool2d", "adaptive_max_pool2d"):  # in F, the last two have other names
             if candidate and getattr(module, candidate, None) is target:
                 return f"{prefix}.{candidate}"
     raise NotWritable(f"it calls {name[:60] or 'something'!r}, which is not a function of torch")
 
 
 def _not_defaults(target: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords that say something."""
+    """The keywords whose values are not the defaults."""
     plain = next((f for f in (getattr(F, f"_{_function(target)[2:]}", None), target) if f is not None), target)
     try:
         parameters = inspect.signature(plain).parameters

@@ -1,4 +1,4 @@
-"""From pictures and minutes to a network: the search, the training and the test, in the time that there is."""
+"""From pictures and minutes to a network: search, training and test in a given time."""
 
 from nas_optuna.fitting.clock import TimeBudget
 from nas_optuna.fitting.run import fit

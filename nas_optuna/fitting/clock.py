@@ -1,4 +1,4 @@
-"""So much time and no more: a clock that goes on where an earlier run stopped, and how a search divides its time."""
+"""A time budget that continues where an earlier run stopped, and how a search divides its time."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 LEAST_TIME = 10.0
-"""Seconds below which not even one network could be trained and tested."""
+"""The least seconds in which one network can be trained and tested."""
 _RECENT = 3
-"""Epochs whose median tells how long the next ones take."""
+"""The median of so many epochs predicts how long the next ones take."""
 END = 3.0
-"""Seconds that the export and the report need of a processor, beside the test."""
+"""Processor seconds for the export and the report, in addition to the test."""
 BUSIEST = 5.0
-"""Where other processes take more of the machine than this leaves, the end comes late."""
+"""The largest slowdown by other processes that is planned for; beyond it the fit ends late."""
 _DECIDED = {
     "recipe.epochs": "how many epochs each network has; leave out --epochs (recipe.epochs)",
     "recipe.epoch_size": "how many images an epoch has; leave out recipe.epoch_size",
     "pruner": "when a training ends, and prunes none; leave out --pruner (pruner)",
     "keep_paused": "when a training ends, and pauses none; leave out --keep-paused (keep_paused)",
 }
-"""What nobody may name, and what the clock does instead."""
+"""Settings that are refused, and what the clock decides instead."""
 _WITHOUT = "search without a clock: run --trials N (in Python experiment.run(study, trials=N))"
 
 
@@ -61,8 +61,8 @@ class TimeBudget:
     """The seconds that a user gives, and how many of them are left.
 
     Attributes:
-        total: What the user gives.
-        spent: What earlier runs of the same work took.
+        total: Seconds in all.
+        spent: Seconds of earlier runs of the same fit or search.
         began: When this run began, by `time.monotonic`.
 
     Examples:
@@ -77,7 +77,7 @@ class TimeBudget:
 
     @property
     def elapsed(self) -> float:
-        """Seconds that are used up, over all runs."""
+        """Seconds spent, over all runs."""
         return self.spent + time.monotonic() - self.began
 
     @property
@@ -88,7 +88,7 @@ class TimeBudget:
 
 @dataclass(eq=False)
 class Progress(Callback):
-    """What a search with a clock has decided and spent, kept with its study after each epoch: a kill loses no more."""
+    """What a search with a clock has decided and spent, stored with its study after each epoch."""
 
     study: Study
     key: str
@@ -96,23 +96,23 @@ class Progress(Callback):
     state: dict[str, Any]
 
     def remember(self, **decided: Any) -> None:
-        """Write down what is decided now, and how much time is spent."""
+        """Store new decisions, and how much time is spent."""
         self.state |= decided | {"spent": round(self.budget.elapsed, 2), "within": self.budget.total}
         self.study.set_user_attr(self.key, self.state)
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Write down the time."""
+        """Store the time."""
         self.remember()
 
 
 class Load:
-    """How many times longer than on an idle machine things take here, by what this thread has got since it was made."""
+    """The slowdown by other processes, from this thread's share of a processor since the object was made."""
 
     def __init__(self) -> None:
         self._began = time.monotonic(), time.thread_time()
 
     def __call__(self) -> float:
-        """1 on an idle machine, at most `BUSIEST`."""
+        """The factor: 1 on an idle machine, at most `BUSIEST`."""
         waited, computed = time.monotonic() - self._began[0], time.thread_time() - self._began[1]
         return min(BUSIEST, max(1.0, waited / max(computed, 1.0)))
 
@@ -122,10 +122,10 @@ class Load:
 
 
 class Clock:
-    """Says after each epoch how many there are to be, so that `reserve` seconds are left; a `training.fit.Pace`."""
+    """Decides after each epoch how many there will be, so that `reserve` seconds are left; a `training.fit.Pace`."""
 
-    # A machine that becomes slower gets fewer epochs and one that becomes faster more. The rest of the schedule is
-    # spread over them, so that the rate is zero at the end in any case.
+    # If the machine becomes slower there are fewer epochs, if faster more. The rest of the schedule is spread over
+    # them, so that the learning rate ends at zero in any case.
 
     def __init__(self, budget: TimeBudget, reserve: float, epochs: int) -> None:
         self._budget = budget
@@ -133,7 +133,7 @@ class Clock:
         self._planned = epochs
 
     def __call__(self, results: Sequence[EpochResult]) -> int:
-        """The number of epochs in all."""
+        """The total number of epochs."""
         done = len(results)
         if not done or done >= self._planned:
             return self._planned
@@ -143,7 +143,7 @@ class Clock:
 
 
 def refuse_named(overrides: Iterable[str], *, pruner: str | None = None) -> None:
-    """Refuse settings that somebody names now and that a search with a clock would ignore."""
+    """Refuse settings of this call that a search with a clock would ignore."""
     keys = {text.partition("=")[0].strip() for text in overrides} | ({"pruner"} if pruner else set())
     for key in keys:
         decided = _DECIDED.get("pruner" if key.startswith("pruner.") else key)
@@ -152,7 +152,7 @@ def refuse_named(overrides: Iterable[str], *, pruner: str | None = None) -> None
 
 
 def refuse_undivided(spec: StudySpec) -> None:
-    """Refuse a spec that trains a network more than once, or by several recipes."""
+    """Refuse a spec that trains a network more than once or by several recipes."""
     if spec.search:
         raise SpecError(
             "a search with a clock trains every network by one recipe; leave out search, or use a timeout:"
@@ -172,32 +172,32 @@ SHORTEST = 0.03
 LEAST, MOST = 0.15, 0.4
 """Shares of the time for the search."""
 FEW, MANY = 20, 160
-"""Epochs that the reference could be trained for in all the time, at which the search gets the least and the most. With
-few, each epoch that the search costs is missed at the end; with many, the last half of them brings next to nothing."""
+"""Epochs of the reference that fit into all the time, at which the search gets its least and its largest share. With
+few epochs, the last training misses each one that the search costs; with many, its last half gains almost nothing."""
 ENOUGH_TO_SELECT = 1000
-"""Images that select, with which a search has its whole share of the time: the standard error of an accuracy is then
-below 0.016. With fewer the share falls as that error grows: they could not tell the networks apart."""
+"""Validation images for which a search gets its whole share of the time: the standard error of an accuracy is then
+below 0.016. With fewer, networks are harder to distinguish, so the share falls as that error grows."""
 FIRST = 0.55
 """Share of the search for the first of two rungs."""
 MOST_NETWORKS = 12
 FEWEST_NETWORKS = 3
-"""With fewer there is nothing to choose from: the reference is taken."""
+"""With fewer there is nothing to choose from, and the reference is taken."""
 ALONE = 0.05
-"""Share of the time for a look at the reference where there is no search, so that its validation figure is known."""
+"""Share of the time for the reference if there is no search, so that its validation accuracy is known."""
 FINALISTS = 3
 """Networks of the second rung, the reference among them."""
 CONFIRMING = 0.12
-"""Share of the time for each training of the pair that decides whether a network stays ahead of the reference. On 1,500
-pictures one without residual blocks, which learns fast, led by ten points after nine seconds and ended behind."""
+"""Share of the time for each training of the pair that shows whether a network stays ahead of the reference. On 1,500
+pictures a network without residual blocks, which learns fast, led by ten points after nine seconds and ended behind."""
 LEAST_STEPS = 20
-"""Steps of the reference network in the first rung: after fewer, every network is still at chance."""
+"""The fewest steps of the reference in the first rung: after fewer, every network is still at chance."""
 
 LEAST_EPOCHS = 4
-"""Epochs of the reference network in the first rung of a search. What leads after one epoch is what is cheap: on 12,000
-pictures of CIFAR-10 such a search of five minutes ended three points behind a known network with one seed of two."""
+"""The fewest epochs of the reference in the first rung. After one epoch, cheap networks lead: on 12,000 pictures of
+CIFAR-10, such a search of five minutes ended three points behind a known network with one seed of two."""
 
 LEAST_SECONDS = 1.0
-"""The least for a network in the first rung, because proposing, drawing and storing it takes part of a second."""
+"""The least seconds for a network in the first rung, because proposing, drawing and storing it takes a part of one."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +205,10 @@ class Rung:
     """Networks that are trained for about the same time."""
 
     networks: int
-    seconds: float  # for one that costs as much as the reference
+    seconds: float  # for a network that costs as much as the reference
     growth: float = 0.0
-    """The power of a network's cost, as a multiple of the reference's, by which its seconds grow: with 0 all have equal
-    seconds, with 1 they see equally many images."""
+    """Seconds are multiplied by the network's cost, relative to the reference, to this power: with 0 all networks have
+    equal seconds, with 1 they see equally many images."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Speed:
     """How fast the reference network is trained here."""
 
     per_step: float  # seconds
-    per_validation: float  # seconds of one look at the images that select
+    per_validation: float  # seconds of one pass over the validation images
     steps: int  # of an epoch over all training images
 
 
@@ -224,16 +224,16 @@ class Speed:
 class Plan:
     """How a search divides its time."""
 
-    rungs: tuple[Rung, ...]  # each takes the best networks of the one before it, and the reference
+    rungs: tuple[Rung, ...]  # each has the best networks of the one before it, and the reference
     reserve: float  # seconds at the end for the test, the export and the report
     per_step: float = 1.0  # seconds of a training step of the reference network
-    confirming: Rung | None = None  # for the reference and what is ahead of it; None if the rungs are long enough
+    confirming: Rung | None = None  # for the reference and the leading network; None if the rungs are long enough
 
     @classmethod
     def of(
         cls, seconds: float, speed: Speed, reserve: float, *, retrain: bool = True, selecting: int = ENOUGH_TO_SELECT
     ) -> Plan:
-        """Divide the seconds that are left, where so many images select; without a retraining the rungs have all.
+        """Divide the remaining seconds, given the number of validation images; without a retraining the rungs get all.
 
         Examples:
             >>> slow, fast = Speed(0.05, 0.2, 172), Speed(0.05, 0.1, 18)
@@ -241,7 +241,7 @@ class Plan:
             [[(1, 15)], [(7, 9), (3, 17)]]
             >>> [(rung.networks, round(rung.seconds)) for rung in Plan.of(300, fast, 9, selecting=300).rungs]
             [(7, 9)]
-            >>> len(Plan.of(300, slow, 0, retrain=False).rungs)  # the last rung has what is left, and is not short
+            >>> len(Plan.of(300, slow, 0, retrain=False).rungs)  # the last rung has all that is left
             2
             >>> Plan.of(20, Speed(0.5, 4, 18), 5).rungs  # not even a few steps for each of three networks
             (Rung(networks=1, seconds=3.75, growth=0.0),)
@@ -250,7 +250,7 @@ class Plan:
         told = math.sqrt(min(1.0, selecting / ENOUGH_TO_SELECT))
         share = _share(usable / (speed.per_step * speed.steps)) * told if retrain else 1.0
         shortest = max(SHORTEST * (1.0 if retrain else 1 / MOST) * usable, LEAST_STEPS * speed.per_step, LEAST_SECONDS)
-        # Without a later training a rung foretells nothing: its networks are compared as they are.
+        # Without a later training, a rung need not predict anything: its networks are compared as they are.
         first = max(shortest, LEAST_EPOCHS * speed.per_step * speed.steps) if retrain else shortest
         rungs = _rungs(usable, share, first + speed.per_validation) or [
             Rung(1, max(ALONE * usable, min(shortest + speed.per_validation, usable / 4)))
@@ -264,7 +264,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Plan:
-        """What `to_dict` gave."""
+        """Read a plan from `to_dict`."""
         pair = values.get("confirming")
         rungs = {"rungs": tuple(Rung(**rung) for rung in values["rungs"])}
         return cls(**values | rungs | {"confirming": Rung(**pair) if pair else None})
@@ -288,13 +288,13 @@ class Plan:
 
 
 def _share(epochs: float) -> float:
-    """The search's share of the time, by how many epochs of the reference all of it is."""
+    """The search's share of the time, given how many epochs of the reference fit into all of it."""
     place = math.log(max(epochs, FEW) / FEW) / math.log(MANY / FEW)
     return LEAST + (MOST - LEAST) * min(1.0, place)
 
 
 def _rungs(usable: float, share: float, first: float) -> list[Rung]:
-    """One rung, two where the second gives its networks clearly more time than the first, none where time is short."""
+    """One rung; two if the second gives its networks clearly more time; none if time is short."""
     networks = min(MOST_NETWORKS, int(FIRST * share * usable / first))
     second = (1 - FIRST) * share * usable / FINALISTS
     if networks > FINALISTS and second > 1.5 * first:
@@ -304,7 +304,7 @@ def _rungs(usable: float, share: float, first: float) -> list[Rung]:
 
 
 def _growing(rung: Rung, longest: float) -> Rung:
-    """The rung with seconds that grow with a network's cost, the more so the longer the last training is."""
-    # What a doubling of the time brings falls with about the square root of the time.
+    """The rung with seconds that grow with a network's cost, the more the longer the last training is."""
+    # The gain of a doubled time falls with about the square root of the time.
     growth = 1 - math.sqrt(min(1.0, rung.seconds / longest)) if rung.networks > 1 else 0.0
     return replace(rung, growth=round(growth, 3))

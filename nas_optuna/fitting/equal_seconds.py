@@ -1,10 +1,10 @@
-"""Trainings that are divided by seconds rather than epochs.
+"""Trainings that last for seconds rather than epochs.
 
-With equal epochs a search prefers what is large, and spends its time there. With equal seconds it prefers what is
-cheap, which is soon as good as it becomes: on 12,000 pictures of CIFAR-10 the best of nine seconds each ended five
-points behind a known network, after four minutes of training. So each network's own step is timed, and its seconds grow
-with it, by less than in proportion; see `nas_optuna.fitting.clock.Rung`. It has as many steps as fit into them, with a
-rate that has come down to zero by the end.
+With equal epochs a search prefers large networks, and spends its time on them. With equal seconds it prefers cheap
+ones, which soon stop improving: on 12,000 pictures of CIFAR-10 the best after nine seconds each ended five points
+behind a known network after four minutes of training. So each network's own step is timed, and its seconds grow with
+it, though less than in proportion; see `nas_optuna.fitting.clock.Rung`. It gets as many steps as fit into them, and its
+learning rate falls to zero by the end.
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ from nas_optuna.training.step import GRAPH_WARM_UP
 FEWEST_STEPS = 8
 """A network that takes fewer steps in its share of the time learns nothing in it."""
 LONGEST_EPOCH = 20.0
-"""Seconds; a kill costs no more than the epoch that it interrupts."""
+"""The longest epoch in seconds, and so the most that a kill costs."""
 PART = 32
-"""Images that a step is timed with on a processor; its time grows in proportion from there on."""
+"""Images with which a step is timed on a CPU; beyond this number its time grows in proportion."""
 FORWARD = 1 / 3
-"""Time of an image's forward pass, as a share of its part in a step."""
+"""Time of a forward pass as a share of a training step with as many images."""
 TEST = 1.2 * FORWARD
-"""Time of a test batch, as a share of a training step."""
+"""Time of a test batch as a share of a training step."""
 EPOCHS = 40
-"""Epochs of the last training: after each its state is kept, and the clock decides anew."""
+"""Epochs of the last training; after each its state is kept, and the clock decides again."""
 CHEAPEST, DEAREST = 1 / 8, 4.0
-"""Costs of a network, as multiples of the reference's, beyond which its seconds do not change any more."""
+"""Costs of a network, relative to the reference, beyond which its seconds no longer change."""
 
 
 class EqualSeconds(TrainingEvaluator):
-    """Our own training, in which networks of one cost have equal seconds; see `Evaluator`."""
+    """The built-in training, but with equal seconds for networks of equal cost; see `Evaluator`."""
 
-    # How many steps these are is fixed when the network's step has been timed, and kept: the training is then as
-    # reproducible as any, and goes on where it stopped.
+    # The number of steps is fixed once the network's step has been timed, and stored: from then on the training is as
+    # reproducible as any, and can continue where it stopped.
 
     def __init__(
         self,
         training: TrainingEvaluator,
         rung: Rung,
-        number: int,  # kept with each trial, as the seconds are: networks of other lengths are not compared
+        number: int,  # stored with each trial, like the seconds: trainings of other lengths are not compared
         per_step: float,  # seconds of a step of the reference network
-        reference: Architecture | None = None,  # which is trained however slow it is
+        reference: Architecture | None = None,  # trained however slow it is
     ) -> None:
         vars(self).update(vars(training))
         self.rung, self.per_step, self.alone, self.reference = rung, per_step, rung.networks == 1, reference
@@ -69,7 +69,7 @@ class EqualSeconds(TrainingEvaluator):
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
     ) -> Iterator[Measurement]:
         """See `Evaluator`; a network that is too large for its share of the time is pruned."""
-        # The reference, or the only network, is trained even so: the search has to end with one.
+        # But the reference, or the only network, is always trained: the search must end with a network.
         fewest = 1 if self.alone or architecture == self.reference else FEWEST_STEPS
         steps = self._fixed_steps(architecture, resume, fewest)
         if steps < fewest:
@@ -80,7 +80,7 @@ class EqualSeconds(TrainingEvaluator):
             yield replace(measured, details={**measured.details, "STEPS": steps, "RECIPE": recipe.fingerprint})
 
     def _fixed_steps(self, architecture: Architecture, resume: Path | None, fewest: int) -> int:
-        """How many steps the training has: as it was decided when it began."""
+        """The number of steps, which was decided when the training began."""
         file = resume / "steps.json" if resume else None
         if file is not None and file.is_file():
             return int(json.loads(file.read_text()))
@@ -96,15 +96,15 @@ class EqualSeconds(TrainingEvaluator):
 
 
 def paced(recipe: Recipe, steps: int, epochs: int) -> Recipe:
-    """The recipe with so many steps of one length, in epochs of equal size."""
+    """The recipe with this number of steps of one length, in epochs of equal size."""
     each = max(1, round(steps / epochs))
     return recipe.model_copy(update={"epochs": epochs, "epoch_size": each * recipe.batch_size, "progressive": 0.0})
 
 
 def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: float = 0.0) -> dict[str, Any]:
-    """The epochs and the epoch size of a training of so many seconds; no epochs where these are fewer than `least`."""
-    # A network that begins with the weights of a search is left as it is where the rate, which rises first, has less
-    # time to come down than it had in the search.
+    """The epochs and the epoch size of a training of so many seconds; no epochs if these are fewer than `least`."""
+    # The weights from a search are kept as they are if the learning rate, which rises first, would have less time to
+    # fall than in the search.
     steps = max(1, int(max(seconds, 1.0) / per_step))
     epochs = min(EPOCHS, steps)
     late = least > 0 and seconds < least
@@ -114,7 +114,7 @@ def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: flo
 def seconds_per_step(
     training: TrainingEvaluator, architecture: Architecture, space: SearchSpace | None = None
 ) -> float:
-    """How long a training step takes: the fastest of a few, on a network that nobody keeps, maybe of another space."""
+    """Seconds of a training step: the fastest of a few, on a temporary network, possibly of another space."""
     recipe, device, train = paced(training.recipe, 1, 1), training.device, training.train_loader
     network = make_network(space or training.space, architecture, recipe, device, recipe.seed)
     network.train()

@@ -1,4 +1,4 @@
-"""Whatever a person has of pictures and labels, as the name of a data set."""
+"""Pictures and labels in any form that a user may have them, as the name of a data set."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from nas_optuna.spec import DataSpec
 NETWORK, PAGE = "network", "report.html"
 WEIGHTS = f"{NETWORK}/model.safetensors"
 DATABASE = "search.db"
-"""The search of a fit; where it is, the images beside it are those that it began with."""
+"""The search of a fit; if it exists, the images next to it are those that it began with."""
 PIXELS = "images.npz"
-"""Where pictures that were given as arrays are kept, so that a repeated call needs no other file."""
+"""Where pictures that were given as arrays are kept, so that a repeated call finds them."""
 
 Arrays = dict[str, np.ndarray[Any, Any]]
-"""What an ``.npz`` file holds, by its names."""
+"""The arrays of an ``.npz`` file by name."""
 
 
 def require_own_folder(folder: Path, *, begun: bool) -> None:
-    """Refuse now, rather than when all the time is spent, what would replace somebody's files."""
+    """Refuse a folder with files that are not a fit's, now rather than after the time is spent."""
     if (folder / DATABASE).exists() and not begun:
         return  # a finished fit replaces nothing
     files_of_ours(folder / NETWORK)
@@ -41,7 +41,7 @@ def require_own_folder(folder: Path, *, begun: bool) -> None:
 
 
 def name_of(data: Any, folder: Path) -> str:
-    """The data set's name, once what is in memory is written into the folder; see `nas_optuna.fit` for the data.
+    """The data set's name, after data in memory are written into the folder; see `nas_optuna.fit` for the data.
 
     Examples:
         >>> name_of("digits", Path("model"))
@@ -80,7 +80,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _collected(dataset: Any) -> Arrays:
-    """The pictures and labels of a ``Dataset``, read once, and the names of its classes where it has them."""
+    """The pictures and labels of a ``Dataset``, read once, and the names of its classes if it has them."""
     images, labels = [], []
     try:
         count = len(dataset)
@@ -89,7 +89,7 @@ def _collected(dataset: Any) -> Arrays:
     for index in range(count):
         try:
             item = dataset[index]
-        except Exception as error:  # it is the user's code, or something that is no Dataset
+        except Exception as error:  # of the user's code, or no Dataset at all
             what = f"item {index} of the {type(dataset).__name__}"
             raise DataError(f"{what} cannot be read ({describe_error(error)})") from error
         if not (isinstance(item, tuple | list) and len(item) >= 2):
@@ -137,7 +137,7 @@ def _images(values: Any) -> np.ndarray[Any, Any]:
 
 
 def _picture(image: Any, channels: int) -> np.ndarray[Any, Any]:
-    """One image as an array; a PIL image as a picture file would be."""
+    """One image as an array; a PIL image is converted like a picture file."""
     if not hasattr(image, "getbands") or is_deep(image):
         if isinstance(image, str | bytes | Path) or image is None:
             raise DataError(f"images must be arrays, tensors or PIL images, not {shown(image)}")
@@ -150,7 +150,7 @@ def _picture(image: Any, channels: int) -> np.ndarray[Any, Any]:
 
 
 def _labels(values: Any) -> np.ndarray[Any, Any]:
-    """Labels as an array; single ones may be tensors or numbers of NumPy."""
+    """Labels as an array; each may be a tensor or a NumPy number."""
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise DataError(f"labels must be one for each image, not {shown(values)}")
     if not hasattr(values, "shape"):
@@ -162,7 +162,7 @@ def _labels(values: Any) -> np.ndarray[Any, Any]:
 
 
 def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
-    """An array, wherever a tensor lies and whatever its number format is."""
+    """An array from a tensor on any device, in any number format, or from anything that NumPy takes."""
     try:
         if hasattr(values, "detach"):
             values = values.detach().cpu()
@@ -178,7 +178,7 @@ def _array(values: Any, what: str) -> np.ndarray[Any, Any]:
 
 
 def _read(path: Path) -> Arrays | None:
-    """The arrays of an earlier call; None if they are absent or damaged, so that they are written anew."""
+    """The arrays of an earlier call; None if they are absent or damaged."""
     try:
         with np.load(path) as known:
             return dict(known)
@@ -187,7 +187,7 @@ def _read(path: Path) -> Arrays | None:
 
 
 def _kept(arrays: Arrays, folder: Path) -> str:
-    """Write the arrays, unless the same lie there already, or others of which a search has begun."""
+    """Write the arrays, unless the same are there already; refuse to replace those of a search."""
     path = (folder / PIXELS).absolute()
     known = _read(path)
     same = known is not None and known.keys() == arrays.keys()
@@ -201,7 +201,7 @@ def _kept(arrays: Arrays, folder: Path) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(partial, allow_pickle=False, **arrays)
-        NpzSource(partial, DataSpec())  # refuses what does not fit together
+        NpzSource(partial, DataSpec())  # checks that they fit together
         partial.replace(path)
     except OSError as error:
         raise DataError(f"cannot keep the images in {path}: {error.strerror}; choose another out") from error

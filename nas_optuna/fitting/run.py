@@ -1,4 +1,4 @@
-"""The steps of a fit, each of which is skipped where an earlier run of the same fit has done it."""
+"""The steps of a fit; each is skipped if an earlier run of the same fit has done it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ TRAINED = "trained.safetensors"
 
 
 def to_stderr(line: str) -> None:
-    """Print a line where it does not mix with results."""
+    """Print a line to stderr."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -76,15 +76,15 @@ def fit(
     """Find, train and test a network for pictures, within a time.
 
     A search gives many networks a little of the time and the best of them more; the best one is then trained on all
-    training images for the rest, tested once, and exported. The space's reference network is always among them. A call
-    that was interrupted goes on where it stopped when it is repeated.
+    training images for the rest, tested once, and exported. The space's reference network is always among them. A
+    repeated call continues an interrupted one.
 
     Args:
         data: A folder of pictures with one folder for each class, a ``.npz`` file, the name of a data set such as
             ``"mnist"``, a pair ``(images, labels)`` of arrays or tensors, an `ImageSet`, or a torch ``Dataset`` of such
             pairs.
         within: The time for everything, such as ``"90s"``, ``"10m"`` or ``"2h"``; a number is seconds.
-        out: The folder in which everything is written.
+        out: The folder for all output.
         space: Name of the search space; by default one of good networks for images.
         sampler: Name of the sampler.
         max_params: The most weights that the network may have, such as ``"100k"``.
@@ -92,7 +92,7 @@ def fit(
         seed: Seed of the sampler's proposals.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         overrides: Further keys of the study spec, such as ``"recipe.flip=true"``.
-        say: Called with a line on what is being done.
+        say: Called with lines that say what is being done.
         callbacks: Callbacks that are told of each training and step.
 
     Raises:
@@ -116,7 +116,7 @@ def fit(
 
 @dataclass
 class Fit:
-    """One fit, from its spec to the exported network; see `fit`."""
+    """One fit, from spec to exported network; see `fit`."""
 
     spec: StudySpec
     budget: TimeBudget
@@ -129,7 +129,7 @@ class Fit:
     load: Load = field(default_factory=Load)
 
     def run(self) -> Fitted:
-        """Do what is left to do; see `fit`."""
+        """Do all remaining steps; see `fit`."""
         if self.spec.evaluator.name != "training":
             raise SpecError("fit trains by a recipe, and the spec names an evaluator of its own; use run")
         if self.spec.data.select_on == "test":
@@ -159,7 +159,7 @@ class Fit:
             return _Running.begin(self, storage, study, state, url).run()
 
     def _require_same(self, study: Study, *, images: bool) -> None:
-        """Refuse another spec, and other images where nothing else reads them."""
+        """Refuse another spec, and other images if nothing else reads them."""
         with _in_a_folder():
             require_same_spec(study, self.spec)
             if images:
@@ -173,7 +173,7 @@ class Fit:
 
 @dataclass
 class _Running:
-    """A fit whose pictures are loaded and whose study is there."""
+    """A fit with loaded pictures and an open study."""
 
     fit: Fit
     experiment: Experiment
@@ -212,7 +212,7 @@ class _Running:
             images=torch.cat((data.train.images, data.validation.images)),
             labels=torch.cat((data.train.labels, data.validation.labels)),
         )
-        # Read now, so that a damaged test part is refused before the search; nobody looks at it until the end.
+        # Read now, so that a damaged test part is refused before the search; it is not used until the end.
         tests = load_test_images(fit.spec.data, images, fit.data_directory, input_size=fit.spec.recipe.input_size)
         progress = Progress(study, StudyKey.FIT, fit.budget, state)
         return cls(fit, experiment, study, progress, files, images, tests)
@@ -236,13 +236,13 @@ class _Running:
         exported = self._export(classifier, winner, facts, self.test_images)
         write_study_note(self.study)
         write_file(self.fit.folder / PAGE, page_of(self.study, self.fit.data_directory, self.files))
-        self.progress.remember(done=True)  # last, so that a kill leaves nothing out
+        self.progress.remember(done=True)  # last, so that nothing is missing after a kill
         more = {"in eight bits": exported.int8.sentence} if exported.int8 else {}
         gain, spent = winner.gain(self.study), self.progress.state["spent"]
         return Fitted(classifier, report, self.study, gain, self.fit.folder, spent, self._limited(winner) | more)
 
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
-        """What an earlier run has trained and tested, where only the export was missing."""
+        """The network that an earlier run has trained and tested, if only the export is missing."""
         file = self.files / TRAINED
         if not self.study.user_attrs.get(StudyKey.RETRAINED) or not file.is_file():
             return None
@@ -257,17 +257,17 @@ class _Running:
         else:
             winner = winner_of(self.study, search.space, self.fit.spec.reference)
         report, network = self._retrained(winner, plan)
-        # The user's own reference comes from no trial.
+        # The user's own reference does not come from a trial.
         architecture, origin = winner.architecture, None if winner.own else origin_of(self.study, winner.trial, report)
         header = make_header(architecture, winner.in_search(search).spec, self.images, origin)
-        save_network(self.files / TRAINED, network, header)  # before the record, which says that it is there
+        save_network(self.files / TRAINED, network, header)  # before the record, by which a later run expects it
         record(self.study, report, None if winner.own else winner.trial.number)
         for folder in checkpoint_folder(self.files, STUDY).glob("retrain-*"):
             shutil.rmtree(folder, ignore_errors=True)
         return winner, report, ImageClassifier(network.cpu(), architecture, header).eval()
 
     def _plan(self) -> Plan:
-        """How the time is divided: as it was decided when the fit began, unless the user gives another time now."""
+        """How the time is divided: as decided when the fit began, unless the user gives another time now."""
         same_time = self.progress.state.get("within") == self.fit.budget.total
         if "plan" in self.progress.state and (same_time or "final" in self.progress.state):
             return Plan.from_dict(self.progress.state["plan"])
@@ -283,7 +283,7 @@ class _Running:
         first = self.progress.state.get("first_rung", 1)
         earlier = best_trial(self.study) if first > 1 and plan.rungs[0].networks == 1 else None
         if earlier is not None:
-            return earlier  # of the search that another time has cut short
+            return earlier  # the new time is too short for a search
         search = RungSearch(
             self.experiment,
             self.study,
@@ -352,7 +352,7 @@ class _Running:
         ):
             try:
                 exported = write(eight_bits=EightBits(data.train.images, unseen.images, unseen.labels))
-            except SpecError as error:  # it must not cost what hours have trained
+            except SpecError as error:  # the trained network must not be lost
                 self.fit.say(f"model.int8.onnx was not written: {error}")
         exported = exported or write()
         for name, reason in exported.left_out.items():
@@ -360,11 +360,11 @@ class _Running:
         return exported
 
     def _limited(self, winner: Winner) -> dict[str, str]:
-        """What the network costs of what is limited; the user's own reference is of another space."""
+        """The network's costs that are limited; none for the user's own reference, which is of another space."""
         return {} if winner.own else self.experiment.objective.limits.facts(winner.architecture)
 
     def _leave_something(self) -> None:
-        """After an interruption: the best network so far, so that there is something to use."""
+        """After an interruption, export the best network so far."""
         best = best_trial(self.study)
         if best is None:
             self.fit.say("no network was trained to its end yet")
@@ -373,7 +373,7 @@ class _Running:
             found = kept_network(self.study, self.experiment.search, best, self._kept)
             unseen = self.experiment.search.data.validation
             self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts, unseen)
-        except Exception as error:  # whatever it is, it must not hide that somebody stopped the fit
+        except Exception as error:  # it must not hide the interruption
             self.fit.say(f"the best network so far could not be written: {str(error) or type(error).__name__}")
         else:
             self.fit.say(f"the best network so far is in {named(self.fit.folder / NETWORK)}")
@@ -391,7 +391,7 @@ class _Running:
 
 @contextmanager
 def _in_a_folder() -> Iterator[None]:
-    """Say folder where an error says name or file: a fit's study and database are those of its folder."""
+    """Name the folder instead of the study or the database in the remedies of errors."""
     try:
         yield
     except StudyError as error:

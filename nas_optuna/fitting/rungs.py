@@ -1,4 +1,4 @@
-"""A search by seconds: networks trained for about the same time, the best of them for longer."""
+"""A search with a clock: networks are trained for about the same time, and the best of them for longer."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ from nas_optuna.training.checkpoint import KeptWeights
 UNTIL_TIME_IS_UP = 1_000_000
 """Networks of the last rung of a search that has a deadline."""
 PATIENCE = 1.2
-"""A rung ends after so many times its seconds, where the machine has become slower."""
+"""If the machine has become slower, a rung ends after this multiple of its seconds."""
 TRIED = 20
 """Networks of a space without a reference that are tried until a step of one can be timed."""
 PROMOTED = "promoted"
-"""Where the networks of the second rung come from, beside the reference."""
+"""The origin of networks of the second rung other than the reference."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,15 @@ class RungSearch:
     plan: Plan
     stop: StopRequest
     callbacks: Sequence[Callback | OptunaCallback] = ()
-    from_rung: int = 1  # above 1 where the study has rungs of an earlier run
-    deadline: float | None = None  # by `time.monotonic`: the last rung goes on until no network would end before it
-    kept: KeptWeights | None = None  # weights from which a longer rung goes on; without them it trains anew
-    left: Callable[[], float] | None = None  # seconds for all that is to come, the last training included
+    from_rung: int = 1  # above 1 if the study has rungs of an earlier run
+    deadline: float | None = None  # by `time.monotonic`; the last rung adds networks that will end before it
+    kept: KeptWeights | None = None  # weights from which a longer rung continues; None starts from new weights
+    left: Callable[[], float] | None = None  # remaining seconds, including the last training
 
     def run(self, say: Callable[[str], None]) -> FrozenTrial | None:
-        """Run what is missing of every rung; return the last one's best trial, None if somebody asked to stop."""
+        """Complete every rung; return the best trial of the last one, None if somebody asked to stop."""
         pruner = self.study.pruner
-        # It would compare what is in the middle of its schedule with what has ended its own.
+        # A pruner would compare networks in the middle of their schedules with those that have ended.
         self.study.pruner = NopPruner()
         try:
             return self._run(say)
@@ -89,13 +89,13 @@ class RungSearch:
             else:
                 say(f"{plural(rung.networks, 'network')}, {rung.seconds:.0f} s each")
             objective = self.objective(rung, self.from_rung + number - 1)
-            if last_rung(self.study) < self.from_rung + number:  # a later one has begun before a kill
+            if last_rung(self.study) < self.from_rung + number:  # otherwise a later one had begun before a kill
                 self._train(rung, objective, queue, at_least=int(best is None))
             if self.stop.asked:
                 return None
             ranking = ranked(self.study, finished(self.study, objective))
             if best is not None and all(_architecture(trial) == str(reference) for trial in ranking):
-                return best  # there was no time left for this rung's others
+                return best  # there was no time left for the others of this rung
             if not ranking:
                 raise StudyError("no network could be trained in its share of the time; give more: --within (within)")
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
@@ -107,9 +107,9 @@ class RungSearch:
         return best and self._confirmed(best, say)
 
     def _confirmed(self, best: FrozenTrial, say: Callable[[str], None]) -> FrozenTrial | None:
-        """What stays ahead of the reference in a longer training, else the reference; None as for `run`."""
-        # What learns fast leads after a short training, and may end behind. The pair may take half of the time that is
-        # left; a reference of the user's own would take a third share, and is compared as it is.
+        """The best if it stays ahead of the reference in a longer training, else the reference; None as for `run`."""
+        # A network that learns fast leads after a short training, and may end behind. The pair may take half of the
+        # remaining time; the user's own reference would take a third share, and is compared as it is.
         space, reference, rung = self.experiment.space, self.reference, self.plan.confirming
         known = _architecture(best)
         if rung is None or reference is None or self.experiment.spec.reference or known in (None, str(reference)):
@@ -131,8 +131,8 @@ class RungSearch:
         return self._preferred(ranking, reference) if len(ranking) == len(pair) else best
 
     def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:
-        """The best, or the reference where the best is not ahead by two standard errors of the difference."""
-        # Most of many networks near a good one are a little worse than it, and the best figure of many is partly luck.
+        """The best, or the reference if the best is not ahead by two standard errors of the difference."""
+        # Most networks near a good one are slightly worse, and the best figure of many is partly luck.
         best, images = ranking[0], remembered_images(self.study)
         known = [trial for trial in ranking if _architecture(trial) == str(reference)]
         if not known or len(best.values) > 1 or standard_error(TrialRecord.of(best), images) is None:
@@ -140,7 +140,7 @@ class RungSearch:
         return best if measured(best, images).is_ahead(measured(known[0], images)) else known[0]
 
     def objective(self, rung: Rung, number: int) -> EvaluatorObjective:
-        """What scores the networks of a rung."""
+        """The objective of a rung."""
         training = self.experiment.objective.evaluator
         assert isinstance(training, TrainingEvaluator)
         shared = EqualSeconds(training, rung, number, self.plan.per_step, self.reference)
@@ -150,15 +150,15 @@ class RungSearch:
 
     @cached_property
     def reference(self) -> Architecture | None:
-        """What the search has to beat."""
+        """The network that the search must beat."""
         return reference_of(self.experiment)
 
     def _train(
         self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]], *, at_least: int
     ) -> None:
-        """Train what the queue holds, one after the other, and what the sampler proposes until the rung is full."""
-        # So many in any case: where loading took all of the time, a search ends with a network even so.
-        if self.experiment.spec.reference:  # whose training is none of the rung's
+        """Train the networks in the queue one by one, then the sampler's proposals until the rung is full."""
+        # At least `at_least` are trained in any case, so that a search ends with a network even without time.
+        if self.experiment.spec.reference:  # it is not one of the rung's networks
             measure(self.study, self.experiment.spec.reference, objective, Callbacks(self.callbacks))
         done = finished(self.study, objective)
         known = set(map(_architecture, done))
@@ -167,7 +167,7 @@ class RungSearch:
         if self.deadline is not None:
             ends = min(ends, self.deadline - rung.seconds)
         experiment = replace(self.experiment, objective=objective)
-        # One at a time: what waits when the rung has to end would be trained in the next one.
+        # One at a time, because a network still waiting at the end of a rung would be trained in the next one.
         for architecture, origin in (each for each in queue if str(each[0]) not in known):
             late = time.monotonic() > ends and rung.networks - missing >= at_least
             if missing <= 0 or late or self.stop.asked:
@@ -186,7 +186,7 @@ def _architecture(trial: FrozenTrial) -> str | None:
 
 
 def reference_of(experiment: Experiment) -> Architecture | None:
-    """The space's reference, or what is nearest to it inside the study's limits."""
+    """The space's reference, or the network nearest to it inside the study's limits."""
     space, objective = experiment.space, experiment.objective
     known = space.reference
     return known and nearest_inside(space, objective.costs, objective.limits, known)
@@ -195,9 +195,9 @@ def reference_of(experiment: Experiment) -> Architecture | None:
 def plan_for(
     experiment: Experiment, seconds: float, reserve: float, *, test_images: int = 0, retrain: bool = True
 ) -> Plan:
-    """Divide the seconds that are left, less `reserve` and the test of `test_images`, by the reference's speed here.
+    """Divide the remaining seconds, minus `reserve` and the test, by the reference's speed on this machine.
 
-    Without `retrain` the rungs have all of them.
+    Without `retrain` the rungs get all of them.
     """
     refuse_undivided(experiment.spec)
     training, space, reference = experiment.objective.evaluator, experiment.space, reference_of(experiment)
@@ -211,7 +211,7 @@ def plan_for(
 
 
 def _first_step(training: TrainingEvaluator, networks: Sequence[Architecture]) -> float:
-    """Seconds of a training step of the first network that can be built: a user's space may have others."""
+    """Seconds of a training step of the first network that can be built; a user's space may have broken ones."""
     for network in networks[:-1]:
         with suppress(NasOptunaError):
             return seconds_per_step(training, network)
@@ -221,7 +221,7 @@ def _first_step(training: TrainingEvaluator, networks: Sequence[Architecture]) -
 def trained_weights(
     study: Study, space: SearchSpace, kept: KeptWeights, architecture: Architecture
 ) -> dict[str, Tensor] | None:
-    """What the latest training of a network has left; None if nothing was kept, or it is another network's."""
+    """The kept weights of a network's latest training; None if there are none."""
     for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))):
         if _architecture(trial) == str(architecture):
             with suppress(StudyError):
@@ -230,19 +230,19 @@ def trained_weights(
 
 
 def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:
-    """The trials of a study that were scored by an objective, in their order."""
+    """The finished trials of an objective, in their order."""
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = study.get_trials(deepcopy=False, states=states)
     return [trial for trial in trials if attribute(trial, TrialKey.IDENTITY) == objective.identity]
 
 
 def last_rung(study: Study) -> int:
-    """The highest number of a rung that a study has; 0 if it has none."""
+    """The highest rung number in a study; 0 if there is none."""
     return max((attribute(trial, TrialKey.RUNG, 0) for trial in study.get_trials(deepcopy=False)), default=0)
 
 
 def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Complete trials, the best first; of equals the one with the smaller loss on the images that select."""
+    """Complete trials, best first; of equals the one with the smaller validation loss."""
     sign = -1.0 if maximizes(study) else 1.0
 
     def key(trial: FrozenTrial) -> tuple[float, float]:
@@ -262,8 +262,8 @@ def run_within(
     say: Callable[[str], None],
 ) -> Outcome:
     """Train networks for about equal seconds, and the best of them for longer, until time is up."""
-    # A run that was killed goes on with what it had decided, and with the time that it had left; one that has ended
-    # begins anew, with the best so far.
+    # After a kill, a run continues with its decisions and its remaining time; after its end, a new one begins with the
+    # best network so far.
     if experiment.data is None:
         raise SpecError(
             "a search with a clock divides the time of our own training, and the study has an evaluator of its own"

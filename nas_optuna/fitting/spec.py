@@ -1,4 +1,4 @@
-"""The study spec of a fit, and how large its space is where a limit is below the network that it begins with."""
+"""The study spec of a fit, and the size of its space if the limits exclude the reference."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
 
 SAMPLER = "neighbours"
-"""The sampler that makes the most of few short trainings; another is taken where the user names one."""
+"""The sampler that makes the most of few short trainings, unless the user names another."""
 FEW = 5000
-"""Training images, below which a pretrained network is worth a hint: with 1,500 of CIFAR-10 it is 13 points ahead."""
+"""With fewer training images a pretrained network is suggested: with 1,500 of CIFAR-10 it is 13 points ahead."""
 
 
 def spec_for(
@@ -34,7 +34,7 @@ def spec_for(
     seed: int = 0,
     overrides: Sequence[str] = (),
 ) -> StudySpec:
-    """The preset for own images, for a data set, with what a person names instead; a limit of None is none."""
+    """The preset for own images with a data set and with the user's settings; a limit of None is none."""
     refuse_named(overrides)
     given = [f"data.name={json.dumps(name)}"]
     given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
@@ -44,18 +44,18 @@ def spec_for(
 
 
 def preset_for(space: str | None) -> str:
-    """The preset for own images whose recipe suits a space."""
+    """The preset for own images with a recipe that suits the space."""
     return PRETRAINED if space == "backbone" else OWN_IMAGES
 
 
 def advice(spec: StudySpec, images: ImageSet) -> Iterator[str]:
-    """What would help more than any search."""
+    """Hints that would help more than a search."""
     if spec.space.name == "residual" and images.channels == 3 and len(images) < FEW:
         yield "on few pictures a network that has seen millions of others is far ahead: see --space backbone"
 
 
 def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory: Path | None) -> StudySpec:
-    """The spec with a smaller share of images that select, where there are many and the overrides name no share."""
+    """The spec with a smaller validation share if there are many images and the overrides name no share."""
     if "data.validation_fraction" in {text.partition("=")[0].strip() for text in overrides}:
         return spec
     with opened(spec.data, data_directory) as source:
@@ -65,18 +65,18 @@ def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory
 
 
 WIDTH, STAGES = 16, 3
-"""The residual space's own defaults, from which it is made smaller."""
+"""The residual space's defaults, from which it is made smaller."""
 NEAR = 3.0
-"""The most that a cost of the reference may be above its limit, as a share of it, for a walk from there: a network of a
-quarter has half the widths."""
+"""The largest excess of the reference over a limit, as a share of it, from which a walk may find networks inside: a
+quarter of the cost means half the widths."""
 
 
 def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> list[str]:
-    """What to override in the spec, so that the space's reference is about as large as the limits let it be."""
-    # A search has to find good networks around its first one. So a limit makes the residual space narrower until the
-    # reference is inside, then shorter until some network near the reference is.
+    """Overrides of the spec that make the space's reference about as large as the limits allow."""
+    # A search looks for good networks around its first one. So limits make the residual space narrower until the
+    # reference is inside, and then shorter until some network near the reference is.
     if not spec.limits or spec.space.name != "residual" or spec.latency.table is not None:
-        return []  # a latency table is of the space as it is
+        return []  # a latency table belongs to the space as it is
     excess = _excess(spec, data, device, walks=False)
     for overrides in _sizes(spec, excess) if excess > 0 else ():
         if _excess(spec.override(overrides), data, device, walks="space.stages" in " ".join(overrides)) <= 0:
@@ -85,7 +85,7 @@ def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> li
 
 
 def decided_size(spec: StudySpec, stored: StudySpec) -> list[str]:
-    """The overrides by which an earlier run of the same fit has made its space smaller."""
+    """The overrides with which an earlier run of the same fit has made its space smaller."""
     if not spec.limits or spec.space.name != "residual":
         return []
     options = stored.space.options
@@ -93,7 +93,7 @@ def decided_size(spec: StudySpec, stored: StudySpec) -> list[str]:
 
 
 def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:
-    """Narrower spaces, then shorter ones; costs grow with the square of the width at most."""
+    """Overrides for narrower spaces, then for shorter ones; costs grow at most with the square of the width."""
     options = spec.space.options
     width, stages = int(options.get("width", WIDTH)), int(options.get("stages", STAGES))
     widest = min(width - 2, 2 * math.ceil(width / math.sqrt(1 + excess) / 2))
@@ -102,7 +102,7 @@ def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:
 
 
 def _excess(spec: StudySpec, data: SearchData, device: torch.device, *, walks: bool) -> float:
-    """How far the space's reference is outside the limits; 0 if a short walk leads to a network inside."""
+    """How far the space's reference exceeds the limits; 0 if a short walk leads to a network inside."""
     space = make_space(spec, data)
     costs = StudyCosts(space, device, (), list(spec.limits), spec.latency)
     limits, known = Limits(spec.limits, costs, space), space.reference

@@ -1,4 +1,4 @@
-"""What a fit gives: the network that it trains last, tests and exports."""
+"""The network that a fit trains last, tests and exports."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Fitted:
     """A network that was found, trained and tested.
 
     Attributes:
-        network: It takes raw pictures, and has `predict` and `probabilities`.
+        network: Takes raw pictures, and has `predict` and `probabilities`.
         report: Its test figures.
-        study: The search; any Optuna tool reads it.
-        gain: What the search brought over the reference and over always naming the largest class.
+        study: The search, which any Optuna tool can read.
+        gain: Its gain over the reference and over always naming the largest class.
         folder: Where everything was written: ``network/``, ``report.html`` and ``search.db``.
-        seconds: That it took in all.
-        facts: What it costs of what was limited, and its accuracy in eight bits where that was an objective.
+        seconds: How long the fit took.
+        facts: Its costs that were limited, and its accuracy in eight bits if that was an objective.
     """
 
     network: ImageClassifier
@@ -59,7 +59,7 @@ class Fitted:
 
 
 def tested(study: Study) -> TestReport:
-    """The latest test figures that a study remembers."""
+    """The latest test figures of a study."""
     reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
     if not reports:
         raise StudyError("the network was not tested yet")
@@ -78,16 +78,16 @@ def tested(study: Study) -> TestReport:
 
 @dataclass(frozen=True)
 class Winner:
-    """A network of the search, or the user's own reference where nothing was ahead of it."""
+    """The best network of the search, or the user's own reference if nothing was ahead of it."""
 
-    trial: FrozenTrial  # beside the user's own reference, the best one of the search
+    trial: FrozenTrial  # the best one of the search, even if `own`
     space: SearchSpace
     architecture: Architecture
     own: bool = False  # whether it is the user's own reference
 
     @classmethod
     def known(cls, trial: FrozenTrial, space: SearchSpace, reference: str | None = None) -> Winner:
-        """The network of a trial, or the user's own reference where its name is given."""
+        """The network of a trial, or the user's own reference if its name is given."""
         if reference is None:
             return cls(trial, space, space.architecture(of_architecture(trial.params)))
         own = as_space(reference, like=space)
@@ -105,21 +105,21 @@ class Winner:
         return own if Limits(spec.limits, costs, own.space).total_excess(own.architecture) <= 0 else found
 
     def in_search(self, search: Search) -> Search:
-        """A search of the space that the network is of, on the same images."""
+        """A search on the same images in the network's space."""
         if not self.own:
             return search
         section = search.spec.space.model_validate({"name": search.spec.reference})
         return replace(search, space=self.space, spec=search.spec.model_copy(update={"space": section}))
 
     def left_by_the_search(self, study: Study, kept: KeptWeights) -> tuple[Mapping[str, Tensor] | None, float]:
-        """Its weights, with which the last training goes on, and the seconds that they took; None has them drawn."""
+        """Its weights, from which the last training continues, and their training time; None if they are not kept."""
         if self.own:
             return trained_reference(study, self.space.build(self.architecture), kept) or (None, 0.0)
         weights = trained_weights(study, self.space, kept, self.architecture)
         return weights, 0.0 if weights is None else attribute(self.trial, TrialKey.SECONDS, 0.0)
 
     def gain(self, study: Study) -> Gain | None:
-        """What the search has brought over the reference, by what was taken."""
+        """The gain of the chosen network over the reference."""
         found = gain_of(study, self.trial)
         if found is None or found.reference is None or not self.own:
             return found
@@ -127,7 +127,7 @@ class Winner:
 
 
 def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner:
-    """The network that a fit has decided to train last; its space may be the user's own reference alone."""
+    """The network that a fit has decided to train last; its space may contain only the user's own reference."""
     final: dict[str, Any] = study.user_attrs[StudyKey.FIT]["final"]
     trial = study.get_trials(deepcopy=False)[final["trial"]]
     return Winner.known(trial, space, reference if final.get("own") else None)

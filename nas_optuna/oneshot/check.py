@@ -1,4 +1,4 @@
-"""What a supernet proposes, and how well it ranks: compared with own trainings, and with sizes alone."""
+"""What a supernet proposes, and how well it ranks: compared with stand-alone trainings, and with sizes alone."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Candidate:
     """An architecture that a supernet proposes."""
 
     architecture: Architecture
-    by: str  # "score" for the best by the score (or short trainings), "alphas" for the most probable choices
+    by: str  # "score": the best by the score (or short trainings); "alphas": the most probable choices
     probability: float  # under the alphas
 
 
 def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[Candidate]:
-    """The best that a study's supernet found, best first."""
-    # Where there is a score, the best by it come first, and differ from each other; the alphas' argmax follows the
-    # first of them. Otherwise these are the most probable.
+    """The best architectures that a study's supernet found, best first."""
+    # With a score: the best by it, which differ from each other, with the argmax of the alphas in second place.
+    # Otherwise the most probable by the alphas.
     most_probable = [
         ({name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}, log)
         for indices, log in result.most_probable(count)
@@ -77,13 +77,13 @@ class RankCorrelation:
 
 @dataclass(frozen=True)
 class Row:
-    """How one figure ranks the architectures that were trained; without shared weights only sizes and the score do."""
+    """How well one figure ranks the trained architectures; without shared weights only sizes and the score do."""
 
     name: str  # one of `score.FEATURES`; `ALL_SIZES`, a score of sizes alone, fitted to the same trainings; or `SCORE`
     kendall: RankCorrelation  # τ-b with the architectures' own accuracy
     spearman: RankCorrelation
-    regret_1: float  # the best own accuracy minus that of the architecture which the figure ranks first
-    regret_5: float  # the best own accuracy minus the best of the five that it ranks first
+    regret_1: float  # the best own accuracy minus that of the architecture ranked first
+    regret_5: float  # the best own accuracy minus the best of the five ranked first
 
 
 @dataclass(frozen=True)
@@ -98,25 +98,25 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found.
+    """The results of a check.
 
     Attributes:
-        ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise, where the recipe
-            repeats trainings; None if it does not, and the noise is not known.
-        advantage: Kendall's τ of the score minus that of the best without shared weights: one size, or all sizes; the
+        ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise; None if the recipe
+            does not repeat trainings, and the noise is unknown.
+        advantage: Kendall's τ of the score minus the best τ without shared weights (one size, or all sizes); the
             interval is of the difference.
     """
 
     architectures: int  # random ones that were compared
-    rows: tuple[Row, ...]  # one for each figure; the score's weights are learned without the architectures it ranks
-    short: int  # short trainings that the score was fitted to beside the other architectures' trainings
+    rows: tuple[Row, ...]  # one for each figure; the score is fitted without the architectures that it ranks
+    short: int  # short trainings that the score was fitted to, in addition to those of other architectures
     ceiling: float | None
     advantage: RankCorrelation
     chosen: tuple[Chosen, ...]
     budget_seconds: float  # of the supernet's training and that of the first chosen architecture
-    random_trained: int  # how many random architectures these seconds would have trained, in the order drawn
+    random_trained: int  # how many random architectures, in their order, could be trained in these seconds
     random_accuracy: float | None  # the best among them; None if there is none
-    budget_covered: bool  # whether enough random architectures were trained to use the budget up
+    budget_covered: bool  # whether enough random architectures were trained to use up the budget
 
     def row(self, name: str) -> Row:
         """The row of that name."""
@@ -144,7 +144,7 @@ class Verdict:
 
 
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:
-    """Put those that the study has not trained to the end by its recipe into the queue, in order."""
+    """Enqueue the architectures that the study has not yet trained to the end by its recipe, in order."""
     trained, space = trained_trials(study, search), search.space
     missing = [space.architecture(a.params) for a in architectures if str(a) not in trained]
     return max((enqueue_once(study, space, a.params, _CHECK_ORIGIN) for a in missing), default=0)
@@ -159,7 +159,7 @@ def judge(
     rows: Array,
     search_seconds: float,
 ) -> Verdict:
-    """Compare what the supernet says with the study's own trainings."""
+    """Compare the supernet's figures with the study's stand-alone trainings."""
     trained = trained_trials(study, search)
     kept = [i for i, architecture in enumerate(architectures) if str(architecture) in trained]
     trials = [trained[str(architectures[i])] for i in kept]
@@ -167,7 +167,7 @@ def judge(
     own = np.array([accuracy_of(trial) for trial in trials])
     figures = dict(zip(FEATURES, rows.T[: len(FEATURES)], strict=True))
     figures |= {ALL_SIZES: cross_val_predict(score.of_sizes(), rows, own), SCORE: cross_val_predict(score, rows, own)}
-    if not score.has_shared:  # then the score is all sizes
+    if not score.has_shared:  # then the score is that of all sizes
         figures = {name: values for name, values in figures.items() if name in (*FEATURES[SIZES], SCORE)}
     size = max((name for name in figures if name in (*FEATURES[SIZES], ALL_SIZES)), key=lambda n: _tau(figures[n], own))
     chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
@@ -192,7 +192,7 @@ def judge(
 
 
 def cross_val_predict(score: Score, rows: Array, own: Array) -> Array:
-    """The score of each architecture with weights learned from the others: five parts, each scored by the rest."""
+    """The score of each architecture, fitted to the others: five folds."""
     part = np.random.default_rng(0).permutation(len(own)) % _FOLDS
     result = np.empty(len(own))
     for fold in range(_FOLDS):
@@ -216,7 +216,7 @@ def _difference(x: Array, other: Array, y: Array) -> RankCorrelation:
 
 
 def _bootstrapped(statistic: Callable[[Array], Array], size: int, seed: int = 0) -> RankCorrelation:
-    """A figure of how often each of `size` values counts, with its interval over resamples."""
+    """A statistic of the counts of `size` values, with its bootstrap interval."""
     drawn = np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
     counts = np.stack([np.bincount(indices, minlength=size) for indices in drawn]).astype(np.float64)
     lower, upper = np.percentile(statistic(counts), [2.5, 97.5])
@@ -224,7 +224,7 @@ def _bootstrapped(statistic: Callable[[Array], Array], size: int, seed: int = 0)
 
 
 def ranking_row(name: str, values: Array, own: Array) -> Row:
-    """How one figure ranks architectures whose own accuracies are known."""
+    """How well one figure ranks architectures with known accuracies."""
     order = np.argsort(-values, kind="stable")
     return Row(
         name,
@@ -236,7 +236,7 @@ def ranking_row(name: str, values: Array, own: Array) -> Row:
 
 
 def _ceiling(trials: Sequence[FrozenTrial], own: Array, repeats: int) -> float | None:
-    """The mean τ of own accuracies with themselves and another draw of the noise that the repeats show."""
+    """The mean τ of own accuracies with themselves after another draw of the noise that the repeats show."""
     spreads = [attribute(trial, TrialKey.SPREAD) for trial in trials]
     if repeats < 2 or any(spread is None for spread in spreads):
         return None
@@ -246,7 +246,7 @@ def _ceiling(trials: Sequence[FrozenTrial], own: Array, repeats: int) -> float |
 
 
 def _afforded(trials: Sequence[FrozenTrial], budget: float) -> tuple[int, bool]:
-    """How many of the trials fit into the seconds, one after another, and whether there are more than that."""
+    """How many of the trials, in order, fit into the seconds, and whether these are then used up."""
     total = 0.0
     for afforded, trial in enumerate(trials):
         total += _seconds(trial)
@@ -260,7 +260,7 @@ def _seconds(trial: FrozenTrial) -> float:
 
 
 def _signs(values: Array) -> Array:
-    """1 where the value of the row is larger than that of the column, -1 where it is smaller, ``[size, size]``."""
+    """The sign of row value minus column value, ``[size, size]``."""
     place: NDArray[np.int64] = np.unique(values, return_inverse=True)[1]
     return np.asarray(np.sign(place[:, None] - place[None, :]), np.float64)
 
@@ -270,7 +270,7 @@ def _tau(x: Array, y: Array) -> float:
 
 
 def _kendall(x: Array, y: Array, counts: Array) -> Array:
-    """Kendall's τ-b of all resamples at once: concordant minus discordant pairs, over the pairs without ties."""
+    """Kendall's τ-b of all resamples at once: concordant minus discordant pairs, divided by those without ties."""
 
     def pairs(signs: Array) -> Array:
         return np.asarray(((counts @ signs) * counts).sum(-1))
@@ -280,12 +280,12 @@ def _kendall(x: Array, y: Array, counts: Array) -> Array:
 
 def _spearman(x: Array, y: Array, counts: Array) -> Array:
     """Spearman's ρ of all resamples at once; the arguments are those of `_kendall`."""
-    first, second = counts @ x.T, counts @ y.T  # twice the ranks within the resample, less their mean
+    first, second = counts @ x.T, counts @ y.T  # twice the centred ranks within the resample
     return _ratio(*((counts * product).sum(-1) for product in (first * second, first * first, second * second)))
 
 
 def _ratio(together: Array, first: Array, second: Array) -> Array:
-    """Their correlation; 0 if one side has no order."""
+    """The correlation; 0 if one side has no order."""
     scale = np.sqrt(first * second)
     result = np.zeros_like(scale)
     np.divide(together, scale, out=result, where=scale > 0)

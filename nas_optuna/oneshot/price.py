@@ -1,4 +1,4 @@
-"""What a supernet's training costs, and what its networks cost: each operation, and the alphas' loss with it."""
+"""The cost of a supernet's training, the costs of its operations, and the loss with a cost term."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class CostTable:
 
     costs: Mapping[str, float]  # ``Operation.key`` → cost in `unit`
     unit: str  # "ms", or "MMACs" for millions of multiply-accumulates
-    source: str  # where the figures are from, for a person
+    source: str  # of the figures, for a person
 
 
 def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False, force: bool = False) -> CostTable:
-    """The latency table of the space that a supernet holds, or its MACs where there is none."""
-    # With `whole` it is for all of the space, which needs no supernet; without a file it is then empty, because the
-    # MACs of each architecture are counted, see `cost_of`.
-    # A table may be of another device than this one: it is of the device that the network is searched for.
+    """The latency table of the subspace that a supernet supports, or its MACs without a table."""
+    # With `whole` it is for the whole space, without a supernet; without a file it is then empty, because the MACs of
+    # each architecture are counted, see `cost_of`.
+    # A table may be of another device than this one, namely the one that the network is searched for.
     if whole and path is None:
         return CostTable({}, "MMACs", "MACs")
     held = space if whole else supernet_class(space).supported_subspace(space)
@@ -62,10 +62,10 @@ def cost_of(space: SearchSpace, architecture: Architecture, costs: Mapping[str, 
 
 
 def with_cost(spec: SupernetSpec, cross_entropy: Tensor, cost: Tensor) -> Tensor:
-    """The loss with the cost term that a spec asks for; the cost in milliseconds or millions of MACs."""
+    """The loss with the spec's cost term; the cost is in milliseconds or millions of MACs."""
     if spec.latency_loss == "fbnet":
         # Wu et al. 2019 (FBNet), equation 2, with the cost in microseconds. The 1 keeps the logarithm positive for the
-        # smallest networks and is lost in the cost otherwise.
+        # smallest networks, and is negligible otherwise.
         return cross_entropy * spec.latency_weight * torch.log1p(1000 * cost) ** (spec.latency_power or 0.6)
     if spec.latency_target is not None:  # free below it
         cost = torch.relu(cost / spec.latency_target - 1)
@@ -75,13 +75,13 @@ def with_cost(spec: SupernetSpec, cross_entropy: Tensor, cost: Tensor) -> Tensor
 PRICED_ARCHITECTURES, PRICED_STEPS = 3, 9
 """How many stand-alone networks and how many steps of shared weights are timed."""
 SCORED_AT_RANDOM, SCORED_IN_TURN = 4, 32
-"""How many architectures are scored in one call to measure what scoring costs: random ones, or successive ones, which
-share most of the computation, where the whole space will be scored."""
+"""How many architectures are scored to measure the cost of scoring: random ones, or successive ones, which share most
+of the computation, if the whole space will be scored."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a supernet's training costs, measured on a few steps."""
+    """The cost of a supernet's training, measured on a few steps."""
 
     epoch_seconds: float  # of shared weights
     training_seconds: float  # mean of one stand-alone training by the study's recipe, over random architectures
@@ -94,11 +94,11 @@ class Price:
 
 
 def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator | None, evaluations: int) -> Price:
-    """Time a few steps of both trainings in turn, on a copy of the supernet; each architecture is drawn at random."""
+    """Time a few steps of both trainings in turn, on a copy of the supernet and random architectures."""
     job, recipe, space = strategy.job, search.spec.recipe, search.space
     own = BatchLoader(search.data.train, recipe.batch_size, space.input_size, job.device)
     copied = type(strategy)(replace(job, supernet=copy.deepcopy(job.supernet)), strategy.options)
-    copied.finished = copied.length - 1  # a warm-up is over
+    copied.finished = copied.length - 1  # after any warm-up
     copied.begin_epoch(job.spec.seed)
     rng = random.Random(job.spec.seed)
     shared_batch, own_batch = next(iter(copied.images.epoch(0))), next(iter(own.epoch(0)))
@@ -108,7 +108,7 @@ def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator
     for _ in range(PRICED_ARCHITECTURES):
         network = make_network(space, space.sample(rng), recipe, job.device, recipe.seed)
         step = TrainStep(network, recipe, job.device, total_steps=1000)
-        for _ in range(1 if job.device.type == "cpu" else GRAPH_WARM_UP + 1):  # all but the first few steps are graphs
+        for _ in range(1 if job.device.type == "cpu" else GRAPH_WARM_UP + 1):  # later steps are CUDA graphs
             step(*own_batch)
         alone.append(_seconds(partial(step, *own_batch), job.device))
         steps = PRICED_STEPS // PRICED_ARCHITECTURES
@@ -132,7 +132,7 @@ def _scoring_seconds(
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
-    """The fastest of three runs, because other processes disturb some."""
+    """The fastest of three runs, because other processes may disturb some."""
 
     def once() -> float:
         start = time.perf_counter()

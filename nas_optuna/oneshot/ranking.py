@@ -1,9 +1,8 @@
-"""The ranking of architectures, with or without shared weights: alphas, the best one, and what samplers need.
+"""The ranking of architectures, with or without shared weights: alphas, the best architecture, and data for samplers.
 
 Both are found with forward passes only. The alphas are a product of one distribution per parameter, fitted by the
 cross-entropy method (Rubinstein 1999): draw architectures, keep the best share, move each distribution towards their
-shares of choices. The best architecture is not bound to a product: a short evolutionary search over single mutations
-looks for it.
+choices. The best architecture need not be the mode of a product: a short evolutionary search by mutations finds it.
 """
 
 from __future__ import annotations
@@ -27,33 +26,33 @@ from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import Predictor, SupernetResult, Tokens, indicators
 
 Utility = Callable[[Sequence[Tokens]], Sequence[float]]
-"""Utilities of architectures: the higher, the better; called once for each architecture."""
+"""Utilities of architectures, higher is better; called once for each architecture."""
 
 ROUNDS = 4
-"""Rounds of draws; each draws from the distribution that the round before it gave."""
+"""Rounds of draws, each from the distribution after the previous round."""
 FREE_DRAWS = 1000
-"""Draws per round where all architectures are evaluated already, so that a draw costs nothing."""
+"""Draws per round if all architectures are evaluated already, so that draws are free."""
 ELITE = 0.15
 """The share of a round's draws that the alphas move towards."""
 RATE = 0.5
-"""How far the alphas move towards the best of a round."""
+"""The step size of the alphas towards the best of a round."""
 LEAST = 0.05
-"""The least probability of a choice as a share of an even one, so that a wrong prior excludes nothing."""
+"""The least probability of a choice, as a share of the uniform one, so that a wrong prior excludes nothing."""
 SEARCH_SHARE = 0.4
-"""The share of all evaluations that the evolutionary search gets."""
+"""The share of all evaluations for the evolutionary search."""
 POPULATION, CHILDREN = 24, 16
 
 
 @dataclass
 class Evaluated:
-    """Architectures and their utilities, each evaluated once, and at most so many."""
+    """Architectures with their utilities, each evaluated once, up to a limit."""
 
     utility: Utility
     limit: int
     found: dict[Tokens, float] = field(default_factory=dict)  # in the order of evaluation
 
     def __call__(self, wanted: Sequence[Tokens]) -> None:
-        """Evaluate those that are new, as far as the limit allows."""
+        """Evaluate the new ones, as far as the limit allows."""
         new = [tokens for tokens in dict.fromkeys(wanted) if tokens not in self.found][: self.left]
         if new:
             self.found |= zip(new, self.utility(new), strict=True)
@@ -89,7 +88,7 @@ def _moved(shares: Sequence[float], chosen: Sequence[int]) -> list[float]:
 
 
 def search_best(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random) -> Tokens:
-    """The best architecture found by mutating the best ones, until nothing new is left or the limit is reached."""
+    """The best architecture found by mutating the best ones, until nothing new is found or the limit is reached."""
     vain = 0
     while evaluated.left and vain < 5:
         parents = evaluated.best(POPULATION)
@@ -100,7 +99,7 @@ def search_best(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random) 
 
 
 def _mutated(parent: Tokens, sizes: Sequence[int], rng: random.Random) -> Tokens:
-    """One parameter changed; two in a third of the cases."""
+    """A child with one changed parameter, or with two in a third of the cases."""
     child = list(parent)
     for _ in range(1 if rng.random() < 2 / 3 else 2):
         place = rng.randrange(len(sizes))
@@ -110,7 +109,7 @@ def _mutated(parent: Tokens, sizes: Sequence[int], rng: random.Random) -> Tokens
 
 def diverse(ranked: Sequence[Tokens], count: int, distance: int) -> list[Tokens]:
     """The best ones that differ from each other in at least `distance` parameters, best first."""
-    # Where the ranking ends before enough are taken, the distance shrinks by one and it begins anew.
+    # If the ranking ends before enough are taken, it is repeated with a smaller distance.
 
     def differences(a: Tokens, b: Tokens) -> int:
         return sum(x != y for x, y in zip(a, b, strict=True))
@@ -125,8 +124,8 @@ def diverse(ranked: Sequence[Tokens], count: int, distance: int) -> list[Tokens]
 
 
 def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[float]]:
-    """Logits whose argmax is `wanted`: its choices are raised a little above the largest."""
-    # For a study with limits: the most probable choices, each for itself, may add up to more than is allowed.
+    """Logits whose argmax is `wanted`: its choices are raised slightly above the largest."""
+    # For a study with limits: together, the most probable choices may cost more than is allowed.
     return [
         [max(p) + 1e-3 if i == token and value < max(p) else value for i, value in enumerate(p)]
         for p, token in zip(logits, wanted, strict=True)
@@ -134,39 +133,39 @@ def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[flo
 
 
 Shared = Callable[[Sequence[Architecture]], Sequence[SharedFigures]]
-"""Architectures → what each does with shared weights."""
+"""Architectures → their figures with shared weights."""
 UNKNOWN = SharedFigures(accuracy=0.0, loss=1.0)
-"""The figures of every architecture where there are no shared weights; a feature without spread has no weight."""
+"""The figures of every architecture without shared weights; a feature without variance has no weight."""
 LOSS_SPREAD = 0.3
-"""The standard deviation of the logarithm of losses where there are no shared weights."""
+"""The assumed standard deviation of log losses without shared weights."""
 STARTS = 24
 """How many architectures are kept for a warm start."""
 REFERENCE = 128
-"""How many random architectures features are standardised over; all where all are evaluated."""
+"""Over how many random architectures features are standardised; over all if all are evaluated."""
 OWN_SHARE = 0.3
-"""The weight of an architecture's own score among the starts; the rest is the predictor's.
+"""The weight of an architecture's own score in the ranking of starts; the predictor has the rest.
 
-With few images the best of many networks is often the luckiest; the predictor averages over similar ones.
+With few images, the best of many networks is often the luckiest; the predictor averages over similar ones.
 """
 POOL = 128
-"""The pool of random architectures from which the most informative are trained for a short time."""
+"""The size of the random pool from which the most informative architectures get short trainings."""
 OUTSIDE = 1e6
-"""The penalty of the utility outside a limit, larger than any score."""
+"""The penalty on the utility outside a limit, larger than any score."""
 
 
 class ArchitectureRanker:
-    """Evaluates architectures with shared weights, where there are any, scores them, and chooses.
+    """Evaluates architectures with shared weights, if there are any, scores them, and chooses.
 
-    A space that has no more architectures than are to be evaluated is evaluated whole, in one sweep, which costs a
-    fraction of as many architectures drawn at random.
+    A space with no more architectures than are to be evaluated is evaluated completely, in one sweep, which costs a
+    fraction of as many random architectures.
 
     Args:
         shared: Shared weights on held-out images; None without shared weights.
         table: ``Operation.key`` → cost, for the cost term.
-        excess: How far an architecture is above the study's limits; inside at 0.
+        excess: How far an architecture is above the study's limits; 0 is inside.
         trained: The study's own trainings: architecture → accuracy, 0 … 1. The score is fitted to them.
-        short: Trains architectures for a short time: some at random to fit the score to, and the best by it, which are
-            then ranked by how they do. Without it neither happens.
+        short: Runs short trainings: of random architectures, to fit the score, and of the best by the score, to rank
+            these. Without it neither happens.
     """
 
     def __init__(
@@ -198,21 +197,21 @@ class ArchitectureRanker:
         self.fit(self._calibration_set, short=True)
         own = [(space.tokens(architecture), accuracy) for architecture, accuracy in (trained or {}).items()]
         self.fit(own, short=False)
-        # The score in the unit of the shared cross entropy, so that the cost term's weight means what it meant.
+        # The score is scaled like the shared cross entropy, so that the weight of the cost term keeps its meaning.
         losses = np.log([self._known[tokens][0].loss for tokens in reference])
         spread = float(self.score(rows).std()) or 1.0
         self._loss_centre = float(np.median(losses))
         self._loss_scale = (float(losses.std()) if shared else LOSS_SPREAD) / spread
 
     def fit(self, trained: Sequence[tuple[Tokens, float]], *, short: bool) -> None:
-        """Fit the score to trainings, short ones or to the end: tokens and accuracies."""
+        """Fit the score to trainings, short or complete: tokens and accuracies."""
         if trained:
             rows = self.rows([tokens for tokens, _ in trained])
             self.score = self.score.fit(rows, [accuracy for _, accuracy in trained], short=short)
 
     def rank(self) -> SupernetResult:
-        """Learn the alphas, search the best architecture, fit the predictor, and let the finalists train."""
-        # The best is that of the score, the cost term and the limits; among finalists, that of short trainings.
+        """Learn the alphas, search the best architecture, fit the predictor, and train the finalists briefly."""
+        # The best is by score, cost term and limits; among finalists, by short trainings.
         evaluated = Evaluated(self.utilities, min(self._evaluations, self._space.size))
         if self._whole:
             evaluated(self._everything())
@@ -247,18 +246,18 @@ class ArchitectureRanker:
         )
 
     def _starts(self, best: Tokens, evaluated: Evaluated, usual: Mapping[Tokens, float]) -> list[Tokens]:
-        """The best, then those inside the limits that have the best smoothed scores."""
+        """The best, then those inside the limits with the best smoothed scores."""
         inside = [t for t, utility in evaluated.found.items() if utility > -OUTSIDE]
         utilities = self._utilities(inside, np.array([usual[t] for t in inside]))
         ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
 
     def _train_calibration_set(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
-        """Architectures inside the limits with their accuracies after a short training; none where few are."""
-        # Of random ones those are trained that differ most in what the score looks at.
+        """Architectures inside the limits with their accuracies after a short training; none if there are too few."""
+        # The most informative ones of a random pool are trained.
         if self._short is None or not self._short.plan.calibrating:
             return []
-        rng = random.Random(f"teachers {self._spec.seed}")  # others than a check's random ones with the same seed
+        rng = random.Random(f"teachers {self._spec.seed}")  # unlike the random ones of a check with the same seed
         drawn = self._space.sample_distinct(
             max(POOL, self._short.plan.calibrating), rng, lambda a: a not in trained and self._excess(a) <= 0
         )
@@ -270,9 +269,9 @@ class ArchitectureRanker:
         return [(t, accuracy) for t, accuracy in zip(chosen, reached, strict=True) if accuracy is not None]
 
     def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> tuple[list[Tokens], int]:
-        """The starts, the first few of them in the order of their short trainings, with the cost term; and how many."""
-        # Accuracies take the place of scores: they are brought to the finalists' mean and spread, which is what the
-        # cost term is weighed against. A finalist whose training fails comes after the others.
+        """The starts, the first few reordered by short trainings and cost term, and how many these are."""
+        # Accuracies replace scores, with the mean and spread of the finalists' scores, to balance the cost term. A
+        # finalist whose training fails comes after the others.
         wanted = starts[: self._short.plan.finalists] if self._short else []
         if self._short is None or len(wanted) < 2:
             return starts, 0
@@ -299,7 +298,7 @@ class ArchitectureRanker:
         return np.array([self._known[t][1] for t in tokens])
 
     def utilities(self, tokens: Sequence[Tokens]) -> list[float]:
-        """Minus the loss that the score stands for, with the cost term; far lower outside the limits."""
+        """Minus the loss that corresponds to the score, with the cost term; far lower outside the limits."""
         architectures = [self._space.from_tokens(t) for t in tokens]
         excesses = [self._excess(a) for a in architectures]
         utilities = [-OUTSIDE * (1 + excess) for excess in excesses]
@@ -312,7 +311,7 @@ class ArchitectureRanker:
         return utilities
 
     def _utilities(self, tokens: Sequence[Tokens], scores: NDArray[np.float64]) -> list[float]:
-        """Return the utilities of architectures that are inside the limits, from their scores."""
+        """The utilities of architectures inside the limits, from their scores."""
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
         if self._spec.latency_weight:
             costs = [cost_of(self._space, self._space.from_tokens(t), self._table) for t in tokens]

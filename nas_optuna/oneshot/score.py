@@ -1,11 +1,11 @@
-"""One figure of merit for an architecture: what shared weights say of it, and its size.
+"""A score for architectures that combines the figures of shared weights with sizes.
 
-Shared weights and size know different things, so both together rank better than each. Size tells what is too small
-and little else: with sizes cut off above their mean, the first by the score is nearer to the best than with sizes as
-they are, which put the largest first. The size that tells most, where strides are searched, is the resolution of the
-feature maps: what a stride throws away no later layer brings back, and shared weights hardly see it. The weights of the
-regression start from a prior and move to what short trainings and the study's own finished trials
-say; these may bring uncut sizes back.
+Shared weights and sizes carry different information, so both together rank better than either. Size mainly shows which
+networks are too small: with sizes cut off above their mean, the first by the score is nearer to the best than with
+uncut sizes, which put the largest first. If strides are searched, the most informative size is the resolution of the
+feature maps: no later layer restores what a stride throws away, and shared weights hardly notice. The weights of the
+regression start from a prior and move towards the evidence of short trainings and of the study's finished trials, which
+may bring uncut sizes back.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from nas_optuna.spaces.supernet import ChoiceWeights, Stage, Supernet
 from nas_optuna.training.network import autocast
 
 RECALIBRATION_BATCHES = 1
-"""Batches of 256 training images for a path's batch norm statistics; eight rank the same (τ 0.98)."""
+"""Batches of 256 training images for a path's batch norm statistics; eight batches rank the same (τ 0.98)."""
 
 
 @dataclass(frozen=True)
 class SharedFigures:
     """How well an architecture does with shared weights on held-out images."""
 
-    accuracy: float  # share of right answers, 0 … 1
+    accuracy: float  # share of correct predictions, 0 … 1
     loss: float  # mean cross entropy
 
 
 class SharedEvaluator:
     """Evaluates architectures with a supernet's weights.
 
-    Each stage of the forward pass is computed once for all architectures that agree up to it, and of those that differ
-    only in a number of channels the widest is computed and narrowed. So a whole space costs a fraction of its
-    networks. A supernet with batch norm is recalibrated for each architecture, and computes each from the start.
+    Each stage of the forward pass is computed once for all architectures that agree up to it; of those that differ only
+    in a number of channels, the widest is computed and narrowed. So a whole space costs a fraction of its networks. A
+    supernet with batch norm is recalibrated for each architecture, and computes each from the start.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class SharedEvaluator:
     def _descend(
         self, x: Tensor, labels: Tensor, paths: Sequence[_Path], stages: Sequence[Stage], sums: Tensor
     ) -> None:
-        """Go through the stages that are left, depth first: one tensor for each stage is kept."""
+        """Compute the remaining stages depth first, so that one tensor is kept for each stage."""
         if not stages:
             for i, _ in paths:
                 _add(sums[i], x, labels)
@@ -109,7 +109,7 @@ class SharedEvaluator:
 
 
 _Path = tuple[int, dict[str, ChoiceWeights]]
-"""Number of an architecture, and the picks that compute it."""
+"""The index of an architecture, and its choice weights."""
 
 
 def _agreeing(paths: Sequence[_Path], names: Sequence[str]) -> list[list[_Path]]:
@@ -134,23 +134,23 @@ def _add(sums: Tensor, logits: Tensor, labels: Tensor) -> None:
 Array = NDArray[np.float64]
 
 FEATURES = ("shared accuracy", "shared loss", "log MACs", "log parameters", "log widths", "log resolutions")
-"""The features of the score, in order; the loss enters as minus its logarithm."""
+"""The features of the score, in order; of the loss, minus its logarithm."""
 SIZES = slice(2, 6)
 ENOUGH = 0.5
-"""Sizes are cut off this many standard deviations above the mean: they tell mainly which networks are too small."""
+"""Sizes are cut off this many standard deviations above the mean, since they mainly show what is too small."""
 PRIOR = np.array([1.0, 0.25, 0.3, 0.0, 0.1, 1.0, 0.0, 0.0, 0.0, 0.0])
 """The weights before any training: of standardised features, with sizes cut off at `ENOUGH`, then of uncut sizes."""
 SHARED_STRENGTH, SIZE_STRENGTH, SINGLE_STRENGTH = 1.0, 2.0, 8.0
-"""Strength of the prior, in trials: of the shared features as a whole, of the sizes as a whole, of a single weight."""
+"""Strength of the prior, in trials: of the shared features together, of the sizes together, of a single weight."""
 SHORT_WORTH = 0.25
-"""The weight of a short training in the regression, where a training to the end has 1."""
+"""The weight of a short training in the regression; a full training has 1."""
 MIN_TRAININGS = 3
 """The fewest trainings that a score is fitted to."""
 
 
 def features(space: SearchSpace, architectures: Sequence[Architecture], shared: Sequence[SharedFigures]) -> Array:
-    """The features of architectures, ``[architectures, len(FEATURES) + choices]``; none needs a training."""
-    # The last columns are one indicator for each choice of each parameter: what trainings say of a choice beyond sizes.
+    """The features of architectures without a training, ``[architectures, len(FEATURES) + choices]``."""
+    # The last columns are an indicator for each choice of each parameter: its effect beyond sizes.
     rows = []
     for architecture, figure in zip(architectures, shared, strict=True):
         macs, params = size(space, architecture)
@@ -169,10 +169,10 @@ def features(space: SearchSpace, architectures: Sequence[Architecture], shared: 
 
 
 def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, float]:
-    """Widths and resolutions: sums over operations of the logarithms of how many filters and positions they have.
+    """Widths and resolutions: sums over operations of the logarithms of their filters and output positions.
 
-    Where an operation has no filters, the channels that it gives count; positions are height times width of what it
-    gives. A space that does not declare operations has 0 throughout, which a score ignores.
+    Output channels count for an operation without filters; positions are height times width of the output. A space
+    that does not declare operations has zeros, which a score ignores.
 
     Examples:
         >>> from nas_optuna import ConvSpace
@@ -193,32 +193,32 @@ def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, f
 
 @dataclass(frozen=True)
 class Score:
-    """A weighted sum of standardised features, and of sizes cut off."""
+    """A weighted sum of standardised features, with sizes cut off and uncut."""
 
     centre: Array  # mean of each feature over random architectures
     scale: Array  # standard deviation of each
     weights: Array  # one for each entry of `PRIOR`, then one for each choice
     trials: int = 0  # finished ones that the weights are fitted to
-    short: int = 0  # short trainings that they are fitted to; without both it is the prior
+    short: int = 0  # short trainings that they are fitted to; with neither it is the prior
 
     @classmethod
     def prior(cls, reference: Array) -> Score:
-        """The score before there are trainings."""
+        """The score before any training."""
         scale = reference.std(0)
         scale[len(FEATURES) :] = 1.0
         weights = np.concatenate([PRIOR, np.zeros(reference.shape[1] - len(FEATURES))])
         return cls(reference.mean(0), np.where(scale > 1e-9, scale, np.inf), weights)
 
     def __call__(self, rows: Array) -> Array:
-        """``[architectures, len(FEATURES)]`` → ``[architectures]``; the higher, the better."""
+        """``[architectures, features]`` → ``[architectures]``; higher is better."""
         result: Array = self._design(rows) @ self.weights
         return result
 
     def fit(self, rows: Array, accuracies: Sequence[float], *, short: bool = False) -> Score:
-        """The score after trainings of the study's recipe."""
-        # A ridge regression of the accuracies' logits around this score's weights. What shared weights say and what
-        # sizes say are each scaled as a whole, because in some spaces shared weights tell much and in others nothing;
-        # and each weight moves for itself, see `SINGLE_STRENGTH`.
+        """The score fitted to trainings of the study's recipe."""
+        # A ridge regression of the accuracies' logits around this score's weights. The shared features and the sizes
+        # are each scaled as a whole, because shared weights are informative in some spaces and useless in others; and
+        # each weight can move by itself, see `SINGLE_STRENGTH`.
         if len(accuracies) < MIN_TRAININGS:
             return self
         target = logits(accuracies)
@@ -237,8 +237,8 @@ class Score:
         return replace(self, weights=weights, trials=self.trials + trials, short=self.short + shorts)
 
     def most_informative(self, rows: Array, count: int) -> list[int]:
-        """The architectures whose training would tell most about the weights: the least predictable ones."""
-        # A greedy D-optimal design (Fedorov 1972): each in turn has the largest variance given those before it.
+        """The architectures whose training would be most informative about the weights."""
+        # A greedy D-optimal design (Fedorov 1972): each has the largest variance given those before it.
         x = self._design(rows) - self._design(self.centre[None])
         precision = np.eye(x.shape[1]) * (SINGLE_STRENGTH / 2)
         chosen: list[int] = []
@@ -251,17 +251,17 @@ class Score:
 
     @property
     def has_shared(self) -> bool:
-        """Whether shared weights say anything."""
+        """Whether there are figures of shared weights."""
         return bool(np.isfinite(self.scale[: SIZES.start]).any())
 
     def of_sizes(self) -> Score:
-        """The same score with shared accuracy and loss left out, to see what these add."""
+        """The same score without shared accuracy and loss, to see what these add."""
         scale = self.scale.copy()
         scale[: SIZES.start] = np.inf
         return replace(self, scale=scale)
 
     def to_dict(self) -> dict[str, float]:
-        """The weights of the features that differ, for a person; a size's is the one below the cut."""
+        """The weights of the features that vary, for a person; for a size, the one below the cut."""
         weights = self.weights[: len(FEATURES)].copy()
         weights[SIZES] += self.weights[len(FEATURES) : len(PRIOR)]
         rounded = zip(FEATURES, np.round(weights, 3).tolist(), self.scale, strict=False)
@@ -275,7 +275,7 @@ class Score:
 
 
 def logits(accuracies: Sequence[float]) -> Array:
-    """Log odds of accuracies, which are kept away from 0 and 1."""
+    """Log odds of accuracies, clipped away from 0 and 1."""
     clipped = np.clip(np.asarray(accuracies), 0.005, 0.995)
     return np.asarray(np.log(clipped / (1 - clipped)))
 

@@ -1,11 +1,10 @@
-"""Short trainings: what shared weights cannot tell, and the first epochs of a training of its own can.
+"""Short stand-alone trainings, which show what shared weights cannot: how fast an architecture learns.
 
-Shared weights say how well an architecture does once it is trained; the value that a study looks for is also how fast
-it learns. So a few random architectures are trained alone for a short time, which teaches the score how much shared
-weights and each size are worth in this space, and the best by that score are trained a little longer, which decides
-which of them comes first. Fewer epochs are a well studied proxy of a full training (Zhou et al. 2020, "EcoNAS").
+A few random architectures are trained alone for a short time, which calibrates how much shared weights and each size
+are worth in this space. The best by the calibrated score are then trained a little longer, which decides which of them
+comes first. Fewer epochs are a well-studied proxy of a full training (Zhou et al. 2020, "EcoNAS").
 
-What has ended is not trained again, also where the process dies.
+A training that has ended is not repeated, even if the process dies.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ from nas_optuna.training.fit import never
 logger = logging.getLogger(__name__)
 
 FOLDER = "short-trainings"
-"""Where, inside the supernet's folder, the results are kept."""
+"""The folder of the results within the supernet's folder."""
 LIMIT = 2
-"""The most stand-alone trainings, counted in epochs, that random architectures may cost; finalists may cost as many."""
+"""The most stand-alone trainings, counted in epochs, that random architectures may cost; the same for finalists."""
 CALIBRATION_SHARE, FINAL_SHARE = 12, 6
-"""The recipe's epochs divided by these are the epochs of a random architecture and of a finalist; at least one."""
+"""The recipe's epochs are divided by these for a random architecture and for a finalist; the least is one epoch."""
 
 
 @dataclass(frozen=True)
 class ShortPlan:
-    """How many architectures are trained for a short time, and for how long.
+    """How many architectures get short trainings, and how long these are.
 
     Examples:
         >>> ShortPlan.of(16, epochs=12, size=1000)
@@ -86,7 +85,7 @@ class ShortResult:
 class ShortTrainer:
     """Trains architectures alone by the study's recipe, with one seed, and stops early; see `ShortPlan`.
 
-    Results are kept as they come, and an architecture's state after each epoch.
+    Each result is stored at once, and an architecture's state after each epoch.
     """
 
     def __init__(
@@ -106,7 +105,7 @@ class ShortTrainer:
         self._callback = callback or Callback()
         self._interrupted = interrupted
         self._failed: set[tuple[str, int]] = set()
-        self.results = self._read()  # of the trainings that have ended, in their order
+        self.results = self._read()  # of ended trainings, in their order
         self.seconds_before = sum(result.seconds for result in self.results)  # of earlier processes
 
     def __call__(self, architectures: Sequence[Architecture], epochs: int) -> list[float | None]:
@@ -115,7 +114,7 @@ class ShortTrainer:
 
     @property
     def steps(self) -> int:
-        """Optimiser steps that the plan leaves to do."""
+        """Optimiser steps that remain in the plan."""
         left = self.plan.epochs - sum(result.epochs for result in self.results)
         return left * len(self._evaluator.train_loader) if left > 0 else 0
 
@@ -127,7 +126,7 @@ class ShortTrainer:
         if found is None:
             try:
                 found = self._train(architecture, epochs)
-            except TrainingError as error:  # it is tried again where the supernet's training goes on
+            except TrainingError as error:  # a later run of the supernet's training tries it again
                 logger.warning("a short training failed and is left out: %s", error)
                 self._failed.add(wanted)
                 return None
@@ -164,7 +163,7 @@ class ShortTrainer:
         return ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)
 
     def _read(self) -> list[ShortResult]:
-        """The results that are kept; none where they are damaged or belong to another recipe."""
+        """The stored results; none if they are damaged or belong to another recipe."""
         found = self._kept.load(_kept_results) if self._kept else None
         if found is None:
             return []
@@ -173,7 +172,7 @@ class ShortTrainer:
 
 
 def _kept_results(found: Checkpoint) -> tuple[str, list[ShortResult]]:
-    """The identity that results belong to, and the results; an error where another writer's cannot be counted with."""
+    """The identity and the results in a checkpoint; an error if they are invalid."""
     identity, results = found.progress["identity"], [ShortResult(**one) for one in found.progress["results"]]
     for one in results:
         numbers = (one.accuracy, one.epochs, one.seconds)

@@ -1,4 +1,4 @@
-"""A study's trained supernet, the evaluator of its shared weights, and the study's own trainings."""
+"""A study's trained supernet, the evaluator of its shared weights, and the study's stand-alone trainings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.checkpoint import require_tensors
 
 SCORED_IMAGES = 500
-"""The most held-out images on which shared weights are scored: twice as many rank hardly better."""
+"""The most held-out images on which shared weights are scored: twice as many hardly rank better."""
 
 
 def make_evaluator(
@@ -40,7 +40,7 @@ def make_evaluator(
     scored = validation.subset(range(min(len(validation), SCORED_IMAGES)))
     held_out = BatchLoader(scored, SCORED_IMAGES, side, device)
     training = BatchLoader(search.data.train, 256, side, device)
-    # One order for all, so that a path's statistics do not depend on earlier paths.
+    # The same order for every path, so that its statistics do not depend on earlier paths.
     return SharedEvaluator(supernet, held_out, partial(training.epoch, 0), dtype)
 
 
@@ -51,7 +51,7 @@ def calibrated_ranker(
     device: torch.device,
     ranked: Sequence[Architecture],
 ) -> ArchitectureRanker:
-    """Make the ranker whose score was fitted to a result's short trainings, not yet to trials."""
+    """A ranker whose score is fitted to a result's short trainings, but not to trials."""
     spec = SupernetSpec.model_validate(result.settings)
     shared = make_evaluator(supernet, search, device) if supernet else None
     made = ArchitectureRanker(search.space, shared, spec, excess=limits_of(search, device))
@@ -61,7 +61,7 @@ def calibrated_ranker(
 
 
 def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], float]:
-    """A function that says how far an architecture is above the study's limits; 0 inside."""
+    """A function that gives an architecture's excess over the study's limits; 0 is inside."""
     wanted = search.spec.limits
     costs = StudyCosts(search.space, device, limited=list(wanted), latency=search.spec.latency)
     limits = Limits(wanted, costs, search.space)
@@ -69,23 +69,23 @@ def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], 
 
 
 def own_accuracies(study: Study, search: Search) -> dict[Architecture, float]:
-    """The study's own trainings to the end by its recipe: architecture → validation accuracy, 0 … 1."""
+    """The study's complete trainings by its recipe: architecture → validation accuracy, 0 … 1."""
     found = {}
     for text, trial in trained_trials(study, search).items():
-        with suppress(ArchitectureError):  # outside what the supernet holds
+        with suppress(ArchitectureError):  # outside of the supernet's subspace
             found[search.space.parse(text)] = accuracy_of(trial)
     return found
 
 
 def trained_trials(study: Study, search: Search) -> dict[str, FrozenTrial]:
-    """Architecture → the complete trial of it by the study's recipe that was trained, not reused."""
+    """Architecture → its complete trial by the study's recipe that was trained rather than reused."""
     fingerprint = search.spec.recipe.fingerprint
     return {
         attribute(trial, TrialKey.ARCHITECTURE): trial
         for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
         if attribute(trial, TrialKey.RECIPE) == fingerprint
         and attribute(trial, TrialKey.DUPLICATE_OF) is None
-        and attribute(trial, TrialKey.RUNG) is None  # trained for seconds, whatever the recipe says
+        and attribute(trial, TrialKey.RUNG) is None  # trained with a clock rather than by the recipe
     }
 
 
@@ -106,7 +106,7 @@ def supernet_folder(files: Path, study: Study, identity: str) -> Path:
 def trained_supernet(
     study: Study, result: SupernetResult, search: Search, device: torch.device, files: Path
 ) -> Supernet | None:
-    """The study's supernet with the weights that its training left behind; None if it had no shared weights."""
+    """The study's supernet with its trained weights; None if it had no shared weights."""
     if not result.epochs:
         return None
     with seeded(0):

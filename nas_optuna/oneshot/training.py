@@ -39,34 +39,34 @@ from nas_optuna.training.network import resolve_precision
 def make_strategy(
     search: Search, table: CostTable, device: torch.device, interrupted: Callable[[], bool] = lambda: False
 ) -> Strategy | None:
-    """What trains the space's supernet as the spec's ``[supernet]`` section says; None with a budget of 0."""
+    """The strategy of the spec's ``[supernet]`` section with the space's supernet; None with a budget of 0."""
     spec, recipe = search.spec.supernet, search.spec.recipe
     if is_without_weights(spec):
         return None
     strategy = find_strategy(spec.strategy)
-    with seeded(spec.seed):  # initial weights and alphas depend on the settings and the seed alone
+    with seeded(spec.seed):  # initial weights and alphas depend on settings and seed only
         supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
         if recipe.init == "kaiming" and search.space.draws_weights:
             supernet.apply(kaiming)
         strategy.prepare(supernet)
     laid_out(supernet, device)
-    # A supernet's steps have no gradient scaler, which float16 needs.
+    # A supernet's steps have no gradient scaler, which float16 would need.
     dtype = torch.float32 if recipe.precision == "fp16" else resolve_precision(recipe.precision, device)
     dtype = torch.float32 if dtype == torch.float16 else dtype
     return strategy(Job(supernet, search.data.train, spec, table.costs, dtype, interrupted), strategy_options(spec))
 
 
 class SupernetTraining:
-    """One supernet's training within a study; it goes on from its last epoch after a kill.
+    """One supernet's training within a study; after a kill it continues from its last epoch.
 
     With a budget of 0 there are no shared weights: sizes and short trainings rank architectures.
 
     Attributes:
-        whole: The study's space, of which the result has alphas.
-        search: What the study's spec names; its space is the part of `whole` that the supernet holds.
-        strategy: What trains the weights; None with a budget of 0.
+        whole: The study's space, for which the result has alphas.
+        search: The study's spec, data and space; its space is the part of `whole` that the supernet supports.
+        strategy: Trains the weights; None with a budget of 0.
         history: The epochs so far.
-        price: What an epoch and a stand-alone training cost; None without shared weights.
+        price: The cost of an epoch and of a stand-alone training; None without shared weights.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class SupernetTraining:
 
     @property
     def length(self) -> int:
-        """Epochs in all."""
+        """Total number of epochs."""
         return self.strategy.length if self.strategy else 0
 
     @property
@@ -114,12 +114,12 @@ class SupernetTraining:
 
     @property
     def scored(self) -> int:
-        """How many architectures are scored after the training; none where the strategy learns alphas."""
+        """How many architectures are scored after the training; none if the strategy learns alphas."""
         return min(self._options.evaluations, self.search.space.size) if self._ranks else 0
 
     @property
     def plan(self) -> ShortPlan:
-        """Short trainings that follow the shared weights; none where the strategy learns alphas."""
+        """Short trainings that follow the shared weights; none if the strategy learns alphas."""
         recipe, space = self.search.spec.recipe, self.search.space
         trained = len(own_accuracies(self._study, self.search))
         count = self._options.short_trainings if self._ranks else 0
@@ -136,8 +136,8 @@ class SupernetTraining:
         }
 
     def train(self, callbacks: Sequence[Callback | OptunaCallback] = ()) -> SupernetResult:
-        """Train what is left, then store what was found with the study."""
-        # A strategy that does not learn alphas is followed by short trainings and a ranking, which give the alphas.
+        """Complete the training, and store the result with the study."""
+        # After a strategy that does not learn alphas, short trainings and a ranking give the alphas.
         told = Callbacks(callbacks)
         short = ShortTrainer(self.search, self.plan, self._device, self._folder.path, told, self._interrupted)
         run = Run("supernet", self._study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})
@@ -145,7 +145,7 @@ class SupernetTraining:
             return self._train(told, short)
 
     def _facts(self) -> dict[str, Any]:
-        """The facts that a display needs before the first epoch."""
+        """The facts that displays need before the first epoch."""
         alphas = self.strategy.supernet.alphas if self.strategy and self.strategy.learns_alphas else ()
         return {
             "what": f"supernet of space {self.search.space.name}, strategy {self._spec.strategy}",
@@ -169,14 +169,14 @@ class SupernetTraining:
         except TrainingError as error:
             if not self.history:
                 raise
-            self._store(None, stopped=error.cause)  # not worth short trainings before the error is said
+            self._store(None, stopped=error.cause)  # without short trainings, so that the error is reported at once
             raise TrainingError(f"{error}; epoch {len(self.history)} is kept", error.cause) from error
         result = self._store(short, stopped=None)
         told.trial_finished(subject, None)
         return result
 
     def _is_mine(self, stored: SupernetResult) -> bool:
-        """Whether a result is of these weights, and of a ranking by these settings."""
+        """Whether a result has these weights and a ranking with these settings."""
         if stored.identity != self._identity or stored.stopped:
             return False
         settings = strategy_options(SupernetSpec.model_validate(stored.settings))
@@ -197,7 +197,7 @@ class SupernetTraining:
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 
     def _restore(self) -> bool:
-        """Go on from the last sound checkpoint; False if there is none."""
+        """Continue from the last valid checkpoint; False if there is none."""
         found = self._folder.load(_progress)
         if found is None or self.strategy is None:
             return False
@@ -228,7 +228,7 @@ class SupernetTraining:
             shared_accuracy=round(evaluator([argmax])[0].accuracy, 4) if evaluator else None,
             epochs=len(self.history),
             price=round(sum(self.prices.values()), 2),
-            expected_cost=round(cost, 5),  # under the alphas, or of the argmax where there is no supernet
+            expected_cost=round(cost, 5),  # under the alphas, or of the argmax if there is no supernet
             unit=self._table.unit,
             costs=self._table.source,
             stopped=stopped,
@@ -255,7 +255,7 @@ class SupernetTraining:
         ).rank()
 
     def _upload_history(self) -> str:
-        """Every epoch's figures as a CSV that the dashboard shows; returns its identifier."""
+        """Upload every epoch's figures as a CSV for the dashboard; return its identifier."""
         store = self._files / "artifacts"
         store.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -267,9 +267,9 @@ class SupernetTraining:
 
 
 def _measured(epoch: Epoch) -> Measurement:
-    """An epoch of a supernet as the measurement that callbacks get."""
-    # Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; ``alpha_loss``, ``temperature``,
-    # ``expected_cost`` and ``entropy/NAME`` in nats for each parameter where the strategy has them.
+    """An epoch of a supernet as a measurement for callbacks."""
+    # Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; and, if the strategy has them,
+    # ``alpha_loss``, ``temperature``, ``expected_cost``, and ``entropy/NAME`` in nats for each parameter.
     optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}
     metrics = {
         "train_loss": epoch.loss,
@@ -282,7 +282,7 @@ def _measured(epoch: Epoch) -> Measurement:
 
 
 def _write_history(file: Path, history: Sequence[Epoch], choices: Mapping[str, Sequence[object]]) -> None:
-    """Write every epoch's figures, and each choice's probability where alphas trained, as CSV."""
+    """Write every epoch's figures as CSV, with each choice's probability if alphas are trained."""
     trained = any(epoch.alphas for epoch in history)
     columns = [f"{name}={choice}" for name, values in choices.items() for choice in values] if trained else []
     figures = ("number", "loss", "accuracy", "alpha_loss", "gradient_norm", "temperature", "cost", "seconds")
@@ -299,10 +299,10 @@ def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:
 
 
 def _identity(search: Search, options: Mapping[str, Any], table: CostTable, version: int) -> str:
-    """Twelve hex digits that change whenever the shared weights would change."""
+    """Twelve hex digits that change whenever the shared weights would."""
     said = search.spec.to_dict()
     parts = [said["data"], said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
-    # Short trainings come after the weights, which need not be trained again for others of them.
+    # Short trainings come after the weights, so another number of them does not change these.
     settings = {name: value for name, value in {**said["supernet"], **options}.items() if name != "short_trainings"}
     text = json.dumps([*parts, version, settings], sort_keys=True)
     return hex_digest(text, 12, "sha256")

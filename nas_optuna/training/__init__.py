@@ -1,4 +1,4 @@
-"""From a recipe to a trained network, with one result per epoch. Nothing here knows Optuna."""
+"""Training by a recipe, with one result per epoch. Nothing here knows Optuna."""
 
 from __future__ import annotations
 

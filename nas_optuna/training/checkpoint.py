@@ -1,6 +1,6 @@
-"""The state of a training on disk, and what is kept of finished ones: written whole or not at all, and never unpickled.
+"""The state of a training on disk, and the kept weights of finished ones: written atomically, and never unpickled.
 
-That files are whole is known from digests, or from their reader. So only what belongs to another network is looked for.
+Digests, or the reader, show that files are intact, so only the match with the network is checked.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MOMENTS["AdamW"] = _MOMENTS["Adam"]
 
 
 def require_tensors(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and number types; and where the wanted values are finite, so must those found be.
+    """Compare names, shapes and dtypes; values must be finite if the wanted ones are.
 
     Examples:
         >>> require_tensors({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
@@ -57,7 +57,7 @@ def require_tensors(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> N
 
 
 def require_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Check that an optimiser of the recipe can go on from a ``state_dict``; one that has no moments has no entries."""
+    """Check that an optimiser can continue from a ``state_dict``, which has no entries for weights without moments."""
     groups = [[group["params"] for group in each["param_groups"]] for each in (state, optimizer.state_dict())]
     if groups[0] != groups[1]:
         raise ValueError("the optimiser's state is of other parameters")
@@ -68,7 +68,7 @@ def require_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Opt
 
 
 def load_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Take over the moments of a state that was checked. Rates and the like are the optimiser's own."""
+    """Load the moments of a checked state; learning rates and the like remain the optimiser's own."""
     own = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state["state"], "param_groups": own})
 
@@ -77,21 +77,21 @@ logger = logging.getLogger(__name__)
 
 _EPOCH = re.compile(r"epoch-([0-9]{1,9})")
 _ATTEMPTS = 4
-"""How often a checkpoint is begun while others, who end the same training, remove its folder."""
+"""How often to write a checkpoint whose folder another process removes because it has ended the same training."""
 _STALE_SECONDS = 3600
-"""A file that is still unfinished after so long is of a process that died while it wrote."""
+"""A file that is unfinished after so long belongs to a process that died while writing."""
 _DIGEST_LENGTH = 32
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was kept of a training.
+    """A saved state of a training.
 
     Attributes:
         epoch: Epochs finished.
         weights: The network's ``state_dict``, on the host.
         state: Nested dicts and lists of tensors, on the host, and plain values.
-        progress: What was JSON.
+        progress: Any JSON value.
     """
 
     epoch: int
@@ -101,13 +101,13 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """One training's two latest checkpoints, as files ``epoch-N`` in a folder of its own.
+    """One training's two latest checkpoints, as files ``epoch-N`` in its own folder.
 
-    A file is what ``torch.load(…, weights_only=True)`` reads, behind its digest. It takes its name when it is on the
-    disk, so that a crash leaves the epoch before it. That one is kept too, for the case that the newer one is damaged
-    later. Random state needs no file: it is derived from (seed, epoch).
+    A file contains a digest, and then what ``torch.load(…, weights_only=True)`` reads. It gets its name when it is on
+    the disk, so that a crash leaves the previous epoch's. That one is also kept in case the newer one is damaged later.
+    Random state is not saved, because it is derived from (seed, epoch).
 
-    Several processes may write to one folder, which happens where two of them train the same trial.
+    Several processes may write to one folder, which happens if two of them train the same trial.
 
     Examples:
         >>> import tempfile
@@ -124,14 +124,14 @@ class CheckpointFolder:
         self.path = path
 
     def save(self, epoch: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> None:
-        """Write an epoch's checkpoint and remove all but it and the one before it."""
+        """Write an epoch's checkpoint, and remove all others except the previous one."""
         try:
             content = _packed(weights, state, progress)
             for left in reversed(range(_ATTEMPTS)):
                 try:
                     self._write(self.path / f"epoch-{epoch}", content)
                     break
-                except FileNotFoundError:  # another process has ended this training and removed the folder meanwhile
+                except FileNotFoundError:  # another process has ended this training and removed the folder
                     if not left:
                         raise
         except (OSError, RuntimeError) as error:
@@ -141,14 +141,14 @@ class CheckpointFolder:
         self._remove_old(epoch)
 
     def load(self, check: Callable[[Checkpoint], object] = lambda found: None) -> Checkpoint | None:
-        """Return the latest checkpoint that is whole and passes a check, or None if there is none."""
-        # What is refused is said in one line of warning, with what is done instead.
+        """Return the latest intact checkpoint that passes a check, or None if there is none."""
+        # A warning names the refused ones, and what is done instead.
         refused: list[str] = []
         for epoch, file in sorted(self._epochs().items(), reverse=True):
             try:
                 found = _read(epoch, file)
                 check(found)
-            except Exception as error:  # a file that is damaged can make its reader raise anything
+            except Exception as error:  # the reader of a damaged file may raise anything
                 refused.append(f"epoch {epoch}: {describe_error(error).removeprefix('ValueError: ')}")
                 continue
             self._warn(refused, f"the training goes on from epoch {epoch}")
@@ -157,7 +157,7 @@ class CheckpointFolder:
         return None
 
     def remove(self) -> None:
-        """Delete the folder: the training is over."""
+        """Delete the folder when the training is over."""
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _warn(self, refused: list[str], instead: str) -> None:
@@ -178,7 +178,7 @@ class CheckpointFolder:
         flush(self.path)
 
     def _remove_old(self, epoch: int) -> None:
-        """Later ones are damaged, or the training would have gone on from them."""
+        """Remove all but this and the previous one; later ones are damaged, or they would have been continued."""
         epochs = self._epochs()
         before = max((number for number in epochs if number < epoch), default=epoch)
         old = [path for number, path in epochs.items() if number not in (epoch, before)]
@@ -187,7 +187,7 @@ class CheckpointFolder:
             old += [path for path in unfinished if time.time() - path.stat().st_mtime > _STALE_SECONDS]
         for path in old:
             shutil.rmtree(path, ignore_errors=True)
-            with suppress(OSError):  # as it is usually a file
+            with suppress(OSError):  # usually it is a file
                 path.unlink()
 
 
@@ -212,7 +212,7 @@ def _read(epoch: int, file: Path) -> Checkpoint:
 
 
 def _read_folder(epoch: int, folder: Path) -> Checkpoint:
-    """Read a checkpoint as release 0.2 wrote it: its parts as files, beside a list of their digests."""
+    """Read a checkpoint of release 0.2: its parts as files, with a list of their digests."""
     digests = json.loads((folder / "digests.json").read_bytes())
     parts = {name: (folder / name).read_bytes() for name in ("weights.safetensors", "state.pt", "progress.json")}
     for name, data in parts.items():
@@ -224,15 +224,15 @@ def _read_folder(epoch: int, folder: Path) -> Checkpoint:
 
 
 KEPT_FOLDER = "kept"
-"""Where, inside a study's checkpoint folder, the weights of finished trials are kept."""
+"""The folder of finished trials' weights within a study's checkpoint folder."""
 _FILE = re.compile(r"trial-([0-9]{1,9})\.safetensors")
 _KEY = "nas_optuna_kept"
 
 
 class KeptWeights:
-    """A folder with one file per kept trial: the weights after its last epoch, and what they were trained for.
+    """A folder with one file per kept trial: the weights after its last epoch, and facts about them.
 
-    Several processes may use it; a file appears whole or not at all.
+    Several processes may use it, since files appear atomically.
 
     Args:
         path: The folder; it is made when the first weights are kept. Inside a study's checkpoint folder it is removed
@@ -257,7 +257,7 @@ class KeptWeights:
         self.path = path
 
     def keep(self, number: int | str, training: CheckpointFolder, facts: Mapping[str, str]) -> None:
-        """Keep what the last checkpoint of a trial, or of what has a name, holds; call it before that is removed."""
+        """Keep the weights of a training's last checkpoint under a trial's number or a name."""
         found = training.load()
         if found is None:
             raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
@@ -273,7 +273,7 @@ class KeptWeights:
             ) from error
 
     def load(self, number: int | str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """A trial's weights and facts; None if they were not kept."""
+        """The weights and facts of a trial; None if they were not kept."""
         path = self.path / f"trial-{number}.safetensors"
         if not path.is_file():
             return None
@@ -287,13 +287,13 @@ class KeptWeights:
             ) from error
 
     def numbers(self) -> list[int]:
-        """The trials whose weights are kept."""
+        """Numbers of the trials whose weights are kept."""
         with suppress(OSError):
             return sorted(int(match[1]) for match in map(_FILE.fullmatch, os.listdir(self.path)) if match)
         return []
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Remove some trials' weights, those that are kept."""
+        """Remove the weights of these trials, if they are kept."""
         for number in numbers:
             with suppress(OSError):
                 (self.path / f"trial-{number}.safetensors").unlink()

@@ -1,7 +1,7 @@
-"""How well a network does on images that it was not trained on, by the built-in metrics or by others.
+"""Evaluation of a network on held-out images by built-in and other metrics.
 
 A metric is a function of ``outputs``, float32 logits ``[n, classes]``, and ``targets``, int64 classes ``[n]``, both on
-one device. Its result is a scalar there, so that reading several metrics waits for the device once.
+one device. Its result is a scalar on that device, so that reading several metrics waits for the device once.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Share of right predictions."""
+    """Share of correct predictions."""
     return (outputs.argmax(1) == targets).float().mean()
 
 
 def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the classes that occur of the share of each that was recognised (mean recall)."""
+    """Mean recall over the classes that occur."""
     table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
     found = table.sum(1)
     recall = table.diagonal() / found.clamp_min(1)
@@ -44,7 +44,7 @@ def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def macro_f1(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the classes that occur, or were predicted, of the harmonic mean of precision and recall."""
+    """Mean F1 score (harmonic mean of precision and recall) over the classes that occur or were predicted."""
     table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
     either = table.sum(0) + table.sum(1)
     scores = 2 * table.diagonal() / either.clamp_min(1)
@@ -66,15 +66,15 @@ def outputs_in_eight_bits(network: nn.Module, calibration: BatchLoader, images: 
     """Logits of all images by a network whose weights and activations are eight-bit integers.
 
     Args:
-        network: In eval mode; it stays as it is.
-        calibration: Training images, of which the first 256 tell how large activations become.
-        images: What is classified, in its stored order.
+        network: In eval mode; it is not changed.
+        calibration: Training images; the first 256 calibrate the range of activations.
+        images: The images to classify, in their stored order.
 
     Returns:
         Logits ``[n, classes]``, float32, and targets ``[n]``, both on the host.
 
     Raises:
-        TrainingError: The network cannot be quantised; the layer is named where one is to blame.
+        TrainingError: The network cannot be quantised; the message names the layer, if there is one to blame.
     """
     import onnxruntime
 
@@ -98,19 +98,19 @@ def outputs_in_eight_bits(network: nn.Module, calibration: BatchLoader, images: 
 
 
 MetricFunction = Callable[[Tensor, Tensor], "Tensor | float"]
-"""A figure of float32 outputs ``[n, classes]`` and int64 targets ``[n]``, both on the device that evaluates."""
+"""A metric of float32 outputs ``[n, classes]`` and int64 targets ``[n]``, both on the evaluating device."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well a network does on all images of a loader.
+    """The results of a network on all images of a loader.
 
     Attributes:
         loss: The mean cross entropy.
         accuracy: The share of correct predictions, 0 … 1.
-        confusion: ``[classes, classes]``, int64, on the host: the row is the true class, the column the predicted one.
-        predicted: ``[n]``, int64, on the host: the class that each image is given, in the loader's order.
-        metrics: The other figures that were asked for, by name.
+        confusion: ``[classes, classes]``, int64, on the host: rows are true classes, columns predicted ones.
+        predicted: ``[n]``, int64, on the host: the predicted class of each image, in the loader's order.
+        metrics: The other requested metrics, by name.
     """
 
     loss: float
@@ -132,15 +132,15 @@ def evaluate(
     """Run the network over a loader in its stored order, in evaluation mode; this waits for the device once.
 
     Args:
-        network: The network; it is left in the mode that it was in. What it draws comes from a fixed seed.
+        network: The network; its mode is restored. Its random numbers come from a fixed seed.
         loader: The images.
-        device: Where both live.
-        dtype: Activations are computed in it; float32 is no autocast.
-        metrics: Further figures of all outputs and targets, by name.
-        calibration: Images by which metrics of the network in eight bits are calibrated; by default the loader's.
+        device: Where both are.
+        dtype: The dtype of activations; float32 is no autocast.
+        metrics: Further metrics of all outputs and targets, by name.
+        calibration: Images that calibrate the network in eight bits, if a metric needs that; by default the loader's.
 
     Raises:
-        TrainingError: The network's or a metric's own code failed, or it does not give one row of logits per image.
+        TrainingError: The network's or a metric's code failed, or there is not one row of logits per image.
 
     Examples:
         >>> from nas_optuna.data import BatchLoader, load_images
@@ -185,7 +185,7 @@ def _figures(
     targets: Tensor,
     in_eight_bits: Callable[[], tuple[Tensor, Tensor]],
 ) -> dict[str, float]:
-    """All metrics, of what was collected or of what the network says in eight bits."""
+    """All metrics, of the collected outputs or of those in eight bits."""
     found = {}
     rounded = [name for name, function in metrics.items() if getattr(function, "eight_bits", False)]
     said = in_eight_bits() if rounded else None

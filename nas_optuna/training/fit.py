@@ -31,17 +31,17 @@ from nas_optuna.training.step import TrainStep
 
 @dataclass(frozen=True)
 class EpochResult:
-    """What one epoch brought.
+    """The results of one epoch.
 
     Attributes:
-        epoch: How many epochs are finished, from 1: the trial's fidelity.
+        epoch: Number of finished epochs, from 1.
         train_loss: The mean cross entropy over the epoch, while the weights changed.
         train_accuracy: The share of correct predictions over the epoch, 0 … 1.
         loss: The mean cross entropy on the validation images after the epoch; NaN without validation images.
         accuracy: The share of correct predictions on them, 0 … 1; NaN without validation images.
         seconds: How long the epoch took, validation included.
-        micro_batches: How many parts each batch was divided into, to fit in memory.
-        metrics: Further figures of the validation images, by name.
+        micro_batches: Number of parts into which each batch was divided to fit in memory.
+        metrics: Further metrics of the validation images, by name.
     """
 
     epoch: int
@@ -55,17 +55,17 @@ class EpochResult:
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of all that is random in one epoch: a training that goes on draws what an undisturbed one would."""
+    """The seed of everything random in one epoch, so that a resumed training equals an uninterrupted one."""
     return seed_from(f"{seed}/{epoch}", 6)
 
 
 def steps_per_epoch(recipe: Recipe, images: int) -> int:
-    """How many steps an epoch of the recipe has, of so many training images."""
+    """The number of steps in an epoch of the recipe with so many training images."""
     return -(-(recipe.epoch_size or images) // recipe.batch_size)
 
 
 def epoch_order(seed: int, epoch: int, images: int, size: int) -> Tensor:
-    """Which images, ``[size]`` on the host, an epoch takes: its stretch of all permutations, one after the other."""
+    """The images of an epoch, ``[size]`` on the host: its section of the concatenated permutations."""
     first, last = (epoch - 1) * size, epoch * size
     passes = range(first // images, -(-last // images))
     drawn = [torch.randperm(images, generator=torch.Generator().manual_seed(epoch_seed(seed, -p))) for p in passes]
@@ -80,11 +80,11 @@ def _batches(train: BatchLoader, recipe: Recipe, seed: int, epoch: int) -> Itera
 
 
 Pace = Callable[[Sequence[EpochResult]], int]
-"""From the results so far to the number of epochs that a training is to have in all."""
+"""From the results so far to the total number of epochs of a training."""
 
 
 def never() -> bool:
-    """Whether to stop, for a training that nobody stops."""
+    """False: for a training that nobody stops."""
     return False
 
 
@@ -103,27 +103,27 @@ def fit(
 ) -> Iterator[EpochResult]:
     """Train a network in place by a recipe.
 
-    Stop asking for results to stop training; only with `checkpoints` can it be continued later without loss. A last
-    batch of one image is left out where images meet in the network (batch norm). Draws depend on seed and epoch alone.
+    Stop iterating to stop training; it can be continued later only with `checkpoints`. A last batch of one image is
+    left out if the network mixes images (batch norm). Random numbers depend on seed and epoch only.
 
     Args:
         network: The network, on the device.
-        train: The images to learn from.
-        validation: The images to score after each epoch, if any.
-        recipe: Everything else.
-        device: Where network and images live.
-        seed: It decides the order of images, augmentation, and whatever the network itself draws.
-        checkpoints: Where each epoch's state is kept. Results of what is found whole there come first, untrained.
-        interrupted: Asked between steps.
-        metrics: Further figures of the validation images, by name.
-        pace: Asked before each epoch how many there are to be in all, where a clock decides that.
+        train: The training images.
+        validation: Images to score after each epoch, if any.
+        recipe: All other settings.
+        device: Where network and images are.
+        seed: Decides the order of images, augmentation, and random numbers in the network.
+        checkpoints: Where each epoch's state is kept. Results of epochs that are found there come first, untrained.
+        interrupted: Called between steps; when it returns True, `Interrupted` is raised.
+        metrics: Further metrics of the validation images, by name.
+        pace: Called before each epoch for the total number of epochs, if a clock decides that.
 
     Yields:
         One result per epoch.
 
     Raises:
-        TrainingError: The loss is not finite any more, memory ran out twice, or the network's own code failed.
-        Interrupted: `interrupted` said so.
+        TrainingError: The loss is no longer finite, memory ran out twice, or the network's own code failed.
+        Interrupted: `interrupted` returned True.
 
     Examples:
         >>> from nas_optuna.data import BatchLoader, load_images
@@ -152,10 +152,10 @@ def fit(
 def _epochs(
     step: TrainStep, results: Sequence[EpochResult], epochs: int, steps: int, pace: Pace | None
 ) -> Iterator[int]:
-    """The epochs that are still to be trained; before each of them the schedule is spread over what is left."""
+    """The remaining epochs; with a pace, the schedule is spread over them before each one."""
     while len(results) < (wanted := pace(results) if pace else epochs):
         if pace:
-            if step.total_steps - step.steps < 0.5:  # it had come to its end when it was interrupted
+            if step.total_steps - step.steps < 0.5:  # the schedule had ended when it was interrupted
                 return
             step.spread((wanted - len(results)) * steps)
         yield len(results) + 1
@@ -227,6 +227,6 @@ def _restore(
     step.scaler.load_state_dict(found.state["scaler"])
     step.micro_batches = found.state["micro_batches"]
     step.steps = found.epoch * steps_per_epoch
-    if epochs is None:  # a clock decided how far along the schedule that is
+    if epochs is None:  # a clock decided the position in the schedule
         step.steps, step.total_steps = found.state["schedule"]
     return [EpochResult(**result) for result in found.progress]

@@ -1,8 +1,7 @@
-"""A network on its device: how it is made, in which number format it computes, and what may go wrong in its code.
+"""A network on its device: how it is made, its number format, and errors in its code.
 
-A network of a user's own space may raise anything. That is the end of its trial, never of a search. Layers of torch and
-of this package are known; of modules that a user wrote, drawing random numbers cannot be excluded, and whether the
-images of a batch meet in them is tried.
+A network of a user's space may raise anything, which ends its trial but never a search. Layers of torch and of this
+package are known; a user's modules may draw random numbers, and whether they mix the images of a batch is tested.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ _OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What errors say that are no `torch.OutOfMemoryError`: the CPU's allocator, the driver, and NVIDIA's libraries."""
+"""Messages of other errors than `torch.OutOfMemoryError`: from the CPU's allocator, the driver, NVIDIA's libraries."""
 
 
 @contextmanager
 def network_failures(doing: str) -> Iterator[None]:
-    """Within it whatever a network's own code raises, but a lack of memory on a device, becomes a `TrainingError`."""
+    """Turn errors of a network's own code, except a lack of device memory, into `TrainingError`."""
     try:
         yield
     except (NasOptunaError, Interrupted):
@@ -51,19 +50,19 @@ def network_failures(doing: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation on a device failed: CUDA's allocator has an exception for it, others only a message."""
+    """Whether an allocation on a device failed; only CUDA's allocator has an exception for it."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def require_logits(logits: object, images: int) -> None:
-    """Refuse what is not one row of logits per image, before a loss is computed from it."""
+    """Refuse anything but one row of logits per image, before a loss is computed from it."""
     if isinstance(logits, Tensor) and logits.dim() == 2 and len(logits) == images and logits.is_floating_point():
         return
     raise TrainingError(f"the network gave {kind_of(logits)} for {images} images, not logits [{images}, classes]")
 
 
 def kind_of(value: object) -> str:
-    """A tensor's number type and shape, or another value's type, for a message."""
+    """A tensor's dtype and shape, or another value's type, for a message."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}"
     return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
@@ -73,7 +72,7 @@ _LEFT = "_left_autocast"
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The dtype that ``recipe.precision`` means on a device."""
+    """The dtype of ``recipe.precision`` on a device."""
     if name == "mixed" and device.type == "cpu":
         return torch.bfloat16 if has_fast_bfloat16() else torch.float32
     if name in ("auto", "mixed"):
@@ -86,24 +85,24 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this machine's processor multiplies bfloat16 by instructions of its own; elsewhere it is emulated."""
-    # torch has no public question for it.
+    """Whether this processor has instructions for bfloat16 products; otherwise they are emulated."""
+    # torch has no public function for it.
     asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, name, lambda: False)()) for name in asked)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Autocast to `dtype`, or nothing for float32."""
-    # The cache of cast weights is off: a CUDA graph must not capture tensors that live outside it.
+    """Autocast to `dtype`, or no autocast for float32."""
+    # Without the cache of cast weights: a CUDA graph must not capture tensors that exist outside of it.
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(device.type, dtype, cache_enabled=False)
 
 
 def keep_grouped_in_float32(network: nn.Module) -> None:
-    """Let grouped convolutions compute in float32 wherever a processor is told to use bfloat16.
+    """Make grouped convolutions compute in float32 on a processor, even under a bfloat16 autocast.
 
-    torch has no fast gradient of them in bfloat16: that of a depthwise 5×5 convolution takes 3 times as long as in
+    torch has no fast bfloat16 gradient for them: that of a depthwise 5×5 convolution takes 3 times as long as in
     float32, and 77 times with a stride of 2.
     """
     for module in network.modules():
@@ -130,13 +129,13 @@ _DRAWING = (_DropoutNd, nn.RReLU, nn.FractionalMaxPool2d, nn.FractionalMaxPool3d
 
 
 def may_draw(network: nn.Module) -> bool:
-    """Whether a forward pass may draw random numbers, as dropout does; true of modules that a user wrote."""
+    """Whether a forward pass may draw random numbers, as in dropout; true for a user's modules."""
     return any(isinstance(module, _DRAWING) or not _is_known(module) for module in network.modules())
 
 
 @torch.no_grad()
 def mixes_images(network: nn.Module, images: Tensor) -> bool:
-    """Whether an image's logits depend on the images beside it; two of a batch are tried, in the network's mode."""
+    """Whether an image's logits depend on other images of the batch; tested with two, in the network's mode."""
     modules = list(network.modules())
     if any(isinstance(m, _BatchNorm) and (m.training or not m.track_running_stats) for m in modules):
         return True
@@ -149,7 +148,7 @@ def mixes_images(network: nn.Module, images: Tensor) -> bool:
         with RandomState(0, images.device).current():
             beside = network(images[:2])[:1]
         return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)
-    except Exception:  # the training itself will say what is wrong with it
+    except Exception:  # the training itself will report the error
         return True
     finally:
         for buffer, value in before:
@@ -170,21 +169,21 @@ def takes(network: nn.Module, images: Tensor) -> bool:
 
 
 def _is_known(module: nn.Module) -> bool:
-    """Whether the module does what its class says, and its class is torch's or ours."""
+    """Whether the module's class is torch's or ours, and has no hooks."""
     hooks = module._forward_hooks or module._forward_pre_hooks
     return type(module).__module__.startswith(("torch.nn.modules.", "nas_optuna.")) and not hooks
 
 
 CACHE_BYTES = 32 * 2**20
-"""Bytes of a part's largest activation: about a last-level cache, and what glibc's allocator keeps rather than returns
-to the kernel, which would clear it again for the next step."""
+"""The largest activation of a part in bytes: about the size of a last-level cache, and small enough for glibc's
+allocator to keep the memory rather than return it to the kernel, which would clear it for the next step."""
 
 
 def microbatch_size(network: nn.Module, images: Tensor) -> int:
     """How many images of a batch, ``[batch, channels, side, side]``, to compute at once."""
-    # On the CPU large activations are limited by memory, not by arithmetic: a part whose largest activation fits in the
-    # last cache is computed up to twice as fast as the whole batch (benchmarks/training.py), and gradients of parts add
-    # up to the batch's. Batch normalisation and the like need the statistics of a whole batch.
+    # On the CPU, large activations are limited by memory, not by arithmetic: a part whose largest activation fits in
+    # the last-level cache is up to twice as fast as the whole batch (benchmarks/training.py), and the gradients of
+    # parts add up to the batch's. Batch normalisation and the like need the statistics of a whole batch.
     if images.device.type != "cpu" or mixes_images(network, images):
         return len(images)
     return max(1, min(len(images), CACHE_BYTES // largest_activation(network, images[:1])))
@@ -214,16 +213,16 @@ def largest_activation(network: nn.Module, images: Tensor) -> int:
 def make_network(
     space: SearchSpace, architecture: Architecture, recipe: Recipe, device: torch.device, seed: int
 ) -> nn.Module:
-    """Build an architecture with initial weights that depend on the recipe and the seed alone.
+    """Build an architecture with initial weights that depend only on the recipe and the seed.
 
-    Weights are drawn on the CPU, so that they are the same on every device. They come from a generator of their own, so
-    that they are the same in every thread; torch's global generator is left as it was.
+    Weights are drawn on the CPU, so they are the same on every device, and by a separate generator, so they are the
+    same in every thread. The state of torch's global generator is restored.
 
     Args:
         space: The space to which the architecture belongs.
         architecture: The architecture.
-        recipe: Its `init` is used, where the space leaves its weights to it (`SearchSpace.draws_weights`).
-        device: Where the network is to live.
+        recipe: Its `init` is used if the space allows it (`SearchSpace.draws_weights`).
+        device: The network's device.
         seed: The seed of the weights.
 
     Returns:

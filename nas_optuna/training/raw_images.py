@@ -1,4 +1,4 @@
-"""What a person gives to a trained network, as the whole numbers that it takes."""
+"""Images in any form that a user may have, as the uint8 batches that a trained network takes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
 
     Args:
         images: Raw pixels: a tensor or an array ``[n, channels, height, width]``, or ``[n, height, width, channels]``,
-            or one image without ``n``; channels may be left out where there is one. What is not uint8 is scaled as
-            the training images were. Or a PIL image or a picture's path, which are read as a folder of pictures is.
-            Or a sequence of any of these.
-        pixels: What the network was trained on.
+            or one image without ``n``; a single channel may be left out. Other types than uint8 are scaled like the
+            training images. Or a PIL image or a picture's path, which are read like a folder of pictures. Or a sequence
+            of any of these.
+        pixels: The format of the training images.
 
     Raises:
         DataError: They are something else; the message says what is expected.
@@ -51,14 +51,14 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
 
 
 def _bytes(images: Tensor | np.ndarray[Any, Any], pixels: PixelFormat) -> Tensor:
-    """Raw pixels of any type that is understood, as uint8; each type is scaled as the training images of it were."""
+    """Raw pixels of any supported type as uint8, scaled like the training images of that type."""
     if isinstance(images, Tensor) and (images.layout != torch.strided or images.is_meta or images.is_quantized):
         raise refused("a tensor is sparse, quantised or without data", pixels)
     if images.dtype in (torch.uint8, np.uint8):
         return images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
     if isinstance(images, Tensor):
         images = (images.detach().double() if images.is_floating_point() else images.detach()).cpu().numpy()
-    # Where the training images had 8 bits, nothing tells how many bits whole numbers of another type have, but for 16.
+    # If the training images had 8 bits, the depth of other whole numbers is unknown, unless it is clearly 16 bits.
     unknown = images.dtype.kind in "iu" and pixels.whole_white == 65535 and images.max(initial=0) < 2**14
     if images.dtype.kind not in "biuf" or unknown:
         raise refused(f"images are {_kind(images)}", pixels)
@@ -73,7 +73,7 @@ def _kind(images: Tensor | np.ndarray[Any, Any]) -> str:
 
 
 def refused(problem: str, pixels: PixelFormat) -> DataError:
-    """What to raise for images that a network cannot take."""
+    """The error for images that a network cannot take."""
     return DataError(
         f"{problem}; this network takes raw pixels, uint8 of 0 … 255, as"
         f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or pictures: paths or PIL"

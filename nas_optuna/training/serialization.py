@@ -1,7 +1,7 @@
 """A trained network as one file: weights, architecture, and how images are prepared. Nothing in it is executed.
 
-A file names a space that is built in or that an installed package registers, and its options are data. What it says is
-checked before anything large is read or made.
+A file names a space that is built in or registered by an installed package, and its options are data. It is checked
+before anything large is read or made.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from nas_optuna.training.network import kind_of
 from nas_optuna.training.raw_images import as_batch, refused
 
 FORMAT = 2
-"""Of the header. Release 0.2 wrote 1, whose pixels were described in less words, and which named no study."""
+"""The header's format. Release 0.2 wrote 1, with a shorter description of pixels and without a study."""
 _KEY = "nas_optuna"
 _MAX_METADATA = 16 * 2**20
 """Bytes; the names of 100,000 classes are a tenth of it."""
@@ -48,7 +48,7 @@ _BATCH = 256
 
 
 class Origin(BaseModel):
-    """Which training made the weights, and how they did on the test images: of these weights and of no others."""
+    """The training that made the weights, and the test figures of exactly these weights."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -63,7 +63,7 @@ class Origin(BaseModel):
 
 
 class Header(BaseModel):
-    """What the file says beside its weights, JSON-ready."""
+    """The file's content besides the weights, JSON-ready."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -77,7 +77,7 @@ class Header(BaseModel):
 
     @property
     def format_of_pixels(self) -> PixelFormat:
-        """What the network was trained on."""
+        """The format of the training images."""
         pixels = PixelFormat.from_dict(self.pixels)
         if max(pixels.channels, pixels.height, pixels.width, *pixels.input_size) > _MAX_SIDE:
             raise ValueError(f"sizes of images are at most {_MAX_SIDE}")
@@ -90,9 +90,9 @@ class ImageClassifier(nn.Module):
     Attributes:
         network: From prepared images to logits.
         prepare: From raw images to prepared ones.
-        architecture: What it was built from.
-        classes: What each output is called.
-        pixels: What it was trained on: shape, range, background, normalisation.
+        architecture: Its architecture.
+        classes: The name of each output.
+        pixels: The format of the training images: shape, range, background, normalisation.
     """
 
     def __init__(self, network: nn.Module, architecture: Architecture, header: Header) -> None:
@@ -110,7 +110,7 @@ class ImageClassifier(nn.Module):
         return self.pixels.channels, self.pixels.height, self.pixels.width
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw images of the size trained on → logits.
+        """Raw images of the training size → logits.
 
         Args:
             images: ``[batch, channels, height, width]``, uint8.
@@ -164,7 +164,7 @@ class ImageClassifier(nn.Module):
 
 
 def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, origin: Origin | None = None) -> Header:
-    """What is kept beside a network's weights: what builds it again, and how pictures become its inputs."""
+    """The header of a network's file: how to rebuild it, and how pictures become its inputs."""
     return Header(
         format=FORMAT,
         space=spec.space.name,
@@ -178,7 +178,7 @@ def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, o
 
 def save_network(path: Path, network: nn.Module, header: Header) -> None:
     """Write a trained network."""
-    # A copy of each: safetensors refuses weights that share memory, and channels-last ones are not contiguous.
+    # Copies, because safetensors refuses shared memory, and channels-last weights are not contiguous.
     weights = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
@@ -195,7 +195,7 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
     Args:
         path: The file.
         device: Where its weights are put.
-        space: The search space, where it is code of your own rather than built in or installed as a plugin.
+        space: The search space, if it is your own code rather than built in or installed as a plugin.
 
     Raises:
         DataError: The file is missing, damaged, of another kind or a newer version, or its space is not installed.
@@ -220,14 +220,14 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
         require_tensors(weights, network.state_dict())
         network.load_state_dict(weights)
         classifier = ImageClassifier(network, architecture, header)
-    except Exception as error:  # a damaged file can make its readers raise anything
+    except Exception as error:  # readers of a damaged file may raise anything
         what = f"{named(path)!r} is not a network that nas-optuna retrain wrote"
         raise DataError(f"{what} ({_reason(error)})") from error
     return classifier.to(where).eval()
 
 
 def _require_file(path: Path | str) -> None:
-    """Refuse what a reader would hang on or read without end: pipes, devices, a header larger than the file."""
+    """Refuse files on which a reader would hang or never end: pipes, devices, a header larger than the file."""
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -260,7 +260,7 @@ def _header(metadata: dict[str, str]) -> Header:
 
 
 def _upgraded(given: Any) -> Any:
-    """A header of format 1, which described pixels flat, in today's form."""
+    """A header of format 1, whose description of pixels was not nested, in the current format."""
     if not isinstance(given, dict) or given.get("format") != 1:
         return given
     flat = {"image_shape", "input_size", "mean", "std", "resize"}
@@ -278,7 +278,7 @@ def _refuse_constant(name: str) -> float:
 
 
 def _require_small(options: object, depth: int = 0) -> None:
-    """Options are data: shallow, short, and without numbers that would take hours to count to."""
+    """Refuse options that are deeply nested, long, or have numbers large enough to take hours."""
     if depth > _MAX_NESTING:
         raise ValueError("the options of its space are nested too deep")
     if isinstance(options, dict | list):
@@ -306,13 +306,13 @@ def _space(header: Header, given: SearchSpace | None) -> SearchSpace:
 
 
 def _built(space: SearchSpace, architecture: Architecture, found: dict[str, Tensor]) -> nn.Module:
-    """The network, after its weights' shapes were compared with the file's, without memory for either."""
+    """The network, built after its weights' shapes were compared with the file's without allocating either."""
     try:
         with torch.device("meta"):
             outline = space.build(architecture)
     except Exception:
         if type(space).__module__.startswith("nas_optuna.spaces."):
-            raise  # only a plugin's network may look at its own weights while it is built
+            raise  # only a plugin's network may use its weights while it is built
     else:
         require_tensors(found, outline.state_dict())
     with seeded(0):
@@ -334,7 +334,7 @@ _TYPES = {
 
 
 def _outline(part: Any) -> Tensor:
-    """A tensor of the file's shape and type that has no memory."""
+    """A tensor with the shape and dtype in the file, but without memory."""
     if (kind := str(part.get_dtype())) not in _TYPES:
         raise ValueError(f"its weights are of type {kind[:20]}")
     return torch.empty(part.get_shape(), dtype=_TYPES[kind], device="meta")

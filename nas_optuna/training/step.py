@@ -1,7 +1,7 @@
-"""One optimiser step: the hot loop's body. It never waits on the host.
+"""One optimiser step, the body of the hot loop. It never waits for the device.
 
-Eager on every device. On CUDA full batches are replayed as one CUDA graph (forward, loss, backward, optimiser, and the
-sums that make the epoch's figures); the last, smaller batch of an epoch runs eagerly on the same weights and state.
+It is eager on every device. On CUDA, full batches are replayed as one CUDA graph (forward, loss, backward, optimiser,
+and the sums for the epoch's figures); the last, smaller batch of an epoch runs eagerly on the same weights and state.
 """
 
 from __future__ import annotations
@@ -49,14 +49,13 @@ _fallbacks_logged: set[str] = set()
 class TrainStep:
     """A callable ``(images, labels)`` that updates the network once and adds to the epoch's sums.
 
-    Where memory runs out, the micro-batch is halved: gradients of the parts are summed, so that the step is the same
-    to rounding for networks without batch statistics. A second failure raises.
+    If memory runs out, batches are halved and the gradients of the parts summed, so that the step is the same to
+    rounding for networks without batch statistics. A second failure raises.
 
     Attributes:
-        micro_batches: How many parts a batch is divided into to fit in memory.
+        micro_batches: Number of parts into which a batch is divided to fit in memory.
         draws: Whether the network may draw random numbers, see `may_draw`.
-        mixes: Whether the images of a batch meet in the network, see `mixes_images`; False before the first
-            step.
+        mixes: Whether the network mixes the images of a batch, see `mixes_images`; False before the first step.
 
     Examples:
         >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
@@ -75,7 +74,7 @@ class TrainStep:
         self.recipe = recipe
         self.device = device
         self.total_steps: float = total_steps
-        self.steps: float = 0  # of the schedule; whole unless it was spread anew
+        self.steps: float = 0  # of the schedule; fractional only after `spread`
         self.micro_batches = 1
         self.draws = may_draw(network)
         self.mixes = False
@@ -124,11 +123,11 @@ class TrainStep:
         return images
 
     def skip(self) -> None:
-        """Let a step of the schedule pass without an update."""
+        """Advance the schedule by a step without an update."""
         self.steps += 1
 
     def spread(self, left: int) -> None:
-        """Go through the rest of the schedule in so many steps, from where it stands."""
+        """Spread the rest of the schedule over so many steps."""
         done = self.steps / self.total_steps
         self.total_steps = left / (1 - done)
         self.steps = done * self.total_steps
@@ -159,7 +158,7 @@ class TrainStep:
                 ) from error
         else:
             return
-        # Outside the handler, where the exception no longer holds the failed step's tensors.
+        # Outside of the handler, where the exception no longer keeps the failed step's tensors.
         self.micro_batches = 2
         self._refuse_graph("the batch did not fit in memory")
         if self.device.type == "cuda":
@@ -180,7 +179,7 @@ class TrainStep:
             sums += torch.stack((loss.detach(), (logits.detach().argmax(1) == named).sum()))
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self._sums += sums  # only once the step has succeeded, so that a repeated one counts once
+        self._sums += sums  # after success, so that a repeated step counts once
 
     def _why_no_graph(self) -> str | None:
         """Why steps cannot be CUDA graphs here, or None if they can."""
@@ -209,11 +208,11 @@ class TrainStep:
         self._graph.replay()
 
     def _on_side_stream(self, images: Tensor, labels: Tensor) -> None:
-        """Warm-up batches are real training steps; they run where capture will, as torch asks."""
+        """Warm-up batches are real training steps, on a side stream like the capture, as torch requires."""
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*constructed with capturable=True")  # these steps only warm up
+            warnings.filterwarnings("ignore", message=".*constructed with capturable=True")  # only for the warm-up
             self._eager(images, labels)
         torch.cuda.current_stream(self.device).wait_stream(side)
 
@@ -221,11 +220,11 @@ class TrainStep:
         self._inputs = (images.clone(memory_format=torch.preserve_format), labels.clone())
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            # On the network's own device, which need not be the current one: a graph of another holds nothing. The
-            # stream is left again even where the capture fails.
+            # On the network's device, which need not be the current one: a graph on another device would be empty. The
+            # stream is restored even if the capture fails.
             with torch.cuda.stream(torch.cuda.current_stream(self.device)):
                 graph = torch.cuda.CUDAGraph()
-                # Other threads, such as one that pins the next batches, go on allocating meanwhile.
+                # Other threads, such as one that pins the next batches, may allocate in the meantime.
                 own = torch.cuda.Stream(self.device)
                 with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                     self._update(*self._inputs)
@@ -245,24 +244,24 @@ class TrainStep:
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """What of a network learns, each part with its share of the learning rate (``factor``) and its weight decay."""
+    """The parameters that learn, in groups with a factor of the learning rate and a weight decay."""
     bodies = [module for module in network.modules() if isinstance(module, PretrainedBody)]
     factors = {id(p): body.rate for body in bodies for p in body.parameters()}
     learning = [p for p in network.parameters() if p.requires_grad]
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in learning:
-        # Norms and biases have one dimension.
+        # Weights of norms and biases have one dimension.
         decay = recipe.weight_decay if recipe.decay_norms or p.ndim > 1 else 0.0
         groups.setdefault((factors.get(id(p), 1.0), decay), []).append(p)
     return [{"params": params, "factor": factor, "weight_decay": decay} for (factor, decay), params in groups.items()]
 
 
 WARM_UP = 0.2
-"""Share of the steps in which the rate of ``"one-cycle"`` rises."""
+"""Share of the steps in which the learning rate of ``"one-cycle"`` rises."""
 
 
 def rate_factor(schedule: str, step: float, steps: float) -> float:
-    """The learning rate after `step` of all `steps`, as a share of its peak; see `Recipe.schedule`."""
+    """The learning rate after `step` of `steps`, as a share of its peak; see `Recipe.schedule`."""
     if schedule == "constant":
         return 1.0
     if schedule == "cosine":
@@ -274,9 +273,9 @@ def rate_factor(schedule: str, step: float, steps: float) -> float:
 def make_optimizer(
     network: nn.Module, recipe: Recipe, device: torch.device, rate: float | Tensor, capturable: bool
 ) -> torch.optim.Optimizer:
-    """The recipe's optimiser, fused into one kernel where the device has that."""
+    """The recipe's optimiser, fused into one kernel if the device supports it."""
     parameters = parameter_groups(network, recipe)
-    if isinstance(rate, Tensor):  # the optimiser would give the same tensor to all groups, whose rates differ
+    if isinstance(rate, Tensor):  # a tensor for each group, because their rates differ
         parameters = [{**group, "lr": rate.clone()} for group in parameters]
     fused = device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":

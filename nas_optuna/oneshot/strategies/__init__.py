@@ -40,7 +40,7 @@ def find_strategy(name: str) -> type[Strategy]:
 
 
 def strategy_options(spec: SupernetSpec) -> StrategyOptions:
-    """Validate what a ``[supernet]`` section says beside its common keys by its strategy's options class.
+    """Validate the keys of a ``[supernet]`` section that belong to its strategy, by that strategy's options class.
 
     Examples:
         >>> strategy_options(SupernetSpec(strategy="darts", order=2)).epochs

@@ -1,4 +1,4 @@
-"""The base class of strategies: a loop over epochs and steps that can be resumed; a subclass defines one step."""
+"""The base class of strategies: a resumable loop over epochs and steps; a subclass defines one step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nas_optuna.training.fit import never
 from nas_optuna.training.network import autocast
 
 WINDOW = 50
-"""Steps between two reads of losses and gradient norms; only then does the loop wait for the device."""
+"""Steps between two reads of losses and gradient norms, at which the loop waits for the device."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Epoch:
 
     number: int  # from 1
     loss: float  # mean cross entropy of the weight steps
-    accuracy: float  # share of right answers in the weight steps, before each step
+    accuracy: float  # share of correct predictions in the weight steps, before each step
     gradient_norm: float  # median norm of the weights' gradient before clipping
     seconds: float
-    alpha_loss: float | None = None  # of the alpha steps; None while alphas stand still, and in a joint update
-    temperature: float | None = None  # the Gumbel-softmax's; None if nothing is drawn from alphas
+    alpha_loss: float | None = None  # of the alpha steps; None while alphas do not move, and in a joint update
+    temperature: float | None = None  # of the Gumbel-softmax; None if nothing is drawn from alphas
     cost: float | None = None  # expected at the end, in the table's unit; None without alphas or a table
     alphas: Mapping[str, list[float]] | None = None  # parameter name → logits at the end; None if none are trained
 
@@ -54,7 +54,7 @@ A deep residual network without norm layers can begin with such a loss and learn
 
 
 class Meter:
-    """Losses, right answers and gradient norms, read once per window of steps, and watched for an explosion."""
+    """Losses, correct predictions and gradient norms, read once per window of steps and checked for explosions."""
 
     def __init__(self, classes: int) -> None:
         self._guessing = math.log(max(classes, 2))
@@ -63,7 +63,7 @@ class Meter:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """Forget the figures of the epoch before."""
+        """Reset the figures for a new epoch."""
         self._pending: list[Tensor] = []  # on the device
         self._losses: list[float] = []
         self._norms: list[float] = []
@@ -71,7 +71,7 @@ class Meter:
         self._seen = 0
 
     def add(self, loss: Tensor, hits: Tensor, norm: Tensor, seen: int) -> None:
-        """Take in one step's mean loss, right answers, gradient norm and number of images."""
+        """Add one step's mean loss, correct predictions, gradient norm and number of images."""
         self._pending.append(torch.stack([loss.float(), hits.float(), norm.float()]))
         self._seen += seen
         if len(self._pending) == WINDOW:
@@ -104,7 +104,7 @@ class Meter:
         self._largest, self._lowest = state["largest_norm"], state["lowest_loss"]
 
     def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
-        """Judge the gradient norms and losses of one window of steps."""
+        """Check the gradient norms and losses of one window of steps."""
         remedy = "lower supernet.learning_rate or supernet.clip, and look for a ReLU that is missing or doubled"
         if not all(map(math.isfinite, losses)):
             raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
@@ -127,16 +127,16 @@ Batch = tuple[Tensor, Tensor]
 
 
 class StrategyOptions(BaseModel):
-    """The options of ``[supernet]`` that every strategy has; a strategy's own class adds to them and sets defaults.
+    """The options of ``[supernet]`` that every strategy has; a strategy's own class adds options and sets defaults.
 
     Attributes:
         epochs: Passes over the images that weights are trained on.
         batch_size: Images per step.
-        optimizer: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers sooner.
-        learning_rate: The weights' learning rate at its peak.
+        optimizer: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers faster.
+        learning_rate: The peak learning rate of the weights.
         weight_decay: The weights' decay; decoupled for AdamW, L2 for SGD.
         schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
-        clip: Largest norm of the weights' gradient; 0 is off.
+        clip: Largest norm of the weights' gradient; 0 turns clipping off.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -151,17 +151,17 @@ class StrategyOptions(BaseModel):
 
 
 class RankedOptions(StrategyOptions):
-    """Options of a strategy that trains weights alone, after which architectures are ranked.
+    """Options of a strategy that trains only weights, after which architectures are ranked.
 
     Attributes:
         budget: The cost of the weights in stand-alone trainings of the recipe, instead of `epochs`. With 0 there are no
             shared weights: sizes and short trainings rank architectures.
         evaluations: Architectures that are scored on the frozen weights to learn the alphas and to find the best.
-        short_trainings: Random architectures that are trained alone for a twelfth of the recipe's epochs, which tells
-            the score what shared weights and each size are worth in this space. A quarter as many, the best by the
-            score, are then trained for a sixth of the epochs, which decides the order of these. Both are fewer where
-            the recipe has few epochs, see `oneshot.short_trainings.ShortPlan`. 0 leaves them out; fewer than 3 tell
-            nothing, and fewer than 8 have no finalists.
+        short_trainings: Random architectures that are trained alone for a twelfth of the recipe's epochs, which
+            calibrates how much shared weights and each size are worth in this space. A quarter as many, the best by
+            the score, are then trained for a sixth of the epochs, which decides their order. Both are fewer if the
+            recipe has few epochs, see `oneshot.short_trainings.ShortPlan`. 0 leaves them out; fewer than 3 are
+            ignored, and fewer than 8 have no finalists.
     """
 
     budget: float | None = Field(default=None, ge=0)
@@ -185,7 +185,7 @@ class Job:
         spec: The common settings: seed and cost term.
         costs: ``Operation.key`` → cost, in milliseconds or millions of MACs.
         dtype: Autocast to this; float32 is no autocast.
-        interrupted: Asked between steps.
+        interrupted: Called between steps; True stops the training.
     """
 
     supernet: Supernet
@@ -201,15 +201,15 @@ class Job:
         return next(iter(self.supernet.alphas.values())).device
 
     def loader(self, images: ImageSet, batch_size: int) -> BatchLoader:
-        """Batches in the supernet's input size, on its device."""
+        """Batches in the supernet's input size on its device."""
         return BatchLoader(images, batch_size, self.supernet.space.input_size, self.device)
 
 
 class Strategy(ABC):
     """Trains a supernet's weights, step by step.
 
-    A subclass sets `Options` and says what one `step` does; the loop, the schedule, the watch for explosions, and
-    stopping and going on are here.
+    A subclass sets `Options` and defines one `step`; the loop, the schedule, the check for explosions, stopping and
+    resuming are here.
 
     Args:
         job: What to train.
@@ -221,12 +221,12 @@ class Strategy(ABC):
 
     Attributes:
         Options: The class that checks this strategy's keys of ``[supernet]``: a subclass of `RankedOptions`, or of
-            `StrategyOptions` where it learns alphas.
-        learns_alphas: Whether alphas are trained beside the weights. If not, they are learned afterwards on the frozen
-            weights, see `oneshot.ranking`.
-        adamw: Further settings of AdamW, which may be fused: it passes over weights without a gradient.
-        length: Epochs in all.
-        finished: Epochs done.
+            `StrategyOptions` if it learns alphas.
+        learns_alphas: Whether alphas are trained together with the weights. If not, they are learned afterwards on the
+            frozen weights, see `oneshot.ranking`.
+        adamw: Further settings of AdamW, which may be fused, since it skips weights without a gradient.
+        length: Total number of epochs.
+        finished: Finished epochs.
 
     Examples:
         >>> class Widest(Strategy):
@@ -253,7 +253,7 @@ class Strategy(ABC):
 
     @staticmethod
     def prepare(supernet: Supernet) -> None:
-        """Change the initial weights once before the first epoch; does nothing by default."""
+        """Change the initial weights before the first epoch; does nothing by default."""
         return
 
     def weight_images(self) -> ImageSet:
@@ -261,13 +261,13 @@ class Strategy(ABC):
         return self.job.images
 
     def default_epochs(self) -> int:
-        """How long to train where neither epochs nor a budget say it."""
+        """The number of epochs if neither epochs nor a budget are set."""
         return 30
 
     def weight_optimizer(self) -> torch.optim.Optimizer:
         """SGD with momentum 0.9, or AdamW."""
-        # SGD is not fused: then it needs the momentum of every weight, and a weight that no drawn path has used yet
-        # has none. AdamW has no such need: a strategy may fuse it by its settings, as `fair` does.
+        # Fused SGD would need the momentum of every weight, and a weight that no drawn path has used yet has none.
+        # AdamW does not, so a strategy may fuse it by its settings, as `fair` does.
         options = self.options
         if options.optimizer == "adamw":
             return torch.optim.AdamW(
@@ -277,7 +277,7 @@ class Strategy(ABC):
         return torch.optim.SGD(self.weights, options.learning_rate, momentum, weight_decay=options.weight_decay)
 
     def begin_epoch(self, seed: int) -> None:
-        """Get ready for an epoch's steps."""
+        """Prepare for an epoch's steps."""
         return
 
     @abstractmethod
@@ -285,8 +285,8 @@ class Strategy(ABC):
         """Train on one batch.
 
         Returns:
-            Mean cross entropy, number of right answers, norm of the gradient before clipping, number of images: what
-            `train_weights` returns.
+            Mean cross entropy, number of correct predictions, norm of the gradient before clipping, number of images:
+            the result of `train_weights`.
         """
 
     def end_epoch(self) -> dict[str, Any]:
@@ -294,11 +294,11 @@ class Strategy(ABC):
         return {}
 
     def require_progress(self, epoch: Epoch) -> None:
-        """Raise `TrainingError` where an epoch shows that going on is of no use."""
+        """Raise `TrainingError` if an epoch shows that it is useless to continue."""
         return
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """The rate of one step of the next epoch."""
+        """The learning rate of one step of the next epoch."""
         if self.options.schedule == "constant":
             return float(self.options.learning_rate)
         progress = (self.finished + step / steps) / self.length
@@ -314,7 +314,7 @@ class Strategy(ABC):
     def train_weights(
         self, loss: Tensor, logits: Tensor, batch: Batch, whole: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, int]:
-        """Take one clipped step of the weights' optimizer, of the `whole` loss where more than `loss` counts."""
+        """Take one clipped step of the weights' optimizer, for the `whole` loss if it has more terms than `loss`."""
         self.optimizer.zero_grad()
         torch.autograd.backward(loss if whole is None else whole)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self.options.clip or math.inf)
@@ -323,7 +323,7 @@ class Strategy(ABC):
         return loss.detach(), (logits.detach().argmax(1) == labels).sum(), norm, len(labels)
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train epoch after epoch, from where the training stands.
+        """Train the remaining epochs.
 
         Raises:
             TrainingError: Gradients exploded, or `require_progress` raised. The supernet is back in its state at the
@@ -357,7 +357,7 @@ class Strategy(ABC):
         return Epoch(self.finished + 1, seconds=time.monotonic() - start, **figures, **self.end_epoch())
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on as if nothing had happened: tensors and plain numbers."""
+        """The state for `load_state_dict`: tensors and plain numbers."""
         return {
             "finished": self.finished,
             "length": self.length,
@@ -367,7 +367,7 @@ class Strategy(ABC):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of a training with the same settings."""
+        """Continue from a `state_dict` of a training with the same settings."""
         self.finished, self.length = state["finished"], state["length"]
         self.supernet.load_state_dict(state["supernet"])
         load_optimizer_state(state["optimizer"], self.optimizer)

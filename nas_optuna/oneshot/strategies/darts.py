@@ -1,6 +1,6 @@
-"""Strategy ``"darts"``: weights and alphas of a supernet trained in turns, by mixtures of all candidates.
+"""Strategy ``"darts"``: weights and alphas of a supernet are trained in turns, by mixtures of all candidates.
 
-Liu et al. 2019 (DARTS). What cannot be mixed, because it changes the shape of what follows, is drawn by
+Liu et al. 2019 (DARTS). Choices that cannot be mixed, because they change the shape of later layers, are drawn by
 Gumbel-softmax; strategy ``"gumbel"`` draws everything (Wu et al. 2019, FBNet; Dong and Yang 2019, GDAS).
 """
 
@@ -47,8 +47,8 @@ def unrolled_gradient(
 ) -> tuple[Tensor, list[Tensor]]:
     """The alphas' gradient through one SGD step of the weights."""
     # Liu et al. 2019 (DARTS), equation 7: the gradient of ``alpha_loss(w - ξ ∇w train_loss(w, α), α)``. Its second
-    # term, a Hessian times a vector, is a central difference of the alphas' gradient at two weights, equation 8. The
-    # weights are left as they were.
+    # term, a Hessian-vector product, is a central difference of the alphas' gradient at two weights, equation 8. The
+    # weights are restored.
     start = [w.detach().clone() for w in weights]
     step = gradient(train_loss(), weights)
     with torch.no_grad():
@@ -80,9 +80,9 @@ def unrolled_gradient(
 class GumbelSampler:
     """Gumbel-max draws from a supernet's alphas (Jang et al. 2017, equation 1).
 
-    Which candidate runs next is decided on the host, and alphas live on the device. Reading them in every step
-    would stall it, so a draw uses the logits as they were one draw ago: their copy to the host has long
-    ended when it is read. An alpha moves by about its learning rate in between. The gradient uses the current logits.
+    The host decides which candidate runs next, and alphas are on the device. Reading them in every step would stall
+    it, so a draw uses the logits of one draw ago, whose copy to the host has long finished. An alpha moves by about
+    its learning rate in between. The gradient uses the current logits.
     """
 
     def __init__(self, supernet: Supernet, seed: int) -> None:
@@ -98,7 +98,7 @@ class GumbelSampler:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the alphas now, after they were set or at the start of an epoch."""
+        """Read the alphas now: after they were set, or at the start of an epoch."""
         flat = torch.cat([alpha.detach() for alpha in self._supernet.alphas.values()])
         self._copies[self._turn].copy_(flat, non_blocking=True)
         if self._events:
@@ -123,11 +123,11 @@ class GumbelSampler:
 
 
 COLLAPSE = 0.8
-"""The mean probability from which on an argmax counts as a collapse that no changed choice makes smaller."""
+"""From this mean probability on, an argmax that no changed choice makes smaller counts as a collapse."""
 
 
 def require_no_collapse(supernet: Supernet) -> None:
-    """Raise once every parameter has settled on its cheapest choice."""
+    """Raise if every parameter has settled on its cheapest choice."""
     mean = statistics.mean(max(p) for p in supernet.prior().values())
     if mean < COLLAPSE:
         return
@@ -135,7 +135,7 @@ def require_no_collapse(supernet: Supernet) -> None:
     derived = space.architecture(supernet.derive())
     macs, _ = size(space, derived)
     others = [size(space, other)[0] for other in space.neighbours(derived)]
-    # Where all cost the same, none of them was chosen for being small.
+    # If all cost the same, none was chosen for being small.
     if others and min(others) >= macs and max(others) > macs:
         raise TrainingError(
             f"the search collapsed: every parameter settled on its smallest choice ({derived}), mean probability"
@@ -234,7 +234,7 @@ class DartsStrategy(Strategy):
         self._batches = self._alpha_batches()
 
     def _alpha_batches(self) -> Iterator[Batch]:
-        """Batches for the alphas without end; a smaller half begins anew within the epoch."""
+        """An endless iterator of batches for the alphas; a smaller half is repeated within the epoch."""
         assert self._alpha_images is not None
         for i in itertools.count():
             yield from self._alpha_images.epoch(epoch_seed(self.job.spec.seed, -1 - self.finished - i * self.length))
@@ -257,7 +257,7 @@ class DartsStrategy(Strategy):
         }
 
     def require_progress(self, epoch: Epoch) -> None:
-        """Raise where every parameter has settled on its least work."""
+        """Raise if every parameter has settled on its cheapest choice."""
         require_no_collapse(self.supernet)
 
     def weight_step(self, batch: Batch, *, joint: bool) -> tuple[Tensor, Tensor, Tensor, int]:
