@@ -1,7 +1,7 @@
-"""The data sets that have a name, and what they are; their images are read in `nas_optuna.data`.
+"""The named data sets and their descriptions; their images are read in `nas_optuna.data`.
 
-A new one is a function or a `TorchvisionSet` in ``data/catalog.py``, and its line here. Third parties register the
-entry point group ``nas_optuna.datasets`` or are named as ``package.module:function``.
+A new one is a function or a `TorchvisionSet` in ``data/catalog.py``, and a line here. Other packages register one in
+the entry point group ``nas_optuna.datasets``, or it is named as ``package.module:function``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Which devices this machine has, which one a name means, and what suits it.
+"""The devices of this machine, their names, and the settings that suit them.
 
-Which memory format trains faster, and with how many threads, no processor's name tells. A second of measuring does, and
-its result is kept in the user's cache folder, so that it is the same in every run and every process.
+A processor's name does not tell which memory format trains faster, or with how many threads. A second of measuring
+does, and the result is kept in the user's cache folder, so that it is the same in every run and process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TYPES = ("auto", "cpu", "cuda", "mps")
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """One device of this machine, by the name that `resolve_device` takes; 0 bytes where the system does not say."""
+    """One device of this machine, by the name that `resolve_device` takes; 0 bytes if the system does not say."""
 
     device: str
     index: int | None
@@ -41,7 +41,7 @@ class DeviceInfo:
 
 
 def resolve_device(name: str = "auto") -> torch.device:
-    """The device that a name means here."""
+    """The device of a name."""
     import torch
 
     kind, _, index = name.strip().lower().partition(":")
@@ -57,14 +57,14 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Within it a device is the current one of its kind, which "cuda" without a number means."""
+    """Make a device the current one of its kind, which "cuda" without a number means."""
     import torch
 
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def list_devices() -> list[DeviceInfo]:
-    """Every GPU of this machine, then the CPU, which is always there."""
+    """Every GPU of this machine, then the CPU."""
     import torch
 
     found = []
@@ -79,7 +79,7 @@ def list_devices() -> list[DeviceInfo]:
 
 
 def usable_cores() -> int:
-    """How many cores this process may keep busy: those that it may run on, and no more than its container's quota."""
+    """How many cores this process may use: those that it may run on, limited by its container's quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = _of_container("cpu.max")
@@ -89,14 +89,14 @@ def usable_cores() -> int:
 
 
 def free_memory() -> int | None:
-    """Bytes that this process can still take, a container's limit included; None if the system does not say."""
+    """Bytes that this process can still allocate, also within a container's limit; None if the system does not say."""
     found = []
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         found.append(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")))
     with suppress(OSError, ValueError):  # a limit of "max" is none
         (limit,), (used,), statistics = map(_of_container, ("memory.max", "memory.current", "memory.stat"))
-        # Cached files count as used, but the kernel gives them up when memory is asked for.
+        # Cached files count as used, but the kernel drops them when memory is needed.
         cached = int(statistics[statistics.index("inactive_file") + 1])
         found.append(int(limit) - int(used) + cached)
     return min(found, default=None)
@@ -107,7 +107,7 @@ def _of_container(figure: str) -> list[str]:
 
 
 def use_threads(count: int) -> None:
-    """Compute on the CPU with this many threads in this process; several workers on one machine share its cores."""
+    """Compute on the CPU with this many threads in this process."""
     import torch
 
     if count < 1:
@@ -116,12 +116,12 @@ def use_threads(count: int) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device's maker calls it, e.g. ``"NVIDIA GeForce RTX 3060"`` or the CPU's model."""
+    """The product name of a device, e.g. ``"NVIDIA GeForce RTX 3060"`` or the CPU's model."""
     import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    try:  # `platform.processor` is empty on most Linux systems; the kernel knows
+    try:  # `platform.processor` is empty on most Linux systems
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
@@ -138,17 +138,17 @@ def _machine_memory() -> int:
 
 
 GAIN = 1.2
-"""How many times faster a choice must be than the usual one to be taken: values may differ in their last digits, so
-that it must not change by chance."""
+"""The speed-up that justifies another choice than the default. Since it can change the last digits of values, it must
+not vary by chance."""
 _ROUNDS = 7
 _KEPT = 200
-"""So many measurements are remembered, the latest."""
+"""How many of the latest measurements are kept."""
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Names of glibc's ``mallopt``."""
+"""Parameters of glibc's ``mallopt``."""
 
 
 def remembered(what: str, device: torch.device, measure: Callable[[], Any]) -> Any:
-    """What was measured of this machine before, or else measured now; `what` names all that it depends on."""
+    """A kept measurement of this machine, or a new one; `what` names everything that it depends on."""
     import torch
 
     key = f"{what} on {device_name(device)} with torch {torch.__version__}"
@@ -158,7 +158,7 @@ def remembered(what: str, device: torch.device, measure: Callable[[], Any]) -> A
         if known[key] is None:
             return None
         latest = dict(list((read_json(_file(), dict) | {key: known[key]}).items())[-_KEPT:])
-        with suppress(OSError):  # a folder that cannot be written: it is measured again in another process
+        with suppress(OSError):  # if the folder cannot be written, another process measures again
             _file().parent.mkdir(parents=True, exist_ok=True)
             write_file(_file(), json.dumps(latest, indent=1))
     return known[key]
@@ -172,7 +172,7 @@ def _file() -> Path:
 
 @functools.cache
 def memory_format(device: torch.device) -> torch.memory_format:
-    """The memory format in which convolutions train fastest on a device: channels last, unless the other is faster."""
+    """The memory format in which convolutions train fastest on a device; by default channels last."""
     import torch
 
     contiguous = remembered("contiguous images are faster", device, lambda: _contiguous_is_faster(device))
@@ -180,18 +180,18 @@ def memory_format(device: torch.device) -> torch.memory_format:
 
 
 def laid_out(module: nn.Module, device: torch.device) -> nn.Module:
-    """A module on a device, in the memory format that suits it."""
+    """Move a module to a device in the memory format that suits it."""
     module, format_ = module.to(device), memory_format(device)
     for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.dim() == 4:  # ``Module.to`` would refuse weights of five dimensions, which a Conv3d has
-            # ``contiguous`` would leave weights of one channel as they are. Their layer then gives its output in the
-            # other format: a training on grey images takes 1.3 times as long.
+        if tensor.dim() == 4:  # ``Module.to`` would refuse the five dimensions of a Conv3d's weights
+            # ``contiguous`` would not change weights of one channel, whose layer then returns the other format: a
+            # training on grey images would take 1.3 times as long.
             tensor.data = tensor.data.to(memory_format=format_)
     return module
 
 
 def _contiguous_is_faster(device: torch.device) -> bool | None:
-    """Train a first layer of one channel and a wider one in both formats, in turn; None if that cannot be timed."""
+    """Time a step of a small network with one input channel in both formats, in turn; None if that fails."""
     import torch
 
     formats = (torch.channels_last, torch.contiguous_format)
@@ -205,14 +205,14 @@ def _contiguous_is_faster(device: torch.device) -> bool | None:
                 began = time.perf_counter()
                 step()
                 taken[format_].append(time.perf_counter() - began)
-    except (RuntimeError, ValueError):  # tensors without memory, or a device that lacks an operation
+    except (RuntimeError, ValueError):  # out of memory, or the device lacks an operation
         return None
     usual, other = (statistics.median(taken[format_]) for format_ in formats)
     return other * GAIN < usual
 
 
 def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], None]:
-    """One forward and backward pass of a small network; it draws nothing from torch's generator."""
+    """A forward and backward pass of a small network; it draws no random numbers."""
     import torch
     from torch import nn
 
@@ -235,10 +235,10 @@ def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], No
 
 @functools.cache
 def prepare_process(device: torch.device) -> None:
-    """Set what makes trainings on a device faster in all of this process, and changes no value on a processor."""
+    """Set process-wide options that make trainings on a device faster, and change no value on a CPU."""
     import torch
 
-    if device.type == "cuda":  # TF32, and cuDNN measures its algorithms: shapes repeat for a whole trial
+    if device.type == "cuda":  # TF32; and cuDNN benchmarks its algorithms, since shapes repeat during a trial
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -247,12 +247,12 @@ def prepare_process(device: torch.device) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let the C library keep what a step frees for the next step.
+    """Let the C library keep freed memory for the next step.
 
-    As it is, it returns the memory of activations to the system after each step and has it cleared anew for the next:
-    a quarter of the time of a pretrained network at 128 pixels, a twentieth of that of a small one.
+    By default it returns the memory of activations to the system after each step, and the system clears it for the
+    next: a quarter of the time of a pretrained network at 128 pixels, a twentieth of that of a small one.
     """
-    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc has its own ways
+    with suppress(OSError, AttributeError, TypeError):  # not with another C library than glibc
         allocator = ctypes.CDLL(None)
         # The first is refused above 32 MB by some releases of glibc, and the second alone would make steps slower.
         if any(allocator.mallopt(_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25)):

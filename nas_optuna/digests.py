@@ -1,4 +1,4 @@
-"""The digests by which equal content is known again: in stored studies, checkpoints, file names and seeds."""
+"""Digests that identify content: in stored studies, checkpoints, file names and seeds."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def hex_digest(
     digits: int = 16,
     algorithm: Literal["blake2b", "sha256"] = "blake2b",
 ) -> str:
-    """Hexadecimal digits that differ wherever the content does.
+    """A hexadecimal digest of content.
 
-    Studies remember them, so that a place that computes one keeps its algorithm and its length for ever.
+    Studies store them, so each caller must keep its algorithm and its length forever.
 
     Examples:
         >>> hex_digest("conv", 12, "sha256")
@@ -28,7 +28,7 @@ def hex_digest(
 
 
 def seed_from(text: str, size: int) -> int:
-    """A seed of so many bytes that a text decides, equal on every machine and in every release.
+    """A seed of `size` bytes from a text, equal on every machine and in every release.
 
     Examples:
         >>> seed_from("0/1", 6) == seed_from("0/1", 6) != seed_from("0/2", 6)
@@ -38,5 +38,5 @@ def seed_from(text: str, size: int) -> int:
 
 
 def seed_for(*parts: int | str) -> int:
-    """A 31-bit seed from what identifies one draw, e.g. the study's seed and the trial's number."""
+    """A 31-bit seed for one draw, from e.g. the study's seed and the trial's number."""
     return seed_from("/".join(map(str, parts)), 4) >> 1

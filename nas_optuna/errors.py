@@ -1,4 +1,4 @@
-"""The errors that a user can cause or meet; each message is one line and says what to do."""
+"""The errors that a user can cause or encounter; each message is one line and says what to do."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterable, Mapping
 from nas_optuna.masking import mask_urls
 
 SHOWN = 80
-"""Characters of a user's value that a message repeats at most."""
+"""The most characters of a user's value in a message."""
 NAMED = 160
-"""Characters of a file name that a message repeats at most."""
+"""The most characters of a file name in a message."""
 LONGEST_ERROR = 480
-"""Characters of a whole message, whatever values of a user are in it."""
+"""The most characters of a whole message."""
 
 
 class NasOptunaError(Exception):
     """Base of every error below; the command line prints its message and exits with `exit_code`.
 
-    A message is one line of at most `LONGEST_ERROR` characters: the middle of a longer one is left out, so that its
-    beginning, which names the problem, and its end, which names the remedy, are kept.
+    A message is one line of at most `LONGEST_ERROR` characters: the middle of a longer one is left out, which keeps the
+    problem at its beginning and the remedy at its end.
 
     Examples:
         >>> from nas_optuna import create_space
@@ -39,11 +39,11 @@ class NasOptunaError(Exception):
 
 
 class SpecError(NasOptunaError):
-    """A study spec, an option or a name that cannot be honoured."""
+    """A study spec, an option or a name that is not valid."""
 
 
 class ArchitectureError(NasOptunaError):
-    """Params or a string that are not a point of the search space."""
+    """Params or a string that are not an architecture of the search space."""
 
 
 class DataError(NasOptunaError):
@@ -51,15 +51,15 @@ class DataError(NasOptunaError):
 
 
 class StudyError(NasOptunaError):
-    """A study or storage that cannot be opened, or does not fit what is asked of it."""
+    """A study or storage that cannot be opened, or does not fit the request."""
 
 
-class StudyExists(StudyError):  # noqa: N818 - what another process did, maybe just now
-    """A study that was to be created is there already."""
+class StudyExists(StudyError):  # noqa: N818 - maybe another process has just created it
+    """A study that was to be created already exists."""
 
 
-class Gone(StudyError):  # noqa: N818 - what happened, rather than what is wrong
-    """A study or a database that somebody deleted while it was in use: nothing that the user typed is wrong."""
+class Gone(StudyError):  # noqa: N818 - an event rather than a mistake
+    """A study or a database that somebody deleted while it was in use."""
 
     exit_code = 1
 
@@ -76,7 +76,7 @@ class TrainingError(NasOptunaError):
     """A training that cannot go on.
 
     Attributes:
-        cause: What the trial remembers, e.g. ``"non-finite loss"`` or ``"oom"``; the message where nothing is given.
+        cause: What the trial remembers, e.g. ``"non-finite loss"`` or ``"oom"``; by default the message.
     """
 
     def __init__(self, message: str, cause: str = "") -> None:
@@ -88,23 +88,23 @@ class TrainingError(NasOptunaError):
 
 
 def shown(value: object) -> str:
-    """A value of a user as a message repeats it: as in Python, at most `SHOWN` characters, no passwords of URLs."""
+    """A user's value for a message: its `repr` with at most `SHOWN` characters and no passwords of URLs."""
     value = mask_urls(value) if isinstance(value, str) else value
     brief = reprlib.Repr()
     brief.maxstring = brief.maxother = brief.maxlong = SHOWN
     try:
         return shortened(brief.repr(value), SHOWN)
-    except (ValueError, RecursionError):  # a whole number of more digits than Python writes
+    except (ValueError, RecursionError):  # e.g. an integer with more digits than Python prints
         return f"a {type(value).__name__} too large to show"
 
 
 def named(path: object) -> str:
-    """A path, key or sentence of a user as a message repeats it: without quotes, otherwise as `shown` does."""
+    """A user's path, key or sentence for a message: like `shown`, but without quotes."""
     return shortened(printable(str(path)), NAMED)
 
 
 def reason_of(error: BaseException, limit: int = NAMED) -> str:
-    """What an error says, in one line of at most `limit` characters for the end of a message."""
+    """An error's message in one line of at most `limit` characters."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else error
     return shortened(printable(str(told)), limit) or type(error).__name__
 
@@ -136,21 +136,21 @@ _PLAINER = {
 
 
 def plainer(message: str) -> str:
-    """What a parser says of a value that it refuses, in words for a person."""
+    """A parser's message about a refused value in plain words."""
     for theirs, ours in _PLAINER.items():
         message = re.sub(theirs, ours, message)
     return message
 
 
 def printable(text: str) -> str:
-    """A text in one line, with nothing in it that a terminal would obey, and no password of a URL."""
+    """A text in one line, without control characters and without passwords of URLs."""
     text = mask_urls(text)
     line = " ".join(text.split()) if "\n" in text or "\r" in text or "\t" in text else text
     return "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def shortened(text: str, limit: int, ellipsis: str = "…") -> str:
-    """A text, with its middle replaced by an ellipsis where it is longer than `limit` characters.
+    """A text whose middle is replaced by an ellipsis if it is longer than `limit` characters.
 
     Examples:
         >>> shortened("abcdefgh", 5)
@@ -163,7 +163,7 @@ def shortened(text: str, limit: int, ellipsis: str = "…") -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str:
-    """The sentence for a name that nobody knows, with the nearest one that somebody does; `meant` as for `nearest`."""
+    """The sentence for an unknown name, with the nearest known one; `meant` is as for `nearest`."""
     names = sorted(known)
     near = nearest(name, names, meant)
     some = f"choose one of: {', '.join(names)}" if names else "there is none"
@@ -172,10 +172,10 @@ def unknown(kind: str, name: str, known: Iterable[str], meant: Mapping[str, str]
 
 
 def nearest(name: str, known: Iterable[str], meant: Mapping[str, str] | None = None) -> str | None:
-    """The known name that somebody most likely wanted to write; None if that is anybody's guess."""
-    # The one that differs in case and separators only, else what `meant` says (words of other tools, in small letters
-    # without other signs -> what each is called here), else the one that is begun or continued by the name, or has it
-    # among its words, else one with two thirds of its letters in their order.
+    """The known name that was most likely meant; None if none is similar."""
+    # In this order: one that differs only in case and separators; the one in `meant` (words of other tools, in lower
+    # case without other characters -> the name here); one that starts with the name, has it among its words, or is a
+    # prefix of it; one with two thirds of its letters in their order.
     names = sorted(known, key=lambda each: (len(each), each))
     plain, word = {each: _letters(each) for each in names}, _letters(name[:SHOWN])
     words = {each: re.split(r"[\W_]+", each.casefold()) for each in names}
@@ -196,5 +196,5 @@ def _letters(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: the user asked for it
-    """Training stopped between two steps because it was asked to; its last checkpoint is kept."""
+class Interrupted(Exception):  # noqa: N818 - not an error, since the user asked for it
+    """A training was asked to stop between two steps; its last checkpoint is kept."""

@@ -1,4 +1,4 @@
-"""The only place that puts a study's parts together: from a spec, or from a stored study, to what runs it."""
+"""The only place where a study's parts are put together, from a spec or from a stored study."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that a study spec names, made and checked.
+    """All parts that a study spec names, made and checked.
 
     Attributes:
         spec: The study spec.
-        objective: Scores what a trial chooses; it holds evaluator, costs and limits.
-        sampler: What proposes architectures, inside the limits.
-        pruner: What stops trials.
-        data: The images of our own training; None if the study has an evaluator of its own.
-        why: Why this sampler, where nobody has named one.
+        objective: Scores the architecture of a trial; it has evaluator, costs and limits.
+        sampler: Proposes architectures inside the limits.
+        pruner: Stops trials.
+        data: The images of the built-in training; None if the study has its own evaluator.
+        why: The reason for this sampler, if the spec does not name one.
 
     Examples:
         >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, "recipe": {"epochs": 1}})
@@ -71,7 +71,7 @@ class Experiment:
 
     @property
     def allowed(self) -> Allowed | None:
-        """What the study's limits let be proposed, by its parameters; None if there are no limits."""
+        """Whether an architecture, given by its parameters, is inside the limits; None without limits."""
         return self.sampler.is_inside if isinstance(self.sampler, WithinLimitsSampler) else None
 
     @classmethod
@@ -87,17 +87,17 @@ class Experiment:
         keep_weights: bool = False,
         images: Callable[[], SearchData] | None = None,
     ) -> Experiment:
-        """Load and make what a spec names.
+        """Load and make the parts of a spec.
 
         Args:
             spec: The study spec. Code that it names is imported; see `require_trust` for specs of other people.
-            data_directory: Where data sets are; their default place without it.
+            data_directory: Where data sets are; None is the default.
             device: Where to train.
             checkpoints: Folder for the state of running trials.
-            interrupted: Asked between optimiser steps.
+            interrupted: Called between optimiser steps; True stops the training.
             callbacks: Callbacks that are told of each step.
             keep_weights: Keep the weights of each complete trial in `checkpoints`.
-            images: Gives the images where they are in memory already, so that they are not loaded.
+            images: Returns the images if they are in memory already; None loads them.
 
         Raises:
             SpecError: A name or option is unknown, or a value is refused.
@@ -108,7 +108,7 @@ class Experiment:
         spec, why = with_default_search(spec)
         with importing_only(code_named(spec)):
             if spec.supernet.strategy_options:
-                strategy_options(spec.supernet)  # a key that is misspelt is refused when the spec is read
+                strategy_options(spec.supernet)  # refuses misspelt keys early
             data, evaluator = make_evaluator(spec, data_directory, device, images)
             pruner = create_pruner(spec.pruner.name, evaluator.steps, spec.pruner.options)
             objective = EvaluatorObjective(
@@ -129,17 +129,17 @@ class Experiment:
 
     @classmethod
     def of_study(cls, study: Study, spec: StudySpec | None = None, **given: Any) -> Experiment:
-        """What a stored study needs to go on, and the study's sampler and pruner set.
+        """Make the experiment of a stored study, and set the study's sampler and pruner.
 
         Args:
-            study: A study of ours.
-            spec: Its spec with what may change, such as another sampler; by default the one that it remembers.
+            study: A study that was made by nas-optuna.
+            spec: Its spec with permitted changes, such as another sampler; by default the stored one.
             given: Keyword arguments of `from_spec`.
 
         Raises:
             StudyError: It searches another space, or its images have changed.
-            DataError: Its images are not there.
-            SpecError: As `from_spec`.
+            DataError: Its images are missing.
+            SpecError: As in `from_spec`.
         """
         stored = study_spec(study)
         wanted = spec or stored
@@ -164,10 +164,10 @@ class Experiment:
 
     @property
     def search(self) -> Search:
-        """What a supernet is trained for.
+        """Spec, data and space, for a supernet or a retraining.
 
         Raises:
-            SpecError: The study has an evaluator of its own, which a supernet cannot stand for.
+            SpecError: The study has its own evaluator, which cannot be used for these.
         """
         if self.data is None:
             raise SpecError(
@@ -177,15 +177,15 @@ class Experiment:
         return Search(self.spec, self.data, self.space)
 
     def create(self, storage: optuna.storages.BaseStorage | str, name: str, *, load_if_exists: bool = False) -> Study:
-        """Create the Optuna study that remembers this spec, its space and the fingerprint of its data.
+        """Create the Optuna study, which stores this spec, its space and the fingerprint of its data.
 
         Args:
-            storage: Where it is kept, or the URL of that.
-            name: Its name.
-            load_if_exists: Go on with the study of that name where there is one.
+            storage: The storage, or its URL.
+            name: The study's name.
+            load_if_exists: Continue the study of that name if it exists.
 
         Raises:
-            StudyError: The name is taken, or cannot be one; or the study that is there has another space or images.
+            StudyError: The name is taken or invalid; or the existing study has another space or other images.
         """
         if isinstance(storage, str):
             storage = open_storage(storage, create=True)
@@ -202,12 +202,12 @@ class Experiment:
         return study
 
     def require_same(self, study: Study) -> None:
-        """Refuse to go on in another space or with other images than the study began with.
+        """Refuse a study that began with another space or other images.
 
-        The content decides about the images; they may lie elsewhere.
+        Images are compared by content; they may have moved.
 
         Raises:
-            StudyError: Naming what differs.
+            StudyError: The message names the difference.
         """
         require_same_space(study, self.space)
         began: Mapping[str, Any] = study.user_attrs.get(StudyKey.DATA, {})
@@ -219,7 +219,7 @@ class Experiment:
             )
 
     def _remember_data(self, study: Study, stored: StudySpec) -> None:
-        """Note the data's fingerprint, where an older version did not; and their new place, where they were moved."""
+        """Store the data's fingerprint, if an older version did not, and their new place, if they were moved."""
         if self.data is None:
             return
         if StudyKey.DATA not in study.user_attrs:
@@ -252,12 +252,12 @@ class Experiment:
             study: Made by `create`, or loaded and given to `of_study`.
             trials: Finish this many; None is no limit.
             timeout: Begin no trial after this many seconds; None is no limit.
-            total: Make no trial once the study has this many, whoever made them; None is no limit.
-            executor: Who runs them; this process by default.
-            handle: What other processes open, where the executor has some.
-            stop: Looked at between trials; give the same one to `from_spec`, as ``interrupted``.
+            total: Make no trial once the study has this many, no matter who made them; None is no limit.
+            executor: Runs the trials; by default in this process.
+            handle: Opens the study in other processes, if the executor has some.
+            stop: Checked between trials; pass the same one to `from_spec`, as ``interrupted``.
             callbacks: Callbacks that are told of the run, of each trial and of each step.
-            kind: What callbacks are told that this is: a search, or the trainings of a supernet's check.
+            kind: The kind of run for callbacks: a search, or the trainings of a supernet's check.
         """
         told = Callbacks(callbacks)
         facts = {"what": self.describe(), "objectives": list(self.spec.objectives), "limits": dict(self.spec.limits)}
@@ -270,7 +270,7 @@ class Experiment:
             return executor.run(work, TrialBudget(trials, timeout, total), stop=stop or StopRequest(), told=told)
 
     def begin_warm(self, study: Study, trials: int) -> None:
-        """Let the study's supernet propose its first trials, and its sampler the others.
+        """Let the study's supernet propose the first trials, and its sampler the others.
 
         Args:
             study: Its sampler is replaced.
@@ -282,7 +282,7 @@ class Experiment:
         study.sampler = WarmStartSampler(study.sampler, self.space, seed, trials=trials)
 
     def describe(self, *, within: bool = False) -> str:
-        """One line for a person; `within` a time nothing is pruned, and epochs are no measure."""
+        """One line for a person; `within` leaves out pruner and epochs, which a clock replaces."""
         size = (
             plural(self.space.size, "architecture") if self.space.size < 1e9 else f"{self.space.size:.1e} architectures"
         )
@@ -302,7 +302,7 @@ class Experiment:
         return f"{what}, pruner {self.spec.pruner.name}, {plural(self.objective.evaluator.steps, 'epoch')}"
 
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of limits and images: margins, classes, sizes, what is left out."""
+        """Lines for a person on limits and images: margins, classes, sizes, what is left out."""
         limits = tuple(self.objective.limits.remarks())
         if self.data is None:
             return limits
@@ -312,7 +312,7 @@ class Experiment:
         return tuple(line for line in found if line)
 
     def _searched(self) -> Iterator[str]:
-        """What of the recipe each trial chooses, and what of it the sampler does not propose."""
+        """Lines on settings of the recipe that trials choose, and on those that the sampler does not propose."""
         found = self.objective.searched
         if found:
             yield f"each trial chooses beside its architecture: {', '.join(found)}"
@@ -327,8 +327,8 @@ class ExperimentHandle(Handle):
 
     Attributes:
         data_directory: Where data sets are; None is their default place.
-        spec: The study's spec with what was changed for this run; None is the stored one.
-        warm_trials: How many trials the study's supernet proposes first; 0 is none.
+        spec: The study's spec with changes for this run; None is the stored one.
+        warm_trials: How many trials the study's supernet proposes first.
     """
 
     data_directory: Path | None = None

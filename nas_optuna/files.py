@@ -1,4 +1,4 @@
-"""Files: written so that nobody ever meets half of one, and text read as any editor may have written it."""
+"""Files: written atomically, and text in any encoding that editors use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from typing import IO, Any, TypeVar
 T = TypeVar("T", dict[str, Any], list[Any])
 
 LIMIT = 64 * 2**20
-"""Bytes of the largest file that is read as text."""
+"""The most bytes of a file that is read as text."""
 
 _LOCK = "lock"
 
@@ -34,9 +34,9 @@ _MARKS = (
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A folder inside another that is removed at the end; those of processes that were killed are removed first."""
-    # Whoever lives holds a lock on a file in its folder, which the kernel gives up with the process. Other hosts may
-    # not see the lock, so that each removes its own folders only.
+    """A temporary folder inside another; those of killed processes are removed first."""
+    # A living process holds a lock on a file in its folder, which the kernel releases with the process. Other hosts
+    # may not see the lock, so each removes only its own folders.
     host = re.sub(r"\W", "", platform.node())[:32]
     prefix = f".nas-optuna-{host}-"
     for left in parent.glob(f"{prefix}*"):
@@ -52,7 +52,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 
 
 def _is_locked_here(file: IO[bytes]) -> bool:
-    """Lock a file, where nobody else holds it and the system has such locks."""
+    """Lock a file; False if another process holds the lock or the system has none."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -86,7 +86,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def flush(path: Path) -> None:
-    """Let a file or a folder reach the disk, where the file system can say so."""
+    """Sync a file or a folder to the disk, if the file system can."""
     with suppress(PermissionError):  # folders on Windows
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -96,7 +96,7 @@ def flush(path: Path) -> None:
 
 
 def _without_waiting(name: str, flags: int) -> int:
-    """Open a file; opening a pipe that nobody writes to would wait until somebody does."""
+    """Open a file without blocking on a pipe that nobody writes to."""
     descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
     if hasattr(os, "O_NONBLOCK"):
         os.set_blocking(descriptor, True)

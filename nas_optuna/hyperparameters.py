@@ -1,4 +1,4 @@
-"""Settings of the recipe that are searched beside the architecture."""
+"""Settings of the recipe that are searched together with the architecture."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from nas_optuna.spec import Recipe
 from nas_optuna.spec_text import problem_of
 
 PREFIX = "recipe."
-"""What the Optuna parameter of a recipe's setting begins with."""
+"""The prefix of the Optuna parameter of a recipe's setting."""
 _LEFT_OUT = ("epochs", "repeats", "seed", "input_size")
-"""Trials could not be compared, or would see other images, if these differed."""
+"""Settings that cannot be searched, because trials could not be compared."""
 
 
 def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | CategoricalDistribution:
-    """Optuna's distribution of one setting of the recipe.
+    """Parse the range of one setting of the recipe.
 
     Args:
         name: The setting, e.g. ``"learning_rate"``.
         value: ``"1e-4..1e-1:log"``, ``{"low": 1e-4, "high": 1e-1, "log": True}``, a list, or ``"32,64"``.
 
     Raises:
-        SpecError: The recipe has no such setting, it cannot be searched, or a value is one that it refuses.
+        SpecError: The recipe has no such setting, it cannot be searched, or a value is not valid.
 
     Examples:
         >>> parse_range("learning_rate", "1e-4..1e-1:log")
@@ -54,7 +54,7 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
 
 
 def suggest(trial: BaseTrial, searched: Mapping[str, BaseDistribution]) -> dict[str, Any]:
-    """Let a trial choose every setting, by its parameter, e.g. ``"recipe.learning_rate"``."""
+    """Let a trial choose every setting, e.g. the parameter ``"recipe.learning_rate"``."""
     found: dict[str, Any] = {}
     for name, d in searched.items():
         if isinstance(d, CategoricalDistribution):
@@ -78,7 +78,7 @@ def of_architecture(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
-    """The recipe with what a trial chose; a `SpecError` where it refuses a value."""
+    """The recipe with a trial's choices; a `SpecError` if a value is not valid."""
     chosen = {name.removeprefix(PREFIX): value for name, value in params.items() if name.startswith(PREFIX)}
     try:
         return Recipe.model_validate({**recipe.model_dump(), **chosen})
@@ -122,7 +122,7 @@ def _number(name: str, text: str) -> float:
 
 
 def _literal(text: str) -> Any:
-    # TOML would read neither .001 nor 064 as a number, and a stored study goes on only with the values it began with.
+    # TOML reads neither .001 nor 064 as a number, but a stored study can only continue with unchanged values.
     if text in ("true", "false"):
         return text == "true"
     for read in (int, float):

@@ -1,4 +1,4 @@
-"""Layers for spaces of your own whose widths a supernet can leave open; see `nas_optuna.spaces.layers`."""
+"""Layers for your own spaces whose widths can stay open in a supernet; see `nas_optuna.spaces.layers`."""
 
 from nas_optuna.spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticGroupNorm, ElasticLinear, kaiming
 

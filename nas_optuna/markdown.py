@@ -1,4 +1,4 @@
-"""Text of users inside Markdown that we write: shown as it is, and never markup."""
+"""Users' text inside our Markdown: shown literally, never as markup."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$&])")
 
 
 def plain(text: object) -> str:
-    r"""Text on one line without what Markdown would take for markup.
+    r"""Text on one line with Markdown's special characters escaped.
 
     Examples:
         >>> print(plain("a|b *c*"))
@@ -21,7 +21,7 @@ def plain(text: object) -> str:
 
 
 def code(text: object, *, in_table: bool = False) -> str:
-    """Text as a code span; in a table ``|`` would end its cell even there."""
+    """Text as a code span; in a table ``|`` is escaped, which would end the cell."""
     shown = _one_line(text) or " "
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     if shown[0] == "`" or shown[-1] == "`":
@@ -37,5 +37,5 @@ def table(headings: Sequence[object], rows: Sequence[Sequence[object]], gap: str
 
 
 def _one_line(text: object) -> str:
-    """Without line breaks, what no file in UTF-8 can hold, and what a terminal or a page would obey."""
+    """Text without line breaks, control characters and characters that UTF-8 cannot encode."""
     return printable(" ".join(str(text).encode("utf-8", "backslashreplace").decode("utf-8").split()))

@@ -1,4 +1,4 @@
-"""What of a text may be shown: the passwords of the URLs in it are replaced before it leaves the process."""
+"""Masking of the passwords and tokens in URLs before a text leaves the process."""
 
 from __future__ import annotations
 

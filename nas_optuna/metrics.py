@@ -1,7 +1,7 @@
-"""What a training can be judged by: metrics by name, each with its direction, its ideal and its worst value.
+"""Metrics by name, each with its direction, its ideal and its worst value.
 
-A metric is a function of all outputs and targets of the images that select. A third party adds one as an entry point of
-the group ``nas_optuna.metrics`` or names it as ``package.module:function``; `metric` says which way is better.
+A metric is a function of all outputs and targets of the validation images. Other packages add one as an entry point of
+the group ``nas_optuna.metrics``, or it is named as ``package.module:function``; `metric` sets its direction.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MARK = "nas_optuna_metric"
 
 @dataclass(frozen=True)
 class Metric(Quantity):
-    """One figure of a trained network; without further words a share, of which more is better.
+    """One figure of a trained network; by default a share that is maximised.
 
     Attributes:
-        eight_bits: Whether it is of the network's outputs in eight bits, as a device would run it.
+        eight_bits: Whether it is computed from the network's outputs in eight bits.
     """
 
     eight_bits: bool = False
@@ -48,13 +48,13 @@ def metric(
     label: str = "",
     unit: str = "",
 ) -> Callable[[_F], _F]:
-    """Say how a metric function of your own is to be read.
+    """Describe your own metric function.
 
     Args:
-        direction: Which way is better.
-        ideal: The best value there can be; hypervolume is measured from it.
-        worst: The worst value there can be.
-        label: What tables and reports call it; its name where it says nothing.
+        direction: ``"maximize"`` or ``"minimize"``.
+        ideal: The best possible value; hypervolume is measured from it.
+        worst: The worst possible value.
+        label: Its name in tables and reports; by default the function's name.
         unit: Unit of its values.
 
     Examples:
@@ -71,7 +71,7 @@ def metric(
 
 
 ACCURACIES = ("accuracy", "accuracy_int8")
-"""The accuracies of a network as it is trained and in eight bits; both have the standard error of their images."""
+"""The accuracies in full precision and in eight bits, which have the standard error of their images."""
 _BOUNDED = ("accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy")
 METRICS = Registry(
     "metric",
@@ -87,7 +87,7 @@ _BUILTIN: Mapping[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of a name."""
+    """Find a metric by name."""
     if name in _BUILTIN:
         return _BUILTIN[name]
     function = METRICS.find(name)

@@ -1,4 +1,4 @@
-"""What a study optimises and limits, by name: metrics, costs, and a metric softly traded for a cost."""
+"""What a study optimises and limits, by name: metrics, costs, and soft targets that trade a metric for a cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COSTS = Registry(
         "energy_mj": "nas_optuna.costs.cost:EnergyCost",
     },
 )
-"""Every cost. Tables show them in this order; each says its unit, label and direction itself (`costs.cost.Cost`)."""
+"""All costs, in the order of tables; each has its own unit, label and direction (`costs.cost.Cost`)."""
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:e([+-]?\d+))?\s*([kMG]?)")
 _SOFT = re.compile(r"([\w.:]+)\s*\*\s*\(\s*(\w+)\s*/\s*([^()]+?)\s*\)\s*\^\s*([+-]?[\d.]+)")
@@ -39,21 +39,21 @@ ELSEWHERE: Mapping[str, str] = {
     **dict.fromkeys(("time", "speed", "runtime", "milliseconds", "ms"), "latency_ms"),
     **dict.fromkeys(("ram", "bytes"), "memory"),
 }
-"""What other tools call a metric or a cost -> its name here."""
+"""Names of metrics and costs in other tools -> the name here."""
 
 
 @dataclass(frozen=True)
 class Criterion(Quantity):
-    """One thing that is optimised; `name` is a metric's, a cost's, or the formula of a soft target."""
+    """One objective; `name` is that of a metric or a cost, or the formula of a soft target."""
 
-    metric: str | None = None  # that it needs, if any
-    cost: str | None = None  # that it needs, if any
-    target: float | None = None  # of a soft target: the cost at which the metric counts as it is
-    exponent: float = 0.0  # of a soft target: negative, or positive for a cost of which more is better
-    code: str | None = None  # where the metric is imported from, where nobody has installed it under that name
+    metric: str | None = None  # the metric that it needs, if any
+    cost: str | None = None  # the cost that it needs, if any
+    target: float | None = None  # of a soft target: the cost at which the metric is unchanged
+    exponent: float = 0.0  # of a soft target: negative, or positive for a cost that is maximised
+    code: str | None = None  # where the metric is imported from, if no package has registered it
 
     def value(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> float:
-        """What is told to Optuna."""
+        """The value for Optuna."""
         if self.metric is None:
             assert self.cost is not None
             return costs[self.cost]
@@ -64,25 +64,25 @@ class Criterion(Quantity):
 
 
 def parse_criteria(objectives: Sequence[str]) -> tuple[Criterion, ...]:
-    """What the names of objectives stand for; one name may stand without a list."""
+    """Parse the names of objectives; a single name need not be in a list."""
     return tuple(map(parse_criterion, (objectives,) if isinstance(objectives, str) else objectives))
 
 
 def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
-    """What an objective's name stands for.
+    """Parse the name of an objective.
 
-    Beside the plain names there is the soft target, ``METRIC*(COST/TARGET)^W`` with a negative ``W``, which makes one
-    objective of two (MnasNet, arXiv:1807.11626, equation 2, with ``W`` = -0.07; FBNet, arXiv:1812.03443, equation 2,
-    weighs its loss in the same way). ``accuracy*(latency_ms/0.5)^-0.07`` leaves accuracy as it is for a network that
-    takes 0.5 ms, and takes about 5 % of it from one that takes twice as long. A cost that is to be taken the other way
-    is named with its direction, ``maximize:params`` or ``params:maximize``; so is a figure that only the study's own
-    evaluator knows: ``rmse:minimize``.
+    Besides plain names there is the soft target, ``METRIC*(COST/TARGET)^W`` with a negative ``W``, which combines two
+    objectives (MnasNet, arXiv:1807.11626, equation 2, with ``W`` = -0.07; FBNet, arXiv:1812.03443, equation 2, weights
+    its loss in the same way). ``accuracy*(latency_ms/0.5)^-0.07`` does not change the accuracy of a network that takes
+    0.5 ms, and subtracts about 5 % if it takes twice as long. A cost is optimised in the other direction as
+    ``maximize:params`` or ``params:maximize``; a figure that only the study's own evaluator knows needs a direction as
+    well: ``rmse:minimize``.
 
     Args:
         text: The name or the formula.
-        imports: Whether a metric that is named by its place, ``package.module:function``, may be imported. A stored
-            study may be somebody else's: reading it imports nothing. Such a metric then counts as maximised, and its
-            bounds are unknown. `Criterion.code` is the same either way.
+        imports: Whether a metric that is named as ``package.module:function`` may be imported. A stored study may be
+            somebody else's, and reading it imports nothing: such a metric then counts as maximised, with unknown
+            bounds. `Criterion.code` is the same either way.
 
     Raises:
         SpecError: It is neither.
@@ -104,7 +104,7 @@ def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
 
 
 def _parsed(text: str) -> Criterion:
-    """The criterion of a text, without an import of code that it names."""
+    """Parse a text without importing code that it names."""
     soft = _SOFT.fullmatch(text) if len(text) < 200 else None
     if soft is not None:
         return _soft_target(text, *soft.groups())
@@ -130,7 +130,7 @@ def _parsed(text: str) -> Criterion:
 
 
 def _with_direction(text: str) -> tuple[str, Direction | None]:
-    """A name without the direction before or after it."""
+    """Split a name from a direction before or after it."""
     for direction in _DIRECTIONS:
         for name in (text.removeprefix(f"{direction}:"), text.removesuffix(f":{direction}")):
             if name != text and ":" not in name:
@@ -147,12 +147,12 @@ def _metric(name: str) -> Metric:
 
 
 def _criterion(quantity: Quantity, needs: Criterion) -> Criterion:
-    """What a criterion needs, described by a quantity."""
+    """A criterion with the description of a quantity."""
     return replace(needs, **{field.name: getattr(quantity, field.name) for field in fields(Quantity)})
 
 
 def describe_cost(name: str) -> Quantity:
-    """How a registered cost is called, written and compared, as its class says."""
+    """The description of a registered cost from its class."""
     found = COSTS.find(name)
     maximized = getattr(found, "direction", "minimize") == "maximize"
     return Quantity(
@@ -167,9 +167,9 @@ def describe_cost(name: str) -> Quantity:
 
 
 def describe(name: str) -> Quantity:
-    """How anything that a study remembers by name is to be shown: an objective, a metric or a cost.
+    """The description of an objective, a metric or a cost of a study, by name.
 
-    It imports no code that a study names, and never fails: what is not known here has its name and nothing else.
+    It imports no code that a study names, and never fails: something unknown has only its name.
 
     Examples:
         >>> describe("memory").heading
@@ -201,13 +201,13 @@ def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: 
     if power <= 0 if more_is_better else power >= 0:
         worse, sign = ("smaller", "positive") if more_is_better else ("larger", "negative")
         raise SpecError(f"objective {text!r} would reward a {worse} {cost}; the exponent must be {sign}")
-    # A cheap network can have more than the metric's ideal, but no network has less than its worst.
+    # A cheap network can exceed the metric's ideal, but none can be below its worst value.
     needs = Criterion(text, metric=metric_name, cost=cost, target=amount, exponent=power, code=_code(metric_name))
     return replace(needs, direction="maximize", ideal=found.ideal, worst=found.worst, format=".4f")
 
 
 def parse_amount(text: str | float) -> float:
-    """A positive number that may end in k, M or G: ``"2M"`` is 2,000,000.
+    """Parse a positive number that may end in k, M or G: ``"2M"`` is 2,000,000.
 
     Examples:
         >>> parse_amount("300k")

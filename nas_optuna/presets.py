@@ -11,11 +11,11 @@ from nas_optuna.spec import SUFFIX
 
 DEFAULT = "digits-quick"
 OWN_IMAGES = "own-images"
-"""Taken where the data are a folder or a NumPy file, and no spec is named."""
+"""The default if the data are a folder or a NumPy file."""
 PRETRAINED = "pretrained"
-"""Taken by fit where its space is a pretrained backbone."""
+"""The preset of fit for a pretrained backbone."""
 
-# In an installed wheel the specs lie inside the package, in a checkout beside it.
+# In an installed wheel the specs are inside the package, in a checkout next to it.
 _FOLDERS = (Path(__file__).parent / "studies", Path(__file__).parent.parent / "studies")
 
 
@@ -25,7 +25,7 @@ def preset_names() -> list[str]:
 
 
 def describe_preset(name: str) -> str:
-    """What a preset is for: the first sentence of its file."""
+    """The purpose of a preset: the first sentence of its file."""
     lines = find_spec(name).read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.removeprefix("#").strip() for line in itertools.takewhile(lambda x: x[:1] == "#", lines))
     return re.split(r"(?<=\.) ", comment, maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""How a figure of a network is called, written and compared: metrics, costs and objectives alike."""
+"""Names, formats and directions of figures: metrics, costs and objectives."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Quantity:
     """A figure that describes itself.
 
     Attributes:
-        name: What a spec calls it.
-        direction: Optuna's word for which way is better.
-        ideal: The best value there can be; None if there is no bound.
-        worst: The worst value there can be; None if there is no bound.
-        label: What people call it; the name where it says nothing.
+        name: Its name in a spec.
+        direction: ``"maximize"`` or ``"minimize"``.
+        ideal: The best possible value; None if there is no bound.
+        worst: The worst possible value; None if there is no bound.
+        label: Its name for people; by default `name`.
         unit: Unit of its values; empty for a count or a share.
         format: Python's format specification of a value below 1,000; ``""`` is four significant digits.
 
@@ -42,16 +42,16 @@ class Quantity:
 
     @property
     def sign(self) -> float:
-        """What makes a value a loss: -1 where larger is better, else 1."""
+        """The factor that makes a value a loss: -1 if larger is better, else 1."""
         return -1.0 if self.maximize else 1.0
 
     @property
     def heading(self) -> str:
-        """The label with the unit, for a table or an axis."""
+        """Label and unit, for a table or an axis."""
         return f"{self.label or self.name} ({self.unit})" if self.unit else self.label or self.name
 
     def number(self, value: float) -> str:
-        """A value as exactly as it is worth writing, without its unit.
+        """A value with sensible precision, without its unit.
 
         Examples:
             >>> Quantity("macs").number(1234567), Quantity("latency_ms", format=".3g").number(0.51234)
@@ -75,7 +75,7 @@ class Quantity:
         return f"{self.number(value)} {self.unit}".rstrip()
 
     def brief_text(self, value: float) -> str:
-        """A brief value with its unit, or with its label where it has none."""
+        """A brief value with its unit, or with its label if it has none."""
         return f"{self.brief(value)} {self.unit or self.label or self.name}"
 
 
@@ -85,7 +85,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def count(number: float) -> str:
-    """A count in three digits and a suffix: ``1.23M``."""
+    """A count with three digits and a suffix: ``1.23M``."""
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(number) >= size:
             return f"{number / size:.3g}{suffix}"
@@ -93,7 +93,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time that a person can read: ``8.1 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    """A time for a person: ``8.1 s``, ``3 min 20 s``, ``2 h 05 min``."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     whole = round(seconds)

@@ -1,11 +1,11 @@
-"""Random numbers that depend on a seed alone, whatever other threads of the process draw meanwhile.
+"""Random numbers that depend only on a seed, whatever other threads of the process draw.
 
-Torch has one global generator for each device, which every thread shares. Whatever draws from it in two threads gives
-other numbers in every run. So what is drawn here comes from generators of our own:
+Torch has one global generator for each device, which all threads share, so drawing from it in two threads gives other
+numbers in every run. Here random numbers come from separate generators:
 
-- `seeded` gives a generator to every operation that takes one, such as those that initialise layers.
-- `RandomState` is for what takes none, such as dropout: it puts a state of its own into the global generators while a
-  lock keeps every other user of it waiting, and puts the earlier state back.
+- `seeded` passes a generator to every operation that takes one, such as the initialisation of layers.
+- `RandomState` is for operations that take none, such as dropout: under a lock, it puts its own state into the global
+  generators, and afterwards restores the earlier state.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _global_generators = threading.RLock()
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Within it, this thread draws from a generator with that seed on the CPU; torch's global one is left as it was.
+    """Let this thread draw from a generator with that seed on the CPU; torch's global one is not changed.
 
-    The numbers are those that ``torch.manual_seed(seed)`` gives. Operations on other devices are not affected.
+    The numbers are those of ``torch.manual_seed(seed)``. Operations on other devices are not affected.
 
     Examples:
         >>> with seeded(0):
@@ -37,13 +37,13 @@ def seeded(seed: int) -> Iterator[None]:
         True
     """
     generator = torch.Generator().manual_seed(seed)
-    # The state contains what takes no generator, and a network that seeds the global one by itself.
+    # The state is for operations that take no generator, and for networks that seed the global one.
     with RandomState(seed, torch.device("cpu")).current(), _GivenGenerator(generator):
         yield
 
 
 class RandomState:
-    """The state of torch's global generators as one training sees them; the CPU's belongs to it on every device."""
+    """One training's state of torch's global generators: of the CPU, and of its device."""
 
     def __init__(self, seed: int, device: torch.device) -> None:
         self._devices = [torch.device("cpu"), *([device] if device.type != "cpu" else [])]
@@ -51,8 +51,8 @@ class RandomState:
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        """Within it the global generators go on from this state; one thread of the process at a time."""
-        # Nothing waits for the device. Code that draws without asking for a state is not kept from drawing.
+        """Let the global generators continue from this state, in one thread of the process at a time."""
+        # It does not wait for the device, nor prevent other code from drawing without a state.
         with _global_generators:
             before = [_get_state(device) for device in self._devices]
             _set_states(self._devices, self._states)
@@ -64,9 +64,9 @@ class RandomState:
 
 
 class _GivenGenerator(TorchDispatchMode):
-    """Gives a generator to each of this thread's operations on the CPU that draws and was given none.
+    """Passes a generator to each of this thread's random operations on the CPU that has none.
 
-    Those that take none, such as ``torch.rand(2)``, draw from the global generator in the given one's state.
+    Those that take none, such as ``torch.rand(2)``, draw from the global generator in that generator's state.
     """
 
     def __init__(self, generator: torch.Generator) -> None:

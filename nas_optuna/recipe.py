@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from nas_optuna.digests import hex_digest
 
 Fill = Literal["black", "reflect"]
-"""What comes in from beyond the edge of an image that is shifted."""
+"""What fills the border of a shifted image."""
 
 _Pixels = Annotated[int, Field(ge=1)]
 
 
 _ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix", "progressive")
-"""Settings that recipes of 0.2 did not have; their defaults change nothing."""
+"""Settings that recipes of release 0.2 did not have; their defaults change nothing."""
 
 
 class Recipe(BaseModel):
@@ -24,8 +24,8 @@ class Recipe(BaseModel):
 
     Attributes:
         epochs: Passes over the training images, or over `epoch_size` of them.
-        epoch_size: Training images per epoch; None is all. Every image has its turn before one comes again, also from
-            epoch to epoch. A small epoch reports sooner, and lets a short training see a part of large data.
+        epoch_size: Training images per epoch; None is all. Every image is used before one is repeated, also across
+            epochs. A small epoch reports sooner, and lets a short training see a part of large data.
         batch_size: Images per step.
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate: Peak learning rate.
@@ -33,28 +33,28 @@ class Recipe(BaseModel):
         weight_decay: Decoupled for AdamW, L2 for SGD.
         decay_norms: Whether `weight_decay` also shrinks biases and the weights of norm layers.
         label_smoothing: Share of each label that is spread over all classes (Szegedy et al. 2016, section 7).
-        schedule: ``"constant"``; ``"cosine"`` to zero over all steps; ``"one-cycle"`` rises in a line to the peak over
-            the first fifth of the steps and falls in a line to zero (Smith & Topin 2018).
+        schedule: ``"constant"``; ``"cosine"`` to zero over all steps; ``"one-cycle"`` rises linearly to the peak over
+            the first fifth of the steps and falls linearly to zero (Smith & Topin 2018).
         init: ``"default"`` is torch's own; ``"kaiming"`` is normal with fan-in for ReLU, zero biases.
-        input_size: Side in pixels that images are resized to, or ``[height, width]``; None keeps the data set's.
-        precision: ``"auto"`` is bfloat16 autocast on CUDA that has it, float16 with a gradient scaler on CUDA
-            that has not, and float32 elsewhere. ``"mixed"`` is that, and bfloat16 also on processors that have
-            instructions for it, where a step takes about half the time.
-        seed: Seed of initial weights, batch order and augmentation; the same for every trial, so that
-            architectures differ by nothing else.
+        input_size: Side in pixels to which images are resized, or ``[height, width]``; None keeps the data set's.
+        precision: ``"auto"`` is bfloat16 autocast on CUDA devices that support it, float16 with a gradient scaler on
+            others, and float32 elsewhere. ``"mixed"`` also uses bfloat16 on processors with instructions for it, where
+            a step takes about half the time.
+        seed: Seed of initial weights, batch order and augmentation; the same for every trial, so that only the
+            architectures differ.
         repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
         shift: Augmentation: shift by up to this many pixels of the raw image; ``"auto"`` is a tenth of its side.
-        shift_fill: What a shift brings in: ``"black"``, or ``"reflect"`` for what the image's edge mirrors.
-        flip: Augmentation: mirror half of the images. ``"auto"`` does so unless a mirrored image shows something
-            else, as a letter does: where the classes' names have one character each, or by a linear test of the images.
-        cutout: Augmentation: blank a square of this side in raw pixels; 0 is off.
+        shift_fill: How a shift fills the border: ``"black"``, or ``"reflect"`` for a mirror image.
+        flip: Augmentation: mirror half of the images. ``"auto"`` does so unless a mirrored image shows something else,
+            like a letter: if all class names have one character, or by a linear test of the images.
+        cutout: Augmentation: blank a square of this side in raw pixels; 0 turns it off.
         mix: Augmentation: share of images into which a part of another image is pasted, with its share of the label
-            (CutMix, Yun et al. 2019). ``"auto"`` is half of them where a training sees its images 30 times, else none.
+            (CutMix, Yun et al. 2019). ``"auto"`` is a half if a training sees its images 30 times, else none.
         progressive: Share of the steps, from the first, in which the network sees images of five eighths of their side
-            and a step takes half the time (progressive resizing, Tan & Le 2021, section 4). Where a clock ends the
-            training, it is a share of the time. ``"auto"`` is 0.6 where a training sees its images fewer than 100
-            times, else 0. Images below 32 pixels a side, and networks that take one size only, keep their size.
-        cuda_graphs: Replay each step as one CUDA graph, where the device is CUDA.
+            and a step takes half the time (progressive resizing, Tan & Le 2021, section 4). If a clock ends the
+            training, it is a share of the time. ``"auto"`` is 0.6 if a training sees its images fewer than 100 times,
+            else 0. Images below 32 pixels a side, and networks that take only one size, keep their size.
+        cuda_graphs: Replay each step as a CUDA graph on CUDA devices.
         compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
 
     Examples:
@@ -90,12 +90,12 @@ class Recipe(BaseModel):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Every setting, JSON-ready; one that came later only where it is set, so that older studies keep theirs."""
+        """Every setting, JSON-ready; newer ones only if they are set, so that older fingerprints stay the same."""
         values = self.model_dump(mode="json")
         return {k: v for k, v in values.items() if k not in _ADDED or v != type(self).model_fields[k].default}
 
     @property
     def fingerprint(self) -> str:
-        """Twelve hex digits that differ whenever two recipes would give different networks."""
+        """Twelve hex digits that differ whenever two recipes would train different networks."""
         text = json.dumps(self.settings, sort_keys=True)
         return hex_digest(text, 12, "sha256")

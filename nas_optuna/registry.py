@@ -24,8 +24,8 @@ _AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
 
 @contextmanager
 def importing_only(code: Iterable[str]) -> Iterator[None]:
-    """Inside the block no registry imports code by its place but this."""
-    # What a person is asked about and what is imported are thus one list, whatever a stored study's text looks like.
+    """Let registries import only this user code within the block."""
+    # So exactly the code to which a person has agreed is imported, whatever a stored study contains.
     token = _AGREED.set(frozenset(code))
     try:
         yield
@@ -35,7 +35,7 @@ def importing_only(code: Iterable[str]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Description:
-    """What a person needs to choose a part: its name, when to use it, and its options with their defaults."""
+    """A part's name, advice on its use, and its options with their defaults."""
 
     name: str
     advice: str
@@ -44,34 +44,34 @@ class Description:
 
 @dataclass(frozen=True)
 class Registry:
-    """Every part of one kind: built in, by places as text so that a listing imports nothing, or by an entry point."""
+    """All parts of one kind: built-in ones, by import path so that a listing imports nothing, and entry points."""
 
-    kind: str  # as messages call a part
+    kind: str  # the word for a part in messages
     group: str  # of entry points
     builtin: Mapping[str, str] = field(default_factory=dict)
-    reserved: tuple[str, ...] = ()  # keywords that the caller of `make` gives itself
+    reserved: tuple[str, ...] = ()  # keywords that the caller of `make` passes itself
 
     def names(self) -> list[str]:
         """Every registered name, built-in ones first."""
         return [*self.builtin, *(e.name for e in self._installed() if e.name not in self.builtin)]
 
     def __contains__(self, name: object) -> bool:
-        """Whether a name is registered; asks for entry points only where it is not built in."""
+        """Whether a name is registered; entry points are looked up only if it is not built in."""
         return name in self.builtin or any(e.name == name for e in self._installed())
 
     def _installed(self) -> EntryPoints:
         return _entry_points(self.group, tuple(sys.path))
 
     def is_code(self, name: str) -> bool:
-        """Whether a name stands for code that nobody has installed under that name: it is imported from a path."""
+        """Whether a name is the path of user code rather than a registered name."""
         return ":" in name and name not in self
 
     def code(self, name: str) -> list[str]:
-        """The code that `find` would import for a name, as `importing_only` takes it; empty for what is installed."""
+        """The user code that `find` would import for a name, as `importing_only` takes it; none if it is registered."""
         return [f"{self.kind} {name}"] if self.is_code(name) else []
 
     def find(self, name: str) -> Any:
-        """Import what a registered name, ``package.module:attribute`` or ``file.py:attribute`` stands for."""
+        """Import a registered name, ``package.module:attribute`` or ``file.py:attribute``."""
         target = self.builtin.get(name)
         if target is None:
             target = next((e.value for e in self._installed() if e.name == name), None)
@@ -95,14 +95,14 @@ class Registry:
                 found = getattr(found, part)
         except NasOptunaError:
             raise
-        except (Exception, SystemExit) as error:  # somebody else's module may raise anything
+        except (Exception, SystemExit) as error:  # a user's module may raise anything
             ends = "it ends its process; put what it runs below if __name__ == '__main__'"
             reason = ends if isinstance(error, SystemExit) else reason_of(error)
             raise SpecError(f"{self.kind} {name!r} cannot be imported: {reason}") from error
         return found
 
     def make(self, name: str, *arguments: Any, options: Mapping[str, Any], wanted: type, **given: Any) -> Any:
-        """Make the part of a name from what every part of its kind is given, and from options of a user."""
+        """Make a part by name, from the arguments for all parts of its kind and the user's options."""
         factory = self.find(name)
         check_options(self.kind, name, factory, options, reserved=(*self.reserved, *given))
         try:
@@ -117,7 +117,7 @@ class Registry:
         return made
 
     def describe(self) -> list[Description]:
-        """Every part that has a name. A plugin that cannot be imported says so as its advice."""
+        """All named parts. If a plugin cannot be imported, the error is its advice."""
         found = []
         for name in self.names():
             try:
@@ -132,19 +132,19 @@ class Registry:
 
 @cache
 def _entry_points(group: str, path: tuple[str, ...]) -> EntryPoints:
-    """A group's entry points on a search path. To look at each installed distribution takes a hundredth of a second."""
+    """A group's entry points; cached, because the search through all distributions takes a hundredth of a second."""
     return entry_points(group=group)
 
 
 def check_options(
     kind: str, name: str, function: Any, options: Collection[str], reserved: Collection[str] = ()
 ) -> None:
-    """Refuse an option that a function does not take, before it is called."""
+    """Refuse options that a function does not take, before it is called."""
     if not callable(function):
         raise SpecError(f"{kind} {name!r} is a {type(function).__name__}, which cannot be called")
     try:
         parameters = inspect.signature(function).parameters
-    except ValueError:  # some of what is written in C does not say
+    except ValueError:  # some functions written in C have no signature
         return
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
@@ -160,7 +160,7 @@ def check_options(
 
 
 def _options(factory: Any) -> dict[str, Any]:
-    if hasattr(factory, "Options"):  # a model of them, as strategies have
+    if hasattr(factory, "Options"):  # the options model of a strategy
         return dict(factory.Options().model_dump())
     return {
         parameter.name: "required" if parameter.default is parameter.empty else parameter.default
@@ -171,12 +171,12 @@ def _options(factory: Any) -> dict[str, Any]:
 
 def _module(name: str) -> ModuleType:
     if "" not in sys.path:
-        sys.path.append("")  # the current folder, which an installed command does not look in
+        sys.path.append("")  # the current folder, which is not on the path of an installed command
     return importlib.import_module(name)
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    """The module of a file, the same object at every call, so that its classes can be pickled and compared."""
+    """The module of a file, always the same object, so that its classes can be pickled and compared."""
     path = path.expanduser().resolve()
     name = f"_nas_optuna_file_{hex_digest(str(path), 12)}_{path.stem}"
     if name in sys.modules:

@@ -1,4 +1,4 @@
-"""A study spec: the TOML file that says what is searched, on which data, and how each network is trained."""
+"""A study spec: the TOML file with the search space, the data and the training of each network."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class DataSpec(_Part):
         validation_fraction: Share of the training images held out to select architectures; not used where the data
             set has a validation part of its own.
         split_seed: Seed of that split and of `train_limit`; the same for every trial.
-        select_on: What ranks architectures. ``"test"`` trains on all training images and ranks by test accuracy, as the
-            reference implementation does; the reported accuracy is then optimistic.
+        select_on: The images that rank architectures. ``"test"`` trains on all training images and ranks by test
+            accuracy, like the reference implementation; the reported accuracy is then optimistic.
         resize: How images that are not square, or of several sizes, become the square that a network sees:
             ``"stretch"`` uses all of the image and changes its proportions, ``"crop"`` uses the largest central square,
             ``"pad"`` adds black bars.
-        max_side: Where the recipe names no input size: images whose longer side has more pixels are reduced to a
-            square of this side. Without it, pictures of a folder are reduced to 224, and other images not at all.
+        max_side: If the recipe has no input size, larger images are reduced to a square of this side. Without it,
+            pictures of a folder are reduced to 224, and other images not at all.
     """
 
     name: str = "digits"
@@ -60,7 +60,7 @@ class DataSpec(_Part):
 
 
 class _Plugin(_Part):
-    """A name and the options that belong to it; what the name stands for checks them."""
+    """A name and its options, which the named part checks."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -73,22 +73,22 @@ class _Plugin(_Part):
 
 
 class SpaceSpec(_Plugin):
-    """Which search space, with its own options (`depth`, `filters`, …)."""
+    """The search space with its own options (`depth`, `filters`, …)."""
 
     name: str = "conv"
 
 
 class EvaluatorSpec(_Plugin):
-    """What scores an architecture, with its own options; ``"training"`` is our own training by data and recipe."""
+    """The evaluator with its own options; ``"training"`` is the built-in training by data and recipe."""
 
     name: str = "training"
 
 
 class SamplerSpec(_Plugin):
-    """Which sampler, with its own options, and the seed that all its proposals derive from.
+    """The sampler with its own options, and the seed of all its proposals.
 
     Attributes:
-        name: Name of the sampler; ``"auto"`` is ``curves`` where a study has one objective and the pruner is its own,
+        name: Name of the sampler; ``"auto"`` is ``curves`` if a study has one objective and no other pruner is named,
             else ``tpe``.
         seed: Seed of all proposals.
     """
@@ -98,24 +98,24 @@ class SamplerSpec(_Plugin):
 
 
 class PrunerSpec(_Plugin):
-    """Which pruner, with its own options; ``"auto"`` is ``curves`` with the sampler of that name, else ``guarded``."""
+    """The pruner with its own options; ``"auto"`` is ``curves`` with the sampler of that name, else ``guarded``."""
 
     name: str = "auto"
 
 
 class LatencySpec(_Part):
-    """How the cost ``latency_ms`` is known.
+    """How the cost ``latency_ms`` is determined.
 
     Attributes:
         table: A latency table's file. Without one each network is measured on the device that trains it, before the
-            training and, where latency is an objective, in each of its epochs.
-        force: Use the table although another device or version has measured it, or one that was throttled; right where
-            the networks will run on that device.
-        margin: The share by which a network may take longer than the table tells, for which a limit leaves room; by
-            default what the table's own whole networks say of its error.
-        runtime: What runs the networks: ``"torch"``, ``"torch-compile"``, ``"onnxruntime"``, or a runtime of yours.
+            training and, if latency is an objective, in each of its epochs.
+        force: Use the table although it was measured on another device, by another version, or on a throttled device;
+            right if the networks will run on that device.
+        margin: The share by which a network may take longer than the table says, for which a limit leaves room; by
+            default the error of the table for its own whole networks.
+        runtime: What runs the networks: ``"torch"``, ``"torch-compile"``, ``"onnxruntime"``, or your own runtime.
         threads: Threads of one operation on the CPU.
-        batch_size: Images per call; also what the cost ``memory`` counts activations for.
+        batch_size: Images per call; the cost ``memory`` also counts activations for so many.
         precision: Number format of weights and activations: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
     """
 
@@ -129,26 +129,26 @@ class LatencySpec(_Part):
 
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave them out: studies of release 0.2 know a trial again by the digest of the other keys."""
+        """Leave out newer keys with their defaults, so that digests are those of release 0.2."""
         values: dict[str, Any] = handler(self)
         return {k: value for k, value in values.items() if (k, value) not in (("runtime", "torch"), ("margin", None))}
 
 
 class SupernetSpec(_Part):
-    """How a supernet is trained; `Recipe` still says how its result is trained.
+    """How a supernet is trained; `Recipe` still describes the training of its result.
 
     Every other key is an option of the strategy, whose own class checks it; see `nas_optuna.oneshot.strategies`.
 
     Attributes:
         strategy: ``"fair"`` trains shared weights on uniformly drawn paths, then learns alphas on the frozen weights.
             ``"darts"`` trains weights and alphas in turns or together by mixtures of all candidates, ``"gumbel"`` by
-            drawn candidates. Also the name of an own strategy, or ``package.module:name`` or ``file.py:name``.
-        alpha_init: ``"zero"``, or ``"uniform"`` in [0, 1) as the reference supernet has it.
+            drawn candidates. Also the name of your own strategy, as ``package.module:name`` or ``file.py:name``.
+        alpha_init: ``"zero"``, or ``"uniform"`` in [0, 1) like the reference supernet.
         latency_loss: ``"linear"`` adds weight · E[latency] to the cross entropy; ``"fbnet"`` multiplies it by
             weight · log(1 + 1000 · E[latency])^power; ``"target"`` adds weight · max(0, E[latency] / target - 1).
-        latency_weight: The weight in it; 0 leaves latency out.
-        latency_power: The power of ``"fbnet"``; by default 0.6.
-        latency_target: The target of ``"target"``, in ms, or millions of MACs without a latency table.
+        latency_weight: The weight; 0 ignores latency.
+        latency_power: The power in ``"fbnet"``; by default 0.6.
+        latency_target: The target in ``"target"``, in ms, or millions of MACs without a latency table.
         seed: Seed of weights, batch order and draws.
         options: Options of the space's own supernet that other supernets do not have.
     """
@@ -166,7 +166,7 @@ class SupernetSpec(_Part):
 
     @property
     def strategy_options(self) -> dict[str, Any]:
-        """Every key that belongs to the strategy, as given."""
+        """The keys of the strategy."""
         return dict(self.model_extra or {})
 
     @model_validator(mode="before")
@@ -186,27 +186,27 @@ class SupernetSpec(_Part):
 
 
 class StudySpec(_Part):
-    """Everything that a study remembers about itself.
+    """Everything that defines a study.
 
     Attributes:
         data: The images.
         space: The search space.
         recipe: The training of each network.
-        evaluator: What scores an architecture, where it is not our own training; then `data` and `recipe` are not used.
-        sampler: What proposes architectures.
-        pruner: What stops unpromising trials.
+        evaluator: Scores architectures, if it is not the built-in training; then `data` and `recipe` are not used.
+        sampler: Proposes architectures.
+        pruner: Stops unpromising trials.
         supernet: How a supernet of the space is trained.
         objectives: What is optimised, in order; see `nas_optuna.objectives`.
-        limits: The most that an architecture may cost, by name of the cost. What is above costs no training.
-        latency: How the cost ``latency_ms`` is known.
+        limits: Largest allowed value of each cost, by name; an architecture above it is not trained.
+        latency: How the cost ``latency_ms`` is determined.
         reuse_duplicates: Whether a repeated architecture takes over the value of its first training.
-        fixed: Parameters that are pinned to one choice, by name, whatever the sampler proposes.
+        fixed: Parameters that are pinned to one choice, by name.
         search: Settings of the recipe that each trial chooses beside its architecture, e.g.
             ``learning_rate = {low = 1e-4, high = 1e-1, log = true}``. A range or a list may also stand in ``[recipe]``.
-        among: A file of architectures, which alone may be proposed; None is the whole space.
-        keep_paused: Bytes of stopped trainings that are kept, so that their architectures can be gone on with.
-        reference: A network of yours that the search is compared with: ``file.py:function``, where the function takes a
-            `nas_optuna.spaces.function.Task` and returns a module. It is trained as every trial is.
+        among: A file with the only architectures that may be proposed; None is the whole space.
+        keep_paused: Bytes of stopped trainings to keep, so that they can be continued.
+        reference: Your own network to compare with: ``file.py:function``, where the function takes a
+            `nas_optuna.spaces.function.Task` and returns a module. It is trained like every trial.
 
     Examples:
         >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 2}, "limits": {"macs": 1e6}})
@@ -275,7 +275,7 @@ class StudySpec(_Part):
     @model_validator(mode="before")
     @classmethod
     def _ranges_in_the_recipe(cls, values: Any) -> Any:
-        """Let ``recipe.batch_size = [32, 64]`` stand for ``search.batch_size``."""
+        """Accept ``recipe.batch_size = [32, 64]`` for ``search.batch_size``."""
         recipe = values.get("recipe") if isinstance(values, Mapping) else None
         if not isinstance(recipe, Mapping):
             return values
@@ -288,7 +288,7 @@ class StudySpec(_Part):
     @model_validator(mode="before")
     @classmethod
     def _names_for_sections(cls, values: Any) -> Any:
-        """Let ``sampler = "random"`` stand for ``[sampler]`` with that name."""
+        """Accept ``sampler = "random"`` for ``[sampler]`` with that name."""
         if not isinstance(values, Mapping):
             return values
         plugins = ("data", "space", "evaluator", "sampler", "pruner")
@@ -303,10 +303,10 @@ class StudySpec(_Part):
 
         Args:
             values: Nested dicts, as `tomllib` or JSON gives them.
-            source: Where they came from, for the error message.
+            source: Their source, for the error message.
 
         Raises:
-            SpecError: One line that names the first wrong key or value, and the remedy.
+            SpecError: The message names the first wrong key or value, and the remedy.
         """
         check_values(values, source)
         try:
@@ -323,7 +323,7 @@ class StudySpec(_Part):
             overrides: ``"section.key=value"`` strings that win over the file, values written as in TOML.
 
         Raises:
-            SpecError: The file is missing, is not TOML, or holds a key or value that is refused.
+            SpecError: The file is missing, is not TOML, or has an invalid key or value.
         """
         values = read_toml(path)
         given = f"{named(path)} with overrides" if overrides else named(path)
@@ -334,7 +334,7 @@ class StudySpec(_Part):
 
         Args:
             overrides: The strings.
-            source: Where they come from, for messages.
+            source: Their source, for messages.
 
         Raises:
             SpecError: As `from_toml`.
@@ -349,9 +349,9 @@ class StudySpec(_Part):
         pruner: str | None = None,
         seed: int | None = None,
     ) -> StudySpec:
-        """This spec with other parts; what is None stays.
+        """This spec with other parts; None keeps a part.
 
-        A part of another name begins with its own default options, because those of the spec belong to its own part.
+        A new part starts with its default options, because those of the spec belong to the previous one.
 
         Args:
             space: Name of the search space.
@@ -371,7 +371,7 @@ class StudySpec(_Part):
         return self.from_dict(values)
 
     def goal(self, *, typed: bool = False) -> str:
-        """What is optimised, within which limits: in words for people, or by the names that are `typed`."""
+        """Objectives and limits: in words for people, or by the names that are `typed`."""
 
         def called(name: str) -> str:
             return name if typed else describe(name).heading
@@ -381,5 +381,5 @@ class StudySpec(_Part):
         return " and ".join(map(called, self.objectives)) + "".join(within)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready nested dicts that `from_dict` takes back."""
+        """JSON-ready nested dicts, as `from_dict` takes them."""
         return self.model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""The parts that a spec names: its code, its evaluator with space and data, its sampler."""
+"""The parts of a spec: its code, its evaluator with space and data, its sampler."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nas_optuna.study.trial_queue import read_architectures
 
 
 def code_named(spec: StudySpec) -> list[str]:
-    """The code outside of installed packages' entry points that running a spec would import, as ``kind name``.
+    """The user code that running a spec would import, as ``kind name``.
 
     Examples:
         >>> code_named(StudySpec.from_dict({"space": {"name": "my_net.py:network"}}))
@@ -53,7 +53,7 @@ def code_named(spec: StudySpec) -> list[str]:
 
 
 def make_space(spec: StudySpec, data: SearchData) -> SearchSpace:
-    """A spec's space, for the images of its data."""
+    """A spec's space for the images of its data."""
     return create_space(
         spec.space.name,
         spec.space.options,
@@ -66,7 +66,7 @@ def make_space(spec: StudySpec, data: SearchData) -> SearchSpace:
 def make_evaluator(
     spec: StudySpec, data_directory: Path | None, device: str, images: Callable[[], SearchData] | None = None
 ) -> tuple[SearchData | None, Evaluator]:
-    """A spec's evaluator with its space; its data, where it is our own training."""
+    """A spec's data, if it uses the built-in training, and its evaluator."""
     where = resolve_device(device)
     if spec.evaluator.name == "training":
         if spec.evaluator.options:
@@ -81,7 +81,7 @@ def make_evaluator(
 
 
 def with_default_search(spec: StudySpec) -> tuple[StudySpec, str]:
-    """The spec with a sampler and a pruner in the place of ``"auto"``, and why this sampler."""
+    """The spec with a sampler and a pruner instead of ``"auto"``, and the reason for this sampler."""
     values, why = spec.to_dict(), ""
     if spec.sampler.name == "auto":
         if len(spec.objectives) > 1:
@@ -97,7 +97,7 @@ def with_default_search(spec: StudySpec) -> tuple[StudySpec, str]:
 
 
 def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
-    """The spec's sampler, which obeys pinned parameters; in a study with limits, one that proposes inside them."""
+    """The spec's sampler, which respects pinned parameters and limits."""
     space = objective.space
     fixed = space.pinned(spec.fixed)
     listed = None
@@ -105,7 +105,7 @@ def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
         listed = [architecture.params for architecture in read_architectures(Path(spec.among), space)]
     make = partial(_with_seed, spec, space, fixed, listed)
     sampler = make(spec.sampler.seed)
-    # A grid hands out its points in order, whatever it is asked.
+    # A grid proposes its points in order, so it cannot be asked again.
     if spec.sampler.name == "grid" or not objective.limits:
         return sampler
     return WithinLimitsSampler(make, space, objective.limits.total_excess, spec.sampler.seed, fixed)

@@ -1,4 +1,4 @@
-"""From text to the values of a spec: TOML files, ``key=value`` assignments, and what is wrong with a value or a key."""
+"""From text to the values of a spec: TOML files, ``key=value`` assignments, and messages about wrong keys or values."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from nas_optuna.files import read_text
 from nas_optuna.objectives import COSTS, ELSEWHERE
 
 DEEPEST = 16
-"""Levels of sections and lists; a spec has three."""
+"""The most levels of sections and lists; a spec has three."""
 LONGEST = 4096
-"""Characters of a text, which is as long as a path may be."""
+"""The most characters of a text, as of a path."""
 MOST = 100_000
-"""Values in all."""
+"""The most values."""
 _LARGEST = 2**63 - 1
 _NUMBERS = re.compile(r"[-+\d._eE\s]+(,[-+\d._eE\s]+)+,?")
 
@@ -42,7 +42,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Values of a spec as TOML, which `read_toml` reads; what is None is left out.
+    """Values of a spec as TOML, which `read_toml` reads; None is left out.
 
     Examples:
         >>> print(to_toml({"objectives": ["accuracy"], "data": {"name": "digits", "train_limit": None}}))
@@ -71,7 +71,7 @@ def _toml(value: object) -> str:
         return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)  # which is TOML, too, for texts, numbers, true and false
+    return json.dumps(value, ensure_ascii=False)  # for strings, numbers and booleans this is also TOML
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: str = "an override") -> dict[str, Any]:
@@ -80,13 +80,13 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: 
     Args:
         values: Nested dicts.
         overrides: E.g. ``"recipe.epochs=3"``, ``"sampler=random"``, ``"space.filters=[8, 16]"``. The right side is
-            TOML. Numbers separated by commas are a list; what looks like no TOML value is taken as text; a backslash
-            that begins no escape of TOML, as in ``"C:\Users"``, stands for itself.
-        source: What they are, for messages.
+            TOML. Numbers separated by commas are a list; anything that does not look like TOML is text; a backslash
+            that does not begin an escape, as in ``"C:\Users"``, is literal.
+        source: Their source, for messages.
 
     Raises:
-        SpecError: An override has no ``=``, reaches into something that is not a section, or has a value that begins
-            as TOML does and is not.
+        SpecError: An override has no ``=``, its key is inside something that is not a section, or its value begins
+            like TOML but is not valid.
 
     Examples:
         >>> with_overrides({"recipe": {"epochs": 5}}, ["recipe.epochs=3", "sampler=random"])
@@ -111,7 +111,7 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: 
 
 
 def check_values(values: Mapping[str, Any], source: str) -> None:
-    """Refuse what no spec can mean and what a database, a file name or a terminal would choke on."""
+    """Refuse values that cannot be meant, or that a database, a file name or a terminal cannot handle."""
     for number, (place, value) in enumerate(_walk(values), start=1):
         problem = "is one of more than 100,000 values" if number > MOST else _problem(value)
         if len(place) > DEEPEST:
@@ -121,7 +121,7 @@ def check_values(values: Mapping[str, Any], source: str) -> None:
 
 
 def _walk(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value with its place, and every key as a value of its own; without recursion."""
+    """Every value with its place, and every key as well; without recursion."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), values)]
     while waiting:
         place, value = waiting.pop()
@@ -155,7 +155,7 @@ def _problem(value: object) -> str | None:
 
 
 def _value(path: str, text: str, source: str) -> Any:
-    """The right side of an assignment; what looks like no value of TOML is a text."""
+    """Parse the right side of an assignment; anything that does not look like TOML is text."""
     literal = _literal(text)
     try:
         parsed = tomllib.loads(f"value = {text}")
@@ -167,16 +167,16 @@ def _value(path: str, text: str, source: str) -> Any:
         if text[:1] in ('"', "'", "[", "{"):
             raise SpecError(f"{source}: {named(path)}: {shown(text)} is not a TOML value: {_reason(error)}") from None
         return text
-    if parsed.keys() != {"value"}:  # a line break began another key
+    if parsed.keys() != {"value"}:  # after a line break there is another key
         return text
     value = parsed["value"]
     if literal is not None and isinstance(value, str) and any(unicodedata.category(c) == "Cc" for c in value):
-        return literal  # "C:\temp\new" holds no tab
+        return literal  # "C:\temp\new" contains no tab
     return value
 
 
 def _literal(text: str) -> str | None:
-    """What stands between double quotes, where it holds a backslash that need not begin an escape."""
+    """The text between double quotes if it has a backslash that may be literal, else None."""
     inside = text[1:-1]
     quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside
     return inside if quoted and "\\" in inside else None
@@ -192,7 +192,7 @@ def _reason(error: BaseException) -> str:
 
 
 def first_problem(error: ValidationError, spec: type[BaseModel]) -> str:
-    """Say in one line what is wrong with a spec, and what was meant where a key is unknown."""
+    """Describe in one line what is wrong with a spec, and suggest a key for an unknown one."""
     problem = error.errors()[0]
     location = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
@@ -206,11 +206,11 @@ def first_problem(error: ValidationError, spec: type[BaseModel]) -> str:
 
 
 _MEANT = {"lr": "learning_rate", "bs": "batch_size", "imagesize": "input_size", "limit": "train_limit"}
-"""What other tools call a key -> its name here."""
+"""Keys of other tools -> the name here."""
 
 
 def _unknown_at_the_top(key: str, spec: type[BaseModel]) -> str:
-    """The sentence for a key that is no section: most often its section was left out."""
+    """The sentence for an unknown key at the top level, where most often the section is missing."""
     sections = {name: field.annotation for name, field in spec.model_fields.items()}
     places: dict[str, list[str]] = {}
     for name, section in sections.items():
@@ -230,7 +230,7 @@ _UNION_MEMBER = re.compile(r"(?:constrained-|function-|literal\[|tuple\[|list\[|
 
 
 def problem_of(error: ValidationError, *section: str) -> str:
-    """Say in one line which value is refused and why."""
+    """Describe in one line which value is refused, and why."""
     first, *others = error.errors()
     parts = [str(part) for part in first["loc"]]
     messages = [first["msg"]]
@@ -253,12 +253,12 @@ _CHOSE_DARTS = frozenset(
         "temperature_decay",
     }
 )
-"""Release 0.2 stored no strategy beside these, because naming one of them chose ``"darts"``."""
+"""In release 0.2 each of these keys implied strategy ``"darts"``, which was not stored."""
 _STRATEGY_OF_MODE = {"mixture": "darts", "sampled": "gumbel"}
 
 
 def supernet_section(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Translate a ``[supernet]`` section of release 0.2, whose strategy ``"darts"`` had two modes.
+    """Translate a ``[supernet]`` section of release 0.2, where strategy ``"darts"`` had two modes.
 
     Examples:
         >>> supernet_section({"strategy": "darts", "mode": "sampled", "order": 2})

@@ -1,4 +1,4 @@
-"""The ``nas-optuna`` command: parse, call the library, print. Commands that belong together share a file."""
+"""The ``nas-optuna`` command: parse, call the library, print. Related commands share a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GROUPS = {
         "train --study s --spec digits-supernet",
     ),
 }
-"""Groups of commands, in the order of the help: what they are for, and an example."""
+"""Groups of commands, in the order of the help: their purpose, and an example."""
 _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
     "fit": (networks.fit, "photos/ --within 10m --out model"),
     "study create": (study.create, "mine --spec mnist-fast --epochs 3"),
@@ -59,9 +59,9 @@ _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
     "supernet export": (supernet.export, "--study s --top 3 --out fixed.json"),
     "supernet check": (supernet.check, "--study s --architectures 20"),
 }
-"""Commands, in the order of the help: what is called with their options, and an example."""
+"""Commands, in the order of the help: their function, and an example."""
 _HIDDEN = ("samplers", "devices")
-"""Commands that the help leaves out: they are older than ``list``, which prints the same."""
+"""Commands that the help does not list, because ``list`` prints the same."""
 
 
 def _made() -> typer.Typer:
@@ -73,7 +73,7 @@ def _made() -> typer.Typer:
         no_args_is_help=True,
         add_completion=True,
         context_settings={"help_option_names": ["-h", "--help"]},
-        rich_markup_mode=None,  # help is our words and defaults that are a user's: neither is markup
+        rich_markup_mode=None,  # neither our help nor a user's defaults are markup
         pretty_exceptions_enable=False,
     )
     groups = {"": top}
@@ -81,7 +81,7 @@ def _made() -> typer.Typer:
         groups[name] = typer.Typer(
             cls=Group, help=purpose, no_args_is_help=True, epilog=f"Example: nas-optuna {name} {example}"
         )
-        groups[name].callback()(lambda: None)  # or a group of one command would be that command
+        groups[name].callback()(lambda: None)  # or typer would replace a group of one command by that command
         top.add_typer(groups[name], name=name)
     for words, (function, example) in _COMMANDS.items():
         group, _, name = words.rpartition(" ")
@@ -94,24 +94,23 @@ def _made() -> typer.Typer:
 app = _made()
 
 KEPT_KERNELS, KEPT_BY_SUPERNETS = 256, 16384
-"""How many compiled kernels oneDNN may keep, and its bridge in torch: one for each shape that they have met.
+"""How many compiled kernels oneDNN, and its cache in torch, may keep: one for each shape.
 
-With their own 1,024 a search, where every trial has new shapes, had a tenth more memory after 200 trials; a deep
-network needs about a hundred. Each step of a supernet draws other shapes of a few thousand: with all of them kept, a
-step of five layers at 16×16 takes a third less time, and some 80 MB of memory more.
+With their default of 1,024 a search, in which every trial has new shapes, used a tenth more memory after 200 trials; a
+deep network needs about a hundred. Each step of a supernet draws from a few thousand shapes: with all of them cached, a
+step of five layers at 16×16 takes a third less time, and some 80 MB more memory.
 """
 
 
 def set_defaults(command: str = "") -> None:
-    """Set what makes training on the CPU fast; a value of the user's own wins. Call it before torch is imported.
+    """Set environment variables that make training on the CPU fast, unless the user has; call it before torch's import.
 
-    The command line and the benchmarks do; importing the library changes nothing in its host's process.
+    The command line and the benchmarks do; importing the library changes nothing in the host process.
     """
-    # Activations of large images are allocated and freed in every step: with huge pages the kernel has far fewer to
-    # clear.
+    # Activations of large images are allocated and freed in every step; with huge pages the kernel clears far fewer.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    # Threads that wait for each other sleep rather than spin. Spinning costs a factor of ten and more where something
-    # else (another worker, a browser) wants the same cores.
+    # Waiting threads sleep rather than spin. Spinning costs a factor of ten or more if another process (a worker, a
+    # browser) wants the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     kept = str(KEPT_BY_SUPERNETS if command == "supernet" else KEPT_KERNELS)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", kept)
@@ -119,8 +118,8 @@ def set_defaults(command: str = "") -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return 0, 1 where what was in use is gone, 2 where the user has to change something, or 130."""
-    if arguments is not None:  # a caller's process is older than the command, and goes on after it
+    """Run the command; return 0, 1 if something in use has gone, 2 if the user must change something, or 130."""
+    if arguments is not None:  # the caller's process began earlier, and goes on after it
         CLOCK.began = time.monotonic()
         return _run(arguments)
     try:
@@ -154,7 +153,7 @@ def _run(words: list[str]) -> int:
     except SystemExit as error:
         if not isinstance(error.__context__, BrokenPipeError):
             raise
-        discard(sys.stdout)  # the parser and rich make this of it
+        discard(sys.stdout)  # the parser and rich turn a broken pipe into this
         return 0
     except OSError as error:
         print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
@@ -189,7 +188,7 @@ def _options(
 
 
 def _usage(error: Exception) -> int:
-    """Say what is wrong with the words of a command; where there are no words, show its help."""
+    """Report what is wrong with a command's words; without any words, show its help."""
     context = getattr(error, "ctx", None)
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         write(context.get_help() + "\n")
@@ -200,17 +199,17 @@ def _usage(error: Exception) -> int:
 
 
 def _require_text(arguments: Sequence[str]) -> None:
-    """Refuse words that neither a database nor a file system takes."""
+    """Refuse words that neither a database nor a file system can store."""
     for word in arguments:
         if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
-            what = "--storage" if "://" in word else shown(word)  # which may hold a password
+            what = "--storage" if "://" in word else shown(word)  # a URL may contain a password
             raise SpecError(f"{what} is not text in UTF-8; write names and paths in UTF-8")
 
 
 @contextmanager
 def _without_chatter() -> Iterator[None]:
-    """Hide Optuna's lines on what our tables show, and its remarks that a feature is experimental."""
-    # By their text, since importing Optuna's classes would cost every command half a second.
+    """Hide Optuna's log lines, whose content our tables show, and its warnings about experimental features."""
+    # By their text, because importing Optuna's classes would cost every command half a second.
     logging.disable(logging.INFO)
     try:
         with warnings.catch_warnings():
@@ -244,4 +243,4 @@ _ELSEWHERE = {
     "name": "--study",
     "learningrate": "--lr",
 }
-"""What other tools call an option -> its name here, where a command has it."""
+"""What other tools call an option -> its name here, if the command has it."""

@@ -157,7 +157,7 @@ def kit(
 
 
 def _held(operations: Sized, networks: Sized) -> str:
-    """What a table or a kit holds."""
+    """The content of a table or a kit, for a message."""
     if not operations:
         return f"{len(networks)} whole networks"
     return f"{len(operations)} operations" + (f" and {len(networks)} whole networks" if networks else "")
@@ -190,7 +190,7 @@ def _print_check(table: Path, here: Conditions, result: Check, margin: float | N
 
 
 def _named_space(stored: str, given: str | None, table: Path) -> str:
-    """The space of a table; a function's name does not say in which file it is."""
+    """The space of a table; for a function, the user must name the file."""
     if given is None and stored not in SPACES:
         raise TableError(f"{table} is of the function {stored!r}; say where it is: --space FILE.py:{stored}")
     if given is not None and given.rpartition(":")[2] != stored:

@@ -1,4 +1,4 @@
-"""``nas-optuna list``, ``data`` and ``space``: what there is to choose from."""
+"""``nas-optuna list``, ``data`` and ``space``: the available choices."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nas_optuna.quantities import plural
 from nas_optuna.spaces import create_space
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
-"""What a space is given with the data, and no user sets."""
+"""Options of a space that the data decide."""
 
 Listing = tuple[list[dict[str, Any]], str]
-"""What is listed, JSON-ready: its keys are the columns of the table. And how one is chosen."""
+"""The rows, JSON-ready, whose keys are the columns of the table; and how to choose one."""
 
 
 def list_(
@@ -96,7 +96,7 @@ def _size(size: int) -> str:
 
 
 def listing(what: str, purpose: str) -> Callable[..., None]:
-    """The command that prints one of the lists under another name than ``list WHAT``."""
+    """A command that prints one of the lists under another name than ``list WHAT``."""
 
     def command(json: options.Json = False) -> None:
         show(what, json=json)
@@ -123,7 +123,7 @@ def _cell(key: str, row: dict[str, Any]) -> str | None:
 
 
 def _parts(key: str, remark: str) -> Listing:
-    """The parts of a registry, with a line of advice and their options."""
+    """The parts of a registry, with advice and options."""
     return [asdict(part) for part in named_by(key).describe()], remark
 
 

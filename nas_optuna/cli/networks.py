@@ -1,4 +1,4 @@
-"""``nas-optuna fit``, ``retrain`` and ``export``: to a trained network, and to files that work without us."""
+"""``nas-optuna fit``, ``retrain`` and ``export``: to a trained network, and to files that work without this package."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _print_fitted(fitted: Fitted, *, json: bool) -> None:
 
 
 CLASSES = 10
-"""Classes that are listed, worst first."""
+"""The most classes that are listed, worst first."""
 
 
 def retrain(
@@ -199,7 +199,7 @@ def _say_what_next(path: Path, looks: int, export: str) -> None:
 
 
 def print_confusions(report: TestReport) -> None:
-    """Print the classes that were recognised worst, each with what it was most often taken for."""
+    """Print the classes with the lowest accuracy, each with its most frequent wrong prediction."""
     from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 
     found = Confusion.of(report).accuracies()[:CLASSES]
@@ -261,7 +261,7 @@ def export(
 
 
 def _found(url: str, study: optuna.Study, search: Search, chosen: FrozenTrial, network: Path | None) -> FinishedNetwork:
-    """The network of a trial, from the file that is named or from where retrain and run keep them."""
+    """The network of a trial, from a named file or from where retrain and run keep them."""
     from nas_optuna.execution.finished_network import find_network, retrained_network
     from nas_optuna.study.files import holding
     from nas_optuna.study.studies import checkpoint_folder, file_name

@@ -1,4 +1,4 @@
-"""What commands are made of: dataclasses of options, help in sections, and the options that several commands share."""
+"""The parts of commands: dataclasses of options, help in sections, and options that several commands share."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ NAMES = {
     "DATA": "nas_optuna.data_sets:DATA_SETS",
     "STRATEGIES": "nas_optuna.oneshot.strategies:STRATEGIES",
 }
-"""What stands for a registry's names in the text of an option → the registry, which is imported when it is asked."""
+"""Placeholder for a registry's names in an option's help → the registry, which is imported when it is needed."""
 _KEYS = re.compile(rf"\b({'|'.join(NAMES)})\b")
 
 
 def named_by(key: str) -> Any:
-    """The registry, or function of names, that a key of `NAMES` stands for."""
+    """The registry, or function of names, for a key of `NAMES`."""
     module, _, attribute = NAMES[key].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
 def names_of(*keys: str) -> list[str]:
-    """The names of the registries that keys of `NAMES` stand for."""
+    """The names in the registries for keys of `NAMES`."""
     found: list[str] = []
     for registry in map(named_by, keys):
         found += registry() if callable(registry) else registry.names()
@@ -59,7 +59,7 @@ def names_of(*keys: str) -> list[str]:
 
 @dataclass
 class Clock:
-    """When the command began, by `time.monotonic`: the imports count where a command is to end within a time."""
+    """When the command began, by `time.monotonic`, so that its imports count as well."""
 
     began: float = field(default_factory=time.monotonic)
 
@@ -68,21 +68,21 @@ CLOCK = Clock()
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose dataclasses give an option for each of their fields; a field may be a dataclass itself."""
+    """A command with an option for each field of its dataclass parameters; a field may itself be a dataclass."""
 
     @wraps(function)
     def command(**given: Any) -> Any:
         return _call(function, given)
 
     parameters = _options_of(function)
-    del command.__wrapped__  # whose signature is another
+    del command.__wrapped__  # it has another signature
     command.__dict__["__signature__"] = inspect.Signature(list(parameters.values()))
     command.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
     return command
 
 
 def _options_of(taker: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """The options of a function or dataclass, by name; those of its dataclasses stand in their place."""
+    """The options of a function or dataclass, by name, with those of its dataclasses in their place."""
     hints = get_type_hints(taker, include_extras=True)
     found: dict[str, inspect.Parameter] = {}
     for name, parameter in inspect.signature(taker).parameters.items():
@@ -104,10 +104,10 @@ def _call(taker: Callable[..., Any], given: Mapping[str, Any]) -> Any:
 
 
 class Command(TyperCommand):
-    """A command whose help has a section for each panel that an option names; typer has them with markup only."""
+    """A command with a section of help for each panel of options, which typer only has with markup."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run it; where somebody stops what keeps its state, say how it goes on."""
+        """Run it; if it is interrupted and can be continued, say how."""
         try:
             with facts_apart():
                 return super().invoke(ctx)
@@ -120,7 +120,7 @@ class Command(TyperCommand):
             raise SpecError(f"code of yours ends the process (SystemExit: {ended}); let it raise an error") from ended
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write them, those without a panel first."""
+        """Write the options, those without a panel first."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -134,10 +134,10 @@ class Command(TyperCommand):
 
 
 class Group(TyperGroup):
-    """A group whose help tells the whole first sentence of each command."""
+    """A group whose help has the whole first sentence of each command."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write them; a long sentence is folded rather than cut."""
+        """Write the commands; a long sentence is wrapped rather than cut."""
         found = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             shown = [(name, command) for name, command in found if command is not None and not command.hidden]
@@ -145,17 +145,17 @@ class Group(TyperGroup):
 
 
 def completes(*keys: str) -> Callable[[str], list[str]]:
-    """Complete the names of the registries that keys of `NAMES` stand for."""
+    """Complete the names in the registries for keys of `NAMES`."""
 
     def complete(incomplete: str) -> list[str]:
         return [name for name in names_of(*keys) if name.startswith(incomplete)]
 
-    complete.__annotations__ = {"incomplete": str}  # which typer reads
+    complete.__annotations__ = {"incomplete": str}  # typer reads them
     return complete
 
 
 def study_names(context: typer.Context, incomplete: str) -> list[str]:
-    """Complete the names of the studies in a SQLite file; a server is not asked while somebody types."""
+    """Complete the names of studies in a SQLite file; a server is not queried while somebody types."""
     from nas_optuna.study.storage import sqlite_file, storage_url
 
     try:
@@ -166,7 +166,7 @@ def study_names(context: typer.Context, incomplete: str) -> list[str]:
             names = [str(name) for (name,) in database.execute("SELECT study_name FROM studies ORDER BY study_id")]
     except (sqlite3.Error, NasOptunaError, OSError):
         return []
-    # Any other name would be read as an option, as several words or as a command.
+    # A shell would take any other name for an option, several words or a command.
     return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name and name[:1] != "-"]
 
 
@@ -174,11 +174,11 @@ study_names.__annotations__ = {"context": typer.Context, "incomplete": str}
 
 
 LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to begin with", "Details"
-"""Sections of help, below the options that most people use."""
+"""Sections of help, below the most used options."""
 
 
 def _within(least: int | None, most: int | None) -> Callable[[Any], Any]:
-    """What refuses a number outside of bounds; typer's own bounds would end the help of an option in ``[x>=1]``."""
+    """A check of bounds; typer's own would append ``[x>=1]`` to an option's help."""
 
     def check(value: Any) -> Any:
         if value is not None and least is not None and value < least:
@@ -199,9 +199,9 @@ def option(
     max: int | None = None,
     **more: Any,
 ) -> Any:
-    """An option whose default stands in its help, after a semicolon; without `names` it is called as its parameter.
+    """An option whose help ends in its default, after a semicolon; without `names` it is named like its parameter.
 
-    Where its help names registries, their names complete it.
+    If its help names registries, their names complete it.
     """
     if min is not None or max is not None:
         more["callback"] = _within(min, max)
@@ -254,7 +254,7 @@ Track = Annotated[
 
 @dataclass(frozen=True)
 class StudyOptions:
-    """Which stored study a command is about; each field is an option."""
+    """The stored study of a command; each field is an option."""
 
     study: StudyName = "nas"
     storage: Storage = None
@@ -273,7 +273,7 @@ class StudyOptions:
         return studies.load_study(storage.open_storage(self.url), self.study)
 
     def files(self, study: Study | None, given: Path | None = None) -> Path:
-        """The folder in which files of the study are kept, as it is named now or as the study remembers it."""
+        """The folder for files of the study, as named now or as the study remembers it."""
         from nas_optuna.study.files import folders, usable
 
         return usable(folders(self.url, None if study is None else study.user_attrs, given)[0])
@@ -281,13 +281,13 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class TrustedStudyOptions(StudyOptions):
-    """A stored study whose space, and whatever else its spec names, is built here; each field is an option."""
+    """A stored study whose spec's space and code are used; each field is an option."""
 
     data_dir: DataDir = None
     trust: Trust = False
 
     def load(self) -> LoadedStudy:
-        """The stored study, where somebody has agreed to the code that it names."""
+        """The stored study, if the user has agreed to the code that it names."""
         from nas_optuna.report.notebook import load_study
 
         return load_study(self.study, self.storage, data_directory=self.data_dir, trust=self.trust)
@@ -295,12 +295,12 @@ class TrustedStudyOptions(StudyOptions):
 
 @dataclass(frozen=True)
 class MovedStudyOptions(TrustedStudyOptions):
-    """A stored study whose images may lie elsewhere now; each field is an option."""
+    """A stored study whose images may have moved; each field is an option."""
 
     data: Annotated[str | None, option("Where the study's images lie now, if moved.", "DATA")] = None
 
     def experiment(self, overrides: Sequence[str] = (), **given: Any) -> tuple[Experiment, Study]:
-        """The study and what it takes to go on, with `overrides` for this time."""
+        """The study and its experiment, with `overrides` for this command."""
         from nas_optuna.data.catalog import data_name
         from nas_optuna.experiment import Experiment
         from nas_optuna.study.studies import study_spec
@@ -312,7 +312,7 @@ class MovedStudyOptions(TrustedStudyOptions):
 
 
 def command_line(context: typer.Context, **changed: Any) -> str:
-    """The command line that runs a command once more, but for passwords, and with some options `changed` or None."""
+    """The command line that repeats a command, without passwords, and with some options `changed` or dropped (None)."""
     words = context.command_path.removeprefix(context.find_root().command_path).split()
     for parameter in context.command.params:
         value = changed.get(parameter.name, context.params[parameter.name])

@@ -1,4 +1,4 @@
-"""What every command prints: facts on stdout, as JSON or as tables, and everything else on stderr."""
+"""Output of all commands: facts on stdout, as JSON or tables, and everything else on stderr."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 STDOUT = Path("-")
-"""What ``--out -`` names."""
+"""The value of ``--out -``."""
 
 _quiet = False
 _facts: TextIO | None = None
-"""Where a command prints its facts while it runs."""
+"""The stream of facts while a command runs."""
 
 
 def facts() -> TextIO:
-    """The stream of facts: standard output, whatever ``sys.stdout`` is meanwhile."""
+    """The stream of facts: standard output, even while ``sys.stdout`` is redirected."""
     return _facts or sys.stdout
 
 
 @contextmanager
 def facts_apart() -> Iterator[None]:
-    """Send to stderr what code of the user's writes, such as the constructor of a network: stdout holds facts alone."""
+    """Redirect what a user's code prints, e.g. a network's constructor, to stderr: stdout is for facts only."""
     global _facts
     before, stdout = _facts, sys.stdout
     with _beside_descriptor_1(facts()) as stream:
@@ -82,7 +82,7 @@ def end_facts() -> None:
 
 
 def be_quiet(quiet: bool) -> None:
-    """Whether `say` prints nothing from now on."""
+    """Turn `say` off or on."""
     global _quiet
     _quiet = quiet
 
@@ -93,18 +93,18 @@ def is_quiet() -> bool:
 
 
 def print_error(message: str) -> None:
-    """One line on stderr, whatever a driver, a file name or a value put into the message."""
+    """Print an error as one line on stderr, whatever a driver, a file name or a value puts into it."""
     _remark(f"error: {shortened(printable(message), LONGEST_ERROR)}")
 
 
 def say(*messages: str) -> None:
-    """Remarks for a person, on stderr, so that stdout stays a table or JSON; nothing if ``--quiet`` was given."""
+    """Print remarks for a person on stderr, unless ``--quiet`` was given."""
     for message in () if _quiet else messages:
         _remark("\n".join(map(printable, message.split("\n"))))
 
 
 def say_next(steps: Sequence[tuple[str, str]]) -> None:
-    """Commands to type next, each with what it is for: beside it, or below it where the terminal is too narrow."""
+    """Print next commands, each with its purpose: on the same line, or below it if the terminal is narrow."""
     widest = max(len(command) for command, _ in steps)
     beside = max(len(f"next: {command:{widest}}  {what}") for command, what in steps) <= _width()
     for i, (command, what) in enumerate(steps):
@@ -114,19 +114,19 @@ def say_next(steps: Sequence[tuple[str, str]]) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Indented JSON on stdout; a number that is not finite becomes null, and passwords of URLs are replaced."""
+    """Print indented JSON; numbers that are not finite become null, and passwords in URLs are masked."""
     encoding = (getattr(facts(), "encoding", None) or "utf-8").lower().replace("-", "")
     text = dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
     write(text + "\n")
 
 
 def write(text: str) -> None:
-    """Text on stdout as it is."""
+    """Print text unchanged."""
     facts().write(text)
 
 
 def write_out(path: Path, text: str) -> None:
-    """Write what a command's ``--out`` asks for, whole or not at all; ``-`` is stdout."""
+    """Write a command's ``--out`` atomically; ``-`` is stdout."""
     if path == STDOUT:
         write(text if text.endswith("\n") else text + "\n")
         return
@@ -140,13 +140,13 @@ def write_out(path: Path, text: str) -> None:
 
 
 def refuse_stdout(path: Path | None) -> None:
-    """Refuse ``--out -`` where what is written is no text."""
+    """Refuse ``--out -`` if the output is not text."""
     if path == STDOUT:
         raise SpecError("--out - would write to the terminal what is no text; name a file or a folder")
 
 
 def require_writable(path: Path) -> None:
-    """Refuse an ``--out`` that cannot be written, before anything long begins."""
+    """Refuse an ``--out`` that cannot be written, before long work begins."""
     refuse_stdout(path)
     if not path.absolute().parent.is_dir():
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
@@ -155,9 +155,9 @@ def require_writable(path: Path) -> None:
 
 
 def _remark(line: str) -> None:
-    """A line on stderr. Where nobody reads it any more, a run goes on all the same."""
+    """Print a line on stderr; if nobody reads it any more, the run continues."""
     stream: TextIO = sys.stderr
-    # A command stays in one line, so that it can be copied.
+    # A command stays on one line, so that it can be copied.
     if len(line) > _width() and "nas-optuna " not in line and "\n" not in line:
         line = textwrap.fill(line, _width(), break_long_words=False, break_on_hyphens=False)
     try:
@@ -167,7 +167,7 @@ def _remark(line: str) -> None:
 
 
 def _width() -> int:
-    """Characters of a line on stderr; where that is no terminal, nothing is folded."""
+    """The width of stderr in characters; nothing is wrapped if it is not a terminal."""
     return _columns(sys.stderr) if sys.stderr.isatty() else UNLIMITED
 
 
@@ -195,18 +195,18 @@ def _sayable(value: Any) -> Any:
 
 
 UNLIMITED = 10_000
-"""Columns of a table that goes to a file or pipe, so that no cell is folded or shortened."""
+"""The width of a table in a file or pipe, where no cell is wrapped or shortened."""
 _GAP = 2
 _FOLDED = 24
-"""The least width of a column whose text is folded."""
+"""The least width of a column whose text is wrapped."""
 _NARROWEST = 8
-"""The width to which a cell is shortened where nothing else is left to leave out."""
+"""The width to which a cell is shortened as the last resort."""
 
 
 def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any], *, json: bool = False) -> None:
-    """A table on stdout, or a list of its rows in JSON.
+    """Print a table, or its rows as JSON.
 
-    A heading without more can be folded; a cell that is None is left empty.
+    A column given as text only can be wrapped; a cell of None is empty.
     """
     if json:
         print_json([row if isinstance(row, dict) else row.to_dict() for row in rows])
@@ -237,19 +237,19 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
         table.add_row(*(Text(line * width, style="dim") for _, _, width in shown))
     for row in cells:
         table.add_row(*(Text(_cell(column, row[i], width)) for i, column, width in shown))
-    console.width += _GAP  # rich reckons with a gap after the last column, and prints none
+    console.width += _GAP  # rich counts a gap after the last column, but does not print it
     with console.capture() as drawn:
         console.print(table)
     facts().write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
 
 
 def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
-    """A table of names and values on stdout, without headings."""
+    """Print a table of names and values, without headings."""
     print_table(title, ("", ""), rows)
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """How wide each column is printed, with so many characters a line; 0 if it is left out."""
+    """The width of each column for a line of so many characters; 0 leaves it out."""
     from rich.cells import cell_len
 
     natural = [
@@ -271,7 +271,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
 
 
 def _narrow(widths: list[int], least: Sequence[int], kept: Sequence[int], width: int) -> None:
-    """Take from the widest columns until the line fits, or no column can give more."""
+    """Narrow the widest columns until the line fits, or none can become narrower."""
     while (excess := _total(widths, kept) - width) > 0:
         flexible = [i for i in kept if widths[i] > least[i]]
         if not flexible:
@@ -281,7 +281,7 @@ def _narrow(widths: list[int], least: Sequence[int], kept: Sequence[int], width:
 
 
 def panel(title: str, lines: Sequence[str]) -> None:
-    """Lines in a frame on stdout; a line that is too long is folded."""
+    """Print lines in a frame; a long line is wrapped."""
     from rich.panel import Panel
     from rich.text import Text
 
@@ -298,7 +298,7 @@ def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
 
 
 def _text(cell: object) -> str:
-    """A cell as it will be shown: in the encoding of stdout, without what a terminal would obey."""
+    """A cell as it will be shown: in the encoding of stdout, without control characters."""
     return "\n".join(plain(printable(line), facts()) for line in ("" if cell is None else str(cell)).split("\n"))
 
 
@@ -318,24 +318,22 @@ _PLAIN = {
     **{"…": "...", "×": "x", "±": "+/-", "→": "->", "≤": "<=", "≥": ">=", "≈": "~", "²": "^2", "│": "|", "•": "*"},
     **{"α": "alpha", "λ": "lambda", "ρ": "rho", "τ": "tau", "µ": "u"},
 }
-"""Our signs, written with what every encoding has."""
+"""Our special characters in ASCII."""
 _HANDLER = "nas_optuna.plain"
 
 
 def prepare_streams() -> None:
-    """Make the standard streams such that printing to them never raises an encoding error nor shows a password.
+    """Make sure that printing never raises an encoding error or shows a password, and that all three streams exist.
 
-    All three exist afterwards.
-
-    A closed one is opened on the null device. Otherwise the next file that the process opens, which may be the
-    database, would take its number, and whatever a library writes to standard error would go into it.
+    A closed stream is opened on the null device. Otherwise the next file that the process opens, maybe the database,
+    would get its number, and a library's output to standard error would go into that file.
     """
     codecs.register_error(_HANDLER, _replaced)
     for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)  # takes the lowest free number, which is this one
+            os.open(os.devnull, mode)  # gets the lowest free number, which is this one
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the rest of the process
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -346,7 +344,7 @@ def prepare_streams() -> None:
 
 
 def _mask(stream: TextIO) -> None:
-    """Let no password of a URL be written, whoever writes: a library's warning or a traceback may repeat one."""
+    """Mask passwords of URLs in everything that is written: a library's warning or a traceback may repeat one."""
     write = stream.write
     if getattr(write, "masks", False):
         return
@@ -360,7 +358,7 @@ def _mask(stream: TextIO) -> None:
 
 
 def plain(text: str, stream: TextIO) -> str:
-    """The text as `stream` will show it, so that widths are right: other signs for those that its encoding lacks."""
+    """The text as `stream` will show it, with replacements for characters that its encoding lacks."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:
         text.encode(encoding)
@@ -371,7 +369,7 @@ def plain(text: str, stream: TextIO) -> str:
 
 
 def discard(stream: TextIO) -> None:
-    """Let nobody write what is still in the buffer: the reader is gone, or the disk is full."""
+    """Discard what is still in the buffer, because the reader is gone or the disk is full."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 

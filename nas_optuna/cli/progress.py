@@ -1,4 +1,4 @@
-"""Watching a run: a live display on a terminal and in a notebook, plain lines elsewhere; always on stderr."""
+"""Progress displays on stderr: live on a terminal and in a notebook, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Score:
-    """What a run has reached: the whole study's best trial, or the size of its front."""
+    """The state of a run: the study's best trial, or the size of its front."""
 
     total: int | None
     timeout: float | None
@@ -45,7 +45,7 @@ class Score:
         self.look_up_best(study)
 
     def look_up_best(self, study: Study) -> None:
-        """Find the study's best trial, other workers' included, where it has one objective; else count its front."""
+        """Find the study's best trial, including other workers'; with several objectives count the front."""
         from nas_optuna.study.results import best_trial, front_trials
 
         if len(study.directions) > 1:
@@ -64,7 +64,7 @@ class Score:
 
 
 class Bars:
-    """The lines of a live display, in the order of their keys; without one (no terminal) nothing is shown."""
+    """The lines of a live display, in the order of their keys; nothing is shown without a terminal."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self.are_live = progress is not None
@@ -73,7 +73,7 @@ class Bars:
         self._tasks: dict[float, TaskID] = {}
 
     def show(self, description: str, done: float, total: float | None, note: str = "", key: float = 0) -> None:
-        """Add a line, or change that of the same key."""
+        """Add a line, or change the one with the same key."""
         if self._progress is None:
             return
         line: dict[str, Any] = {"description": description, "completed": done, "total": total, "note": printable(note)}
@@ -88,7 +88,7 @@ class Bars:
 
 @contextmanager
 def bars(*, time_left: bool = False) -> Iterator[Bars]:
-    """Bars on standard error that are gone when they end, so that what is printed can be piped."""
+    """Bars on standard error, which disappear at the end."""
     if not shows_live():
         yield Bars()
         return
@@ -96,7 +96,7 @@ def bars(*, time_left: bool = False) -> Iterator[Bars]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
-    # A text may be a user's and so is never markup; what does not fit is cut, and the note has what the others leave.
+    # A user's text is never markup. The note gets the space that the others leave, and is cut if it does not fit.
     note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),
@@ -112,13 +112,13 @@ def bars(*, time_left: bool = False) -> Iterator[Bars]:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """One bar with the time left, and what moves it: a function of what is done and of all."""
+    """A bar with the time left; yields a function ``(done, total)`` that moves it."""
     with bars(time_left=True) as shown:
         yield lambda done, total: shown.show(what, done, total)
 
 
 def shows_live() -> bool:
-    """Whether a display that moves can be shown: on a terminal, or in a notebook with the widgets that Rich needs."""
+    """Whether a live display is possible: on a terminal, or in a notebook with the widgets that Rich needs."""
     if is_quiet() or sys.stderr.isatty():
         return not is_quiet()
     if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
@@ -129,13 +129,13 @@ def shows_live() -> bool:
 
 
 def _figure(subject: Subject, measurement: Measurement) -> str:
-    """What is trained, and its first figure."""
+    """The name of the training, and its first figure."""
     name, figure = next(iter(measurement.metrics.items()))
     return f"{subject.name} · {name.replace('_', ' ')} {figure:.4f}"
 
 
 class RunDisplay(Callback):
-    """Shows a search as it goes: a bar for each worker and one of all trials, or a line for each trial."""
+    """Displays a search: a bar for each worker and one for all trials, or a line for each trial."""
 
     def __init__(self, score: Score, shown: Bars) -> None:
         self._score = score
@@ -144,23 +144,23 @@ class RunDisplay(Callback):
         self._steps: int | None = None
 
     def run_started(self, run: Run) -> None:
-        """Begin to watch a study."""
+        """Start to display a study."""
         self._study = run.study
         self._steps = run.steps
         self._score.look_up_best(run.study)
         self._refresh()
 
     def trial_started(self, subject: Subject) -> None:
-        """Show the trial's own bar, in the line of its worker."""
+        """Show the trial's bar in its worker's line."""
         self._show(subject, 0, "")
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Move the trial's own bar."""
+        """Move the trial's bar."""
         figure = next(iter(measurement.metrics.values()))
         self._show(subject, measurement.step, f"epochs · {figure:.4f} · {subject.architecture}")
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Count the trial, and say on a plain terminal what it was."""
+        """Count the trial, and without a live display print a line."""
         from nas_optuna.report import facts, selection
         from nas_optuna.study.results import TrialRecord
 
@@ -189,11 +189,11 @@ class RunDisplay(Callback):
 
 @contextmanager
 def watch(total: int | None = None, timeout: float | None = None) -> Iterator[RunDisplay]:
-    """A display for one run, as ``nas-optuna run`` has it; a callback.
+    """The display of ``nas-optuna run`` for one run, as a callback.
 
     Args:
-        total: Trials it shall run, if that is known.
-        timeout: Seconds after which it begins no more, if there is such a limit.
+        total: Number of trials, if it is known.
+        timeout: Seconds after which no trial begins, if there is such a limit.
 
     Examples:
         ::
@@ -206,7 +206,7 @@ def watch(total: int | None = None, timeout: float | None = None) -> Iterator[Ru
 
 
 class RetrainingDisplay(Callback):
-    """A bar over the epochs of one training after another, or a line per epoch."""
+    """Displays retrainings: a bar over all epochs, or a line per epoch."""
 
     def __init__(self, shown: Bars) -> None:
         self._bars = shown
@@ -227,7 +227,7 @@ class RetrainingDisplay(Callback):
 
 
 class SupernetDisplay(Callback):
-    """A supernet's training and the short ones after it: a bar over their steps, and a line per epoch."""
+    """Displays a supernet's training and the short ones after it: a bar over their steps, and a line per epoch."""
 
     def __init__(self, shown: Bars, stop: StopRequest) -> None:
         self._bars = shown
@@ -237,7 +237,7 @@ class SupernetDisplay(Callback):
         self._reached: float | None = None
 
     def run_started(self, run: Run) -> None:
-        """Say what the columns are and where the training stands."""
+        """Print the columns, and where the training continues."""
         done = run.facts["epochs_done"]
         self._unit, self._epochs = run.facts["unit"], run.steps
         self._done, self._total = (count * run.facts["steps_per_epoch"] for count in (done, run.steps))
@@ -249,13 +249,13 @@ class SupernetDisplay(Callback):
             say(f"entropy, nats: {' '.join(run.facts['parameters'])}")
 
     def step(self) -> bool:
-        """Count an optimiser's step; return whether somebody asks to stop."""
+        """Count an optimiser step; return whether to stop."""
         self._done += 1
         self._bars.show("supernet", self._done, self._total)
         return self._stop()
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Print an epoch's figures, with the entropy of every parameter's alphas where they train."""
+        """Print an epoch's figures, with the entropy of every parameter's alphas if they are trained."""
         figures = measurement.metrics
         if subject.architecture:
             self._reached = figures["accuracy"]
@@ -270,14 +270,14 @@ class SupernetDisplay(Callback):
         )
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Print what a short training reached."""
+        """Print the accuracy of a short training."""
         if subject.architecture and self._reached is not None:
             say(f"{subject.name}, {subject.architecture}: accuracy {self._reached:.4f}")
             self._reached = None
 
 
 class FitDisplay(Callback):
-    """A fit as it goes: what is being done, what each network reached, and how much of the time is left."""
+    """Displays a fit: the current step, the accuracy of each network, and the time left."""
 
     def __init__(self, budget: TimeBudget, shown: Bars) -> None:
         self._budget = budget
@@ -285,7 +285,7 @@ class FitDisplay(Callback):
         self._step = ""
 
     def say(self, line: str) -> None:
-        """Tell what begins."""
+        """Print what begins."""
         self._step = line
         say(f"[{duration(self._budget.elapsed)}] {line}")
         self._refresh("")
@@ -295,7 +295,7 @@ class FitDisplay(Callback):
         self._refresh(_figure(subject, measurement))
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Say what a network reached."""
+        """Print the result of a network."""
         if ended is None:
             return
         from nas_optuna.study import results, schema

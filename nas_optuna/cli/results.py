@@ -1,4 +1,4 @@
-"""What a study found: its winner and its front, as tables, a picture, a page, beside others, and in the dashboard."""
+"""Commands that show results: the winner and the front, drawings, the report, comparisons and the dashboard."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from nas_optuna.study.significance import Gain
 
 Figures = list[tuple[str, object]]
-"""Names and figures, a line each."""
+"""Names and values, a line each."""
 SHOWN = 10
 """Trials that are listed without ``--all``."""
 _STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
@@ -106,14 +106,14 @@ def best(
 
 
 def _beside_the_accuracy(figures: Figures, name: str, gain: Gain | None) -> Figures:
-    """The figures of a trial, with those that its accuracy is to be compared with right below it."""
+    """The figures of a trial, with those for comparison directly below its accuracy."""
     place = 1 + [named for named, _ in figures].index(name)
     beside = [("to compare with", gain.beside)] if gain and gain.beside else []
     return [*figures[:place], *beside, *figures[place:]]
 
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
-    """The latency of each trial's network by a table, of those inside a limit; refuses where there are none."""
+    """The latency by a table of each trial's network inside a limit; a `StudyError` if there is none."""
     from nas_optuna.report.selection import table_latencies
 
     latencies, margin = table_latencies(stored.load().study, Path(table))
@@ -172,7 +172,7 @@ def pareto(
 
 
 def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
-    """Print how a search went: its trials, its front or its winner, and how many proposals were inside the limits."""
+    """Print a search's trials, its front or its winner, and how many proposals were inside the limits."""
     from nas_optuna.study.results import feasible_share, front_of
 
     if json:
@@ -189,7 +189,7 @@ def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
 
 
 def _print_front(facts: StudyFacts, front: Front) -> None:
-    # Without ± and with few other columns, architectures of five layers are whole at 80 columns and can be copied.
+    # Without ± and with few other columns, architectures of five layers fit into 80 columns and can be copied.
     *figures, architecture = facts.columns(front.records, kept=len(front.objectives), brief=True, errors=False)
     columns = [*figures, replace(architecture, shortest=44)]
     title = f"front of study {facts.study.study_name}: {plural(len(front.records), 'trial')}"
@@ -243,7 +243,7 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
 
 
 def _print_winner(facts: StudyFacts) -> None:
-    """Print the best trial in a frame, so that it is still seen when a table is long."""
+    """Print the best trial in a frame below the table."""
     from nas_optuna.report.facts import described_costs, objectives_of
     from nas_optuna.study.results import TrialRecord
 

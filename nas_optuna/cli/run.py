@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DEFAULT_WARM_TRIALS = 5
 BEGIN_WITH = 1
-"""So many of the best architectures of an earlier study are tried first; more would cost more where it misleads."""
+"""How many of an earlier study's best architectures are tried first; more would cost more if it misleads."""
 
 
 def run(context: typer.Context, plan: RunOptions, all_: options.All = False, json: options.Json = False) -> int:
@@ -42,7 +42,7 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
     dict or an architecture string, or a JSON list of them.
     """
     executor = plan.workers.create()
-    executor.preload()  # before anything large is imported here
+    executor.preload()  # before large imports in this process
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.study.files import remember
@@ -57,7 +57,7 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
 
 
 def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
-    """The run. Nothing is written or begun before all that is wrong has been refused."""
+    """The run, fully checked: nothing is written or started before."""
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.experiment import Experiment
     from nas_optuna.study import lease_table, storage, studies, supernet_result, trial_queue
@@ -94,12 +94,12 @@ def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
         if study is None:
             begin = studies.command(plan.url, "supernet", "train", "--study", plan.study)
             raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
-        supernet_result.read_result(study)  # says what to run where there is none
+        supernet_result.read_result(study)  # if there is none, the error says what to run
     return _Search(plan, stop, experiment, study, architectures, earlier, ending, trackers)
 
 
 def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
-    """The study that ``NAME`` or ``NAME@STORAGE`` of ``--learn-from`` names, where it has something to teach."""
+    """The study of ``--learn-from NAME`` or ``NAME@STORAGE``, which must have usable trials."""
     if plan.learn_from is None:
         return None
     from optuna.study import StudyDirection
@@ -115,7 +115,7 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
 
 @dataclass
 class _Search:
-    """A run of a study, which may not be there yet."""
+    """A run of a study, which may not exist yet."""
 
     plan: RunOptions
     stop: StopRequest
@@ -133,7 +133,7 @@ class _Search:
 
     @cached_property
     def handle(self) -> ExperimentHandle | None:
-        """What workers open; None if nobody else can open the study."""
+        """The handle for workers; None if other processes cannot open the study."""
         from nas_optuna.experiment import ExperimentHandle
         from nas_optuna.study import files, storage
 
@@ -191,7 +191,7 @@ class _Search:
         return outcome
 
     def _fill_queue(self, study: Study) -> int | None:
-        """Put what is to be tried first into the queue; return how many trials to run."""
+        """Enqueue the architectures to try first; return the number of trials to run."""
         from nas_optuna.study import trial_queue as queue
 
         space, objective = self.experiment.space, self.experiment.objective
@@ -210,7 +210,7 @@ class _Search:
         return self.plan.count
 
     def _learn_from(self, earlier: Study, study: Study) -> None:
-        """Copy an earlier study's trials into this one, and begin with the best of them."""
+        """Copy an earlier study's trials into this one, and enqueue the best of them."""
         from nas_optuna.samplers.beforehand import best_of, remember
         from nas_optuna.study.trial_queue import enqueue_new
 

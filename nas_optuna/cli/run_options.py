@@ -1,4 +1,4 @@
-"""What a command line says about a spec and a run, and the study that it is for; fields of classes are options."""
+"""Options of a command line for a spec and a run, and the study that they select; each field is an option."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SpecOptions:
-    """What a command line says about a study's spec; each field is an option, many with the one key that it sets."""
+    """Options for a study's spec; many have the one key of the spec that they set."""
 
     data: Annotated[
         str | None,
@@ -95,18 +95,18 @@ class SpecOptions:
 
     @property
     def overrides(self) -> list[str]:
-        """``--set``, then the options that stand for one key each, as overrides of a spec."""
+        """``--set`` and the options for one key each, as overrides of a spec."""
         return [*(self.set_ or ()), *(text for _, text in named_overrides(self))]
 
     def read(self) -> StudySpec:
-        """The spec of the preset or file that is named; without a name that of the preset which fits the data."""
+        """The spec of the named preset or file; without a name, that of the preset that suits the data."""
         from nas_optuna.presets import find_spec
         from nas_optuna.spec import StudySpec
 
         return self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
 
     def preset(self) -> str:
-        """The preset that is taken where none is named: one made for own images where such are given."""
+        """The default preset; for a folder or a NumPy file, the one for own images."""
         from nas_optuna.presets import DEFAULT, OWN_IMAGES
         from nas_optuna.spec_text import with_overrides
 
@@ -129,12 +129,12 @@ class SpecOptions:
 
 
 def named_overrides(given: object) -> list[tuple[str, str]]:
-    """Each option that was given and stands for one key of a spec: its name, and the override that it is."""
+    """The given options that set one key of a spec: name and override of each."""
     found = []
     for name, hint in get_type_hints(type(given), include_extras=True).items():
         key, value = hint.__metadata__[-1], getattr(given, name)
         if isinstance(key, str) and value not in (None, []):
-            # JSON's strings and lists of strings are TOML's too.
+            # JSON's strings and lists of strings are also TOML.
             found.append((f"--{name.replace('_', '-')}", f"{key}={json.dumps(_of_spec(key, value))}"))
     return found
 
@@ -160,7 +160,7 @@ def _pair(option: str, text: str) -> tuple[str, str]:
 def find_target(
     stored: TrustedStudyOptions, given: SpecOptions, extra: Sequence[str] = ()
 ) -> tuple[Study | None, StudySpec]:
-    """The study, where it exists, and the spec to run it by: its own with what the command line changes."""
+    """The study, if it exists, and its spec with the changes of the command line."""
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study import studies, trust
     from nas_optuna.study.storage import open_storage, sqlite_file
@@ -175,13 +175,13 @@ def find_target(
     wanted = (given.read() if given.spec is not None else given.applied_to(remembered)).override(extra, "--set")
     studies.require_same_spec(study, wanted)
     if given.spec is None:
-        own = code_named(given.applied_to(type(remembered)()))  # what the command line itself names is meant
+        own = code_named(given.applied_to(type(remembered)()))  # code on the command line itself needs no agreement
         trust.require_trust(url, name, [code for code in code_named(wanted) if code not in own], yes=stored.trust)
     return study, wanted
 
 
 def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptions) -> Study:
-    """The new study of an experiment, or that which another process made of the same spec just now."""
+    """The new study of an experiment, or the one that another process has just made from the same spec."""
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.storage import open_storage
     from nas_optuna.study.trust import remember
@@ -191,19 +191,19 @@ def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptio
         study = experiment.create(storage, stored.study)
     except StudyExists:
         return experiment.create(storage, stored.study, load_if_exists=True)
-    remember(stored.url, stored.study, code_named(experiment.spec))  # whoever makes a study means its code
+    remember(stored.url, stored.study, code_named(experiment.spec))  # the maker of a study agrees to its code
     say(f"created study {stored.study!r}" + (f" from the preset {given.preset()}" if given.spec is None else ""))
     return study
 
 
 DEFAULT_TRIALS = 20
 _SHORT = {"ray_address": ("--ray-address", "address"), "gpus_per_worker": ("--gpus-per-worker", "gpus")}
-"""Options of our own executors that have a name on the command line; all others are --executor-option NAME=VALUE."""
+"""Executor options with a flag of their own; all others are --executor-option NAME=VALUE."""
 
 
 @dataclass(frozen=True)
 class WorkerFlags:
-    """What a command line says about workers; each field is an option."""
+    """Options for workers."""
 
     workers: Annotated[
         str | None, option("Processes that share the trials; auto is one per GPU, or what fills the CPU.", "N|auto")
@@ -278,7 +278,7 @@ class WorkerFlags:
 
 @dataclass(frozen=True)
 class RunOptions(TrustedStudyOptions):
-    """What a command line says about a run; each field is an option, and contradictions are refused."""
+    """Options for a run; contradictions are refused."""
 
     trials: Annotated[int | None, option("Trials to run now; 20.", "N", min=1)] = None
     within: Annotated[str | None, option("Instead of --trials: search until 90s, 10m or 2h are over.", "TIME")] = None
@@ -321,7 +321,7 @@ class RunOptions(TrustedStudyOptions):
             raise SpecError(unknown("value of --keep-weights:", str(self.keep_weights), ["best", "all"]))
 
     def _require_one_end(self) -> None:
-        """Refuse two sentences on when to end."""
+        """Refuse several options that say when to end."""
         endings = (self.trials, self.total, self.timeout, self.fixed, self.until or None)
         if self.within is not None and any(ending is not None for ending in endings):
             raise SpecError("--within says when to end; leave out --trials, --total, --timeout, --fixed and --until")

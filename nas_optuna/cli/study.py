@@ -27,14 +27,14 @@ SameName = Annotated[str | None, option("The same as NAME.", "NAME", autocomplet
 
 @dataclass(frozen=True)
 class NamedStudy:
-    """A study that is named by a word, or by an option as the commands outside this group have it."""
+    """A study that is named by a word or, like outside of this group, by an option."""
 
     name: Name = None
     study: SameName = None
     storage: options.Storage = None
 
     def given(self) -> str | None:
-        """The name, or None; an empty one is a name, and refused later."""
+        """The name, or None; an empty name is refused later."""
         if self.name is not None and self.study is not None and self.name != self.study:
             raise SpecError(f"NAME is {self.name!r} and --study is {self.study!r}; give one of them")
         return self.name if self.study is None else self.study

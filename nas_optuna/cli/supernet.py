@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SupernetOptions:
-    """What a command line says about a supernet's training; each field is an option, most with the key that it sets."""
+    """Options for a supernet's training, most with the key of the spec that they set."""
 
     spec: options.Spec = None
     set_: options.Set = None
@@ -55,7 +55,7 @@ class SupernetOptions:
 
     @property
     def overrides(self) -> list[str]:
-        """The options that stand for one key each, as overrides of a spec."""
+        """The options for one key each, as overrides of a spec."""
         target = ["supernet.latency_loss=target"] if self.target_latency is not None else []
         return [*(text for _, text in named_overrides(self)), *target]
 
@@ -90,7 +90,7 @@ def train(
 def _prepare(
     stored: MovedStudyOptions, wanted: SupernetOptions, interrupted: Callable[[], bool]
 ) -> tuple[Study, SupernetTraining]:
-    """The study, which is created where it does not exist, and its supernet's training; says what it will cost."""
+    """The study, which is created if it does not exist, and its supernet's training; also prints the cost."""
     from nas_optuna.experiment import Experiment
     from nas_optuna.oneshot import price, strategies
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
@@ -106,7 +106,7 @@ def _prepare(
     table = price.cost_table(search.space, file, whole=whole, force=spec.latency.force)
     files = stored.files(study)
     if study is None:
-        make_strategy(search, table, device)  # refuses what it cannot honour
+        make_strategy(search, table, device)  # refuses invalid settings before the study is created
         study = create(experiment, stored, given)
     experiment.require_same(study)
     remember(study, stored.url)
@@ -214,7 +214,7 @@ def _price(training: SupernetTraining) -> str:
 
 
 def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> None:
-    """Probabilities of every choice."""
+    """Print the probabilities of every choice."""
     from nas_optuna.study.supernet_result import entropy
 
     shares = result.probabilities()

@@ -29,7 +29,7 @@ _STRIP = 1 << 22
 
 
 class UnsuitablePicture(ValueError):  # noqa: N818 - it may be a good picture
-    """A file that cannot be used as a picture as it is; the message says why and what to do."""
+    """A picture that cannot be used as it is; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
