@@ -15,6 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 
+from nas_optuna.costs.runtimes import make_runtime
 from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
 from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists
@@ -25,7 +26,7 @@ from nas_optuna.execution.executors.contract import Executor, Handle, Work
 from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.oneshot.strategies import strategy_options
+from nas_optuna.oneshot.strategies import STRATEGIES, strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
@@ -186,7 +187,9 @@ class Experiment:
 
         Raises:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
+            SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
         """
+        self._require_later_parts()
         if isinstance(storage, str):
             storage = open_storage(storage, create=True)
         try:
@@ -200,6 +203,13 @@ class Experiment:
         self._remember_data(study, self.spec)
         study.sampler, study.pruner = self.sampler, self.pruner
         return study
+
+    def _require_later_parts(self) -> None:
+        """Refuse the parts that are needed only later, before a study stores them."""
+        STRATEGIES.find(self.spec.supernet.strategy)
+        make_runtime(self.spec.latency.runtime)
+        if self.spec.reference:
+            reference.as_space(self.spec.reference, self.space)
 
     def require_same(self, study: Study) -> None:
         """Refuse a study that began with another space or other images.

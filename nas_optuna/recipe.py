@@ -12,7 +12,9 @@ from nas_optuna.digests import hex_digest
 Fill = Literal["black", "reflect"]
 """What fills the border of a shifted image."""
 
-_Pixels = Annotated[int, Field(ge=1)]
+MAX_SIDE = 4096
+"""Pixels a side of what a network sees at most: what is kept of one with more could not be read again."""
+_Pixels = Annotated[int, Field(ge=1, le=MAX_SIDE)]
 
 
 _ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix", "progressive")

@@ -25,6 +25,7 @@ from nas_optuna.pruners import PRUNERS
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.base import ArchitectureSampler
+from nas_optuna.samplers.controller import OneObjectiveError
 from nas_optuna.samplers.wrapping import AmongSampler, FixedSampler, WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec
@@ -119,6 +120,8 @@ def _with_seed(
     seed: int,
 ) -> BaseSampler:
     sampler = create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
+    if len(spec.objectives) > 1 and getattr(sampler, "one_objective", False):  # told before a study is made
+        raise OneObjectiveError
     if listed is not None:
         return AmongSampler(sampler, space, _pinned(listed, fixed), seed)
     if isinstance(sampler, ArchitectureSampler):

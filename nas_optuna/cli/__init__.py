@@ -16,7 +16,7 @@ import typer
 from nas_optuna.cli import latency, lists, networks, results, run, study, supernet
 from nas_optuna.cli.options import CLOCK, Command, Group, with_options
 from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
-from nas_optuna.errors import NasOptunaError, SpecError, nearest, plainer, shown
+from nas_optuna.errors import NasOptunaError, SpecError, StudyError, nearest, plainer, reason_of, shown
 
 _GROUPS = {
     "study": ("Create, list, show, delete and export studies.", "create mine --spec mnist-fast"),
@@ -134,6 +134,7 @@ def _run(words: list[str]) -> int:
     be_quiet(False)
     try:
         _require_text(words)
+        _require_folder()
         with _without_chatter():
             result = app(words, standalone_mode=False)
             sys.stdout.flush()
@@ -204,6 +205,14 @@ def _require_text(arguments: Sequence[str]) -> None:
         if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
             what = "--storage" if "://" in word else shown(word)  # a URL may contain a password
             raise SpecError(f"{what} is not text in UTF-8; write names and paths in UTF-8")
+
+
+def _require_folder() -> None:
+    """Refuse a current folder that was deleted: what loads libraries would end the process with a riddle."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise StudyError(f"the current folder cannot be used: {reason_of(error)}; cd to one that is there") from None
 
 
 @contextmanager

@@ -183,14 +183,12 @@ def find_target(
 def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptions) -> Study:
     """The new study of an experiment, or the one that another process has just made from the same spec."""
     from nas_optuna.spec_parts import code_named
-    from nas_optuna.study.storage import open_storage
     from nas_optuna.study.trust import remember
 
-    storage = open_storage(stored.url, create=True)
     try:
-        study = experiment.create(storage, stored.study)
+        study = experiment.create(stored.url, stored.study)
     except StudyExists:
-        return experiment.create(storage, stored.study, load_if_exists=True)
+        return experiment.create(stored.url, stored.study, load_if_exists=True)
     remember(stored.url, stored.study, code_named(experiment.spec))  # the maker of a study agrees to its code
     say(f"created study {stored.study!r}" + (f" from the preset {given.preset()}" if given.spec is None else ""))
     return study

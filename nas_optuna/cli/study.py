@@ -57,7 +57,7 @@ def create(
     name, url = stored.study, stored.url
     studies.check_name(name)
     experiment = Experiment.from_spec(given.read(), data_directory=data_dir)
-    study = experiment.create(storage.open_storage(url, create=True), name)
+    study = experiment.create(url, name)
     trust.remember(url, name, code_named(experiment.spec))
     say(f"created study {name!r} in {mask_urls(url)}: {experiment.describe()}", *experiment.notes())
     if json:

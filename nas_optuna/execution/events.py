@@ -17,6 +17,7 @@ from optuna.trial import BaseTrial, FrozenTrial
 
 from nas_optuna.errors import reason_of
 from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.study.storage import failure
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
@@ -155,7 +156,8 @@ class Callbacks(Callback):
 
     def _drop(self, callback: Callback, error: Exception) -> None:
         self._callbacks.remove(callback)
-        logger.warning("%s is told nothing more: %s", type(callback).__name__, reason_of(error))
+        told = failure(error) or reason_of(error)
+        logger.warning("%s is told nothing more: %s", type(callback).__name__, told)
         try:
             callback.close()
         except Exception:

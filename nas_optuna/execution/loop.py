@@ -188,7 +188,9 @@ class _Run:
                     break
             finished = self.budget.finished
             if not self.stop.asked and self.budget.is_open and self._is_exhausted():
-                logger.warning("every architecture of the grid has been tried; trials in this run: %d", finished)
+                logger.warning(
+                    "every architecture that may be proposed has been tried; trials in this run: %d", finished
+                )
         return Outcome(finished, self.stop.asked)
 
     def _take_over(self, *, again: bool = False) -> None:

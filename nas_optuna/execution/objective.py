@@ -25,6 +25,7 @@ from nas_optuna.errors import (
     StudyError,
     TrainingError,
     describe_error,
+    reason_of,
 )
 from nas_optuna.execution.evaluator import (
     Evaluator,
@@ -42,7 +43,7 @@ from nas_optuna.samplers.curves import PLAN
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
-from nas_optuna.study.optuna_internals import known_of, read_trial, trial_id_of
+from nas_optuna.study.optuna_internals import is_enqueued, known_of, read_trial, trial_id_of
 from nas_optuna.study.schema import TrialKey, attribute, is_reserved
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import set_trial_attributes
@@ -220,8 +221,14 @@ class EvaluatorObjective:
         except ArchitectureError as error:
             raise self._impossible(trial, error) from error
 
-    def _impossible(self, trial: BaseTrial, error: Exception) -> optuna.TrialPruned:
+    def _impossible(self, trial: BaseTrial, error: Exception) -> Exception:
         """The exception that ends a trial that was enqueued with impossible params, but not the study."""
+        refused = error.__cause__ or error
+        if isinstance(refused, ValueError) and isinstance(trial, Trial) and not is_enqueued(trial):
+            # Nobody else has chosen: the sampler refuses the study, and every further trial would end alike.
+            if isinstance(refused, NasOptunaError):
+                return refused
+            return SpecError(f"sampler {trial.study.sampler} proposes no architecture: {reason_of(refused)}")
         cause = " ".join(str(error).split())[:200]
         trial.set_user_attr(TrialKey.CAUSE, cause)
         logger.warning("trial %d cannot be run: %s", trial.number, cause)

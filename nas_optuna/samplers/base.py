@@ -56,6 +56,7 @@ class ArchitectureSampler(BaseSampler):
     Threads of one process may share an instance; an instance follows one study at a time.
 
     Attributes:
+        one_objective: Whether the class refuses a study of several objectives.
         numbers: Whether the class also proposes floats and integers; if not, they are drawn uniformly.
         obeys_list: Whether the class proposes only what is in `among`, where that is given.
         allowed: What may be proposed, given limits on costs that are known before training; None allows everything.
@@ -69,6 +70,7 @@ class ArchitectureSampler(BaseSampler):
         attempt: How many times a proposal for this trial has collided with another worker's.
     """
 
+    one_objective: ClassVar[bool] = False
     numbers: ClassVar[bool] = False
     obeys_list: ClassVar[bool] = False
     _learned: ClassVar[frozenset[str]] = frozenset({"_lock", "_study_name", "_intersection", "_history", "_networks"})

@@ -66,6 +66,9 @@ class ControllerConfig:
 class OneObjectiveError(SpecError, ValueError):
     """A study has several objectives; also a ValueError, which Optuna's own samplers raise."""
 
+    def __init__(self) -> None:
+        super().__init__("sampler 'controller' learns from one objective; for several use evolution or arch")
+
 
 class ControllerSampler(ArchitectureSampler):
     """An LSTM policy trained by REINFORCE.
@@ -84,6 +87,7 @@ class ControllerSampler(ArchitectureSampler):
     It is for one objective. Parameters that are not categorical are sampled uniformly.
     """
 
+    one_objective = True
     _learned = ArchitectureSampler._learned | {"_trainer"}
 
     def __init__(self, config: ControllerConfig | None = None, *, seed: int | None = None) -> None:
@@ -150,7 +154,7 @@ class ControllerSampler(ArchitectureSampler):
 
 def _require_one_objective(study: Study) -> None:
     if len(study.directions) > 1:
-        raise OneObjectiveError("sampler 'controller' learns from one objective; for several use evolution or arch")
+        raise OneObjectiveError
 
 
 @configured(ControllerConfig)

@@ -247,7 +247,7 @@ def space(
     """
     if build is None:
         return functools.partial(SpaceFunction, version=version, reference=reference)
-    if not callable(build):
+    if not callable(build) or not hasattr(build, "__qualname__"):  # by which it is called, and pickled
         raise SpecError(f"@space decorates a function (choices, task) -> nn.Module, got a {type(build).__name__}")
     return SpaceFunction(build, version, reference)
 

@@ -72,8 +72,9 @@ def create(engine: sa.Engine) -> None:
         with engine.begin() as connection:
             connection.execute(CreateTable(LEASES, if_not_exists=True))
     except DBAPIError:
-        with engine.connect() as connection:  # another process was faster, or this raises the real error
-            connection.execute(sa.select(LEASES).limit(1))
+        with engine.connect() as connection:
+            if not engine.dialect.has_table(connection, LEASES.name):
+                raise  # no other process was faster: the database may not be written, or is full
 
 
 def seconds() -> float:

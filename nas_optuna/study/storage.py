@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, shown
 from nas_optuna.files import scratch_folder
 from nas_optuna.masking import is_secret, mask_urls
 
@@ -95,9 +95,9 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     # wait for the disk.
     database = sqlite_file(url)
     absent = database is not None and not database.exists()
-    if absent and not create:
-        raise StudyError(f"there is no database {database}; nas-optuna run begins one, or name another storage")
     patience = seconds_of("NAS_OPTUNA_STORAGE_PATIENCE", PATIENCE)
+    if absent and not (create and _sqlite_settings(url, patience)[0] == "rw"):
+        raise StudyError(f"there is no database {database}; nas-optuna run begins one, or name another storage")
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -221,13 +221,29 @@ def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
         opened = Database(url, {} if in_memory else server)
         return RetryingStorage(opened, 0.0 if in_memory else patience)
     file = database.absolute()
-    return RetryingStorage(Database(url, {"creator": partial(_connect, file, patience)}), file=file)
+    mode, timeout = _sqlite_settings(url, patience)
+    return RetryingStorage(
+        Database(url.partition("?")[0], {"creator": partial(_connect, file, timeout, mode)}), file=file
+    )
 
 
-def _connect(database: Path, timeout: float) -> sqlite3.Connection:
+def _sqlite_settings(url: str, patience: float) -> tuple[str, float]:
+    """What the URL of a SQLite file says after ``?``: how to open it, and the seconds to wait for a lock."""
+    given = _parsed(url).normalized_query
+    mode, timeout = given.get("mode", ("rw",))[-1], given.get("timeout", ("",))[-1]
+    known = given.keys() <= {"mode", "timeout"} and mode in ("ro", "rw", "rwc")
+    if not known or not (timeout or "0").replace(".", "0", 1).isdigit():
+        raise StudyError(
+            f"the storage's URL ends in {shown('?' + url.partition('?')[2])}; of a SQLite file it may say ?mode=ro,"
+            " which only reads, and ?timeout=SECONDS"
+        )
+    return "ro" if mode == "ro" else "rw", float(timeout or patience)
+
+
+def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
     """Connect to a SQLite file that exists: SQLite would make an empty one in the place of one that was deleted."""
     # With a write-ahead log, which our own databases have, it is safe not to wait for the disk at each commit.
-    file = f"file:{quote(str(database))}?mode=rw"
+    file = f"file:{quote(str(database))}?mode={mode}"
     connection = sqlite3.connect(file, uri=True, timeout=timeout, check_same_thread=False)
     if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
         connection.execute("PRAGMA synchronous=NORMAL")

@@ -61,6 +61,21 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath': its function failed to load",)),
         ((*RUN, "--set", "data.train_limit=5000"), ("data.train_limit = 5000 is more than the 1438 images",)),
         ((*RUN, "--set", "data.train_limit=2"), ("cannot be split with validation_fraction = 0.2",)),
+        ((*RUN, "--image-size", 5000), ("recipe.input_size: it must be at most 4096",)),
+        ((*RUN, "--image-size", 0), ("recipe.input_size: it must be at least 1",)),
+        ((*RUN, "--set", "recipe.input_size=[16,40000]"), ("recipe.input_size",)),
+        ((*RUN, "--set", "recipe.mix=2"), ("recipe.mix: it must be at most 1",)),
+        ((*RUN, "--set", "recipe.shift=-1"), ("recipe.shift: it must be at least 0",)),
+        ((*RUN, "--search", "recipe.batch_size=0..3"), ("recipe.batch_size: it must be at least 1, got 0",)),
+        ((*RUN, "--search", "recipe.optimizer=sgd,adm"), ("recipe.optimizer: it must be 'sgd' or 'adamw', got 'adm'",)),
+        ((*RUN, "--latency-runtime", "onnxrt"), ("unknown runtime 'onnxrt'; did you mean 'onnxruntime'?",)),
+        ((*RUN, "--set", "supernet.strategy=dart"), ("unknown strategy 'dart'; did you mean 'darts'?",)),
+        (("study", "create", "--set", "supernet.strategy=dart"), ("unknown strategy 'dart'",)),
+        ((*RUN, "--reference", "nowhere:net"), ("reference 'nowhere:net' cannot be imported",)),
+        (
+            (*RUN, "--sampler", "controller", "--objective", "accuracy", "--objective", "macs"),
+            ("sampler 'controller' learns from one objective; for several use evolution or arch",),
+        ),
         (("study", "list"), ("there is no database nas-optuna.db; nas-optuna run begins one",)),
         (("best",), ("there is no database",)),
         (("dashboard",), ("there is no database",)),
@@ -132,6 +147,10 @@ def test_an_unknown_section(command: Command, key: str) -> None:
         ("nonsense", "is not a database URL; e.g. sqlite:///nas-optuna.db"),
         (f"sqlite:///{UNWRITABLE}/x.db", "is the folder there, and may you write to it?"),
         ("sqlite:///no/such/folder/x.db", "is the folder there, and may you write to it?"),
+        ("sqlite:///x.db?mode=ro", "there is no database x.db"),
+        ("sqlite:///x.db?mode=memory", "it may say ?mode=ro"),
+        ("sqlite:///x.db?cache=shared", "it may say ?mode=ro"),
+        ("sqlite:///x.db?timeout=soon", "?timeout=SECONDS"),
     ],
 )
 def test_a_storage_that_cannot_be_opened(command: Command, url: str, reason: str) -> None:
@@ -140,6 +159,14 @@ def test_a_storage_that_cannot_be_opened(command: Command, url: str, reason: str
         error = command(*arguments, "--storage", url).err
         assert "se/c" not in error
         assert "ret" not in error.replace("interpret", "")
+
+
+@pytest.mark.parametrize("arguments", [("study", "list"), (*RUN, *tiny()), ("export",)], ids=str)
+def test_a_current_folder_that_is_gone(command: Command, place: Path, arguments: tuple[object, ...]) -> None:
+    place.rmdir()
+    result = command(*arguments)
+    assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
+    assert "the current folder cannot be used: No such file or directory; cd to" in result.err
 
 
 def test_a_storage_from_the_environment_is_masked_as_well(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

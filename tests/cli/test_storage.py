@@ -101,3 +101,34 @@ def test_a_storage_with_braces_and_spaces_in_its_name(command: Command) -> None:
 def test_a_patience_that_is_none(command: Command, study: str, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("NAS_OPTUNA_STORAGE_PATIENCE", text)
     assert "NAS_OPTUNA_STORAGE_PATIENCE must be a number of seconds" in command("study", "list").err
+
+
+def test_a_url_that_only_reads_does_only_that(command: Command, study: str) -> None:
+    database = Path("nas-optuna.db")
+    with closing(sqlite3.connect(database)) as connection:
+        before = list(connection.iterdump())
+    url = f"sqlite:///{database}?mode=ro"
+    for arguments in (("study", "list"), ("best",), ("study", "show", "nas")):
+        result = command(*arguments, "--storage", url)
+        assert result.code == 0, result.err
+        assert "Warning" not in result.err
+    result = command("run", "--trials", 1, "--storage", url)
+    assert result.code == 2
+    assert "readonly database; may you write to it" in result.err.splitlines()[-1]
+    with closing(sqlite3.connect(database)) as connection:
+        assert list(connection.iterdump()) == before
+
+
+def test_a_study_that_nobody_has_run_is_not_run_where_its_database_only_reads(command: Command) -> None:
+    assert command("study", "create", *tiny()).code == 0
+    result = command("run", "--trials", 1, "--storage", "sqlite:///nas-optuna.db?mode=ro")
+    assert result.code == 2
+    assert "readonly database; may you write to it" in result.err.splitlines()[-1]
+
+
+def test_a_url_with_a_timeout_is_used_without_a_remark(command: Command) -> None:
+    url = "sqlite:///other.db?timeout=5"
+    assert command("study", "create", "mine", *tiny(), "--storage", url).code == 0
+    result = command("study", "list", "--storage", url)
+    assert (result.code, result.err) == (0, "")
+    assert "mine" in result.out

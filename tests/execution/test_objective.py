@@ -2,12 +2,15 @@ import math
 
 import optuna
 import pytest
+import torch
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas_optuna import ConvSpace, NasOptunaError, Objective, Recipe, SearchData, TrialRecord
 from nas_optuna.costs.complexity import figures
-from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution import loop
+from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
 from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.objective import EvaluatorObjective
 from tests.helpers import RECIPE
 
 WIDE = "f8k7s1-f8k7s1"
@@ -139,3 +142,32 @@ def test_what_the_device_cannot_do_is_refused_before_any_trial(space: ConvSpace,
         Objective(space, data, RECIPE.model_copy(update={"precision": "fp16"}), device="cpu")
     with pytest.raises(NasOptunaError, match="not on this machine"):
         Objective(space, data, RECIPE, device="cuda:99")
+
+
+class Refusing(optuna.samplers.RandomSampler):
+    """A sampler that is asked for what it cannot give."""
+
+    def sample_independent(self, study: object, trial: object, name: str, distribution: object) -> object:
+        raise ValueError("it wants other parameters")
+
+
+class Foreign(optuna.samplers.RandomSampler):
+    """A sampler that proposes what is no choice."""
+
+    def sample_independent(self, study: object, trial: object, name: str, distribution: object) -> object:
+        return "no choice"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "says"), [(Refusing(), "it wants other parameters"), (Foreign(), "'no choice' not in")]
+)
+@pytest.mark.parametrize("search", [{}, {"batch_size": "8,16"}])
+def test_a_sampler_that_refuses_ends_the_run_and_not_each_trial(
+    space: ConvSpace, data: SearchData, sampler: optuna.samplers.BaseSampler, says: str, search: dict[str, object]
+) -> None:
+    objective = EvaluatorObjective(TrainingEvaluator(space, data, RECIPE, torch.device("cpu")), search=search)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.enqueue_trial({"recipe.batch_size": "none", "conv1.kernel": 99})  # nobody else's fault: it ends alone
+    with pytest.raises(NasOptunaError, match=says):
+        loop.run(study, objective, trials=3)
+    assert [trial.state for trial in study.trials] == [TrialState.PRUNED, TrialState.WAITING]

@@ -239,7 +239,7 @@ def test_a_grid_that_is_exhausted_says_so(tmp_path: Path, caplog: pytest.LogCapt
     for ran in (4, 0):
         caplog.clear()
         assert run(study, objective, trials=9).trials == ran
-        assert caplog.messages == [f"every architecture of the grid has been tried; trials in this run: {ran}"]
+        assert caplog.messages == [f"every architecture that may be proposed has been tried; trials in this run: {ran}"]
     study.enqueue_trial(dict(space.parse("f4k3s1").params))
     assert run(study, objective, trials=9).trials == 1, "the queue goes on"
 
