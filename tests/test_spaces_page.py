@@ -12,7 +12,7 @@ EXAMPLES = re.findall(r"```python(?: title=\"my_net.py\")?\n(.*?)```", PAGE, re.
 
 
 def test_the_page_has_its_examples() -> None:
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 4
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
