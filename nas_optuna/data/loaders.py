@@ -258,7 +258,7 @@ class BatchLoader:
             room = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else math.inf
             resident = images.images.nbytes + images.labels.nbytes <= RESIDENT_SHARE * room
         self.kind = "resident" if resident else "streaming"
-        self.size, self.batch_size = len(images), batch_size
+        self.size, self.batch_size = len(images), min(batch_size, max(1, len(images)))
         self._device, self._augmentation = device, augmentation
         self._home = device if resident else torch.device("cpu")
         self._images, self._labels = images.images.to(self._home), images.labels.to(self._home)

@@ -74,7 +74,7 @@ class EqualSeconds(TrainingEvaluator):
         steps = self._fixed_steps(architecture, resume, fewest)
         if steps < fewest:
             raise optuna.TrialPruned(f"{steps} steps fit into {self.rung.seconds:.0f} s")
-        recipe = paced(self.recipe, steps, self.steps)
+        recipe = paced(self.recipe, steps, self.steps, self.train_loader.size)
         plain = TrainingEvaluator.evaluate(self.with_recipe(recipe), architecture, resume=resume, stop=stop)
         for measured in plain:
             yield replace(measured, details={**measured.details, "STEPS": steps, "RECIPE": recipe.fingerprint})
@@ -95,32 +95,37 @@ class EqualSeconds(TrainingEvaluator):
         return steps
 
 
-def paced(recipe: Recipe, steps: int, epochs: int) -> Recipe:
+def paced(recipe: Recipe, steps: int, epochs: int, images: int) -> Recipe:
     """The recipe with this number of steps of one length, in epochs of equal size."""
     each = max(1, round(steps / epochs))
-    return recipe.model_copy(update={"epochs": epochs, "epoch_size": each * recipe.batch_size, "progressive": 0.0})
+    return recipe.model_copy(
+        update={"epochs": epochs, "epoch_size": each * min(recipe.batch_size, images), "progressive": 0.0}
+    )
 
 
-def epochs_within(recipe: Recipe, seconds: float, per_step: float, *, least: float = 0.0) -> dict[str, Any]:
+def epochs_within(
+    recipe: Recipe, seconds: float, per_step: float, images: int, *, least: float = 0.0
+) -> dict[str, Any]:
     """The epochs and the epoch size of a training of so many seconds; no epochs if these are fewer than `least`."""
     # The weights from a search are kept as they are if the learning rate, which rises first, would have less time to
     # fall than in the search.
     steps = max(1, int(max(seconds, 1.0) / per_step))
     epochs = min(EPOCHS, steps)
     late = least > 0 and seconds < least
-    return {"epochs": 0 if late else epochs, "epoch_size": paced(recipe, steps, epochs).epoch_size}
+    return {"epochs": 0 if late else epochs, "epoch_size": paced(recipe, steps, epochs, images).epoch_size}
 
 
 def seconds_per_step(
     training: TrainingEvaluator, architecture: Architecture, space: SearchSpace | None = None
 ) -> float:
     """Seconds of a training step: the fastest of a few, on a temporary network, possibly of another space."""
-    recipe, device, train = paced(training.recipe, 1, 1), training.device, training.train_loader
+    device, train = training.device, training.train_loader
+    recipe = paced(training.recipe, 1, 1, train.size)
     network = make_network(space or training.space, architecture, recipe, device, recipe.seed)
     network.train()
     tried = 3 if device.type == "cpu" else GRAPH_WARM_UP + 3  # all but the first steps of a training are graphs
     step = TrainStep(network, recipe, device, total_steps=tried)
-    part = min(PART, recipe.batch_size) if device.type == "cpu" else recipe.batch_size
+    part = min(PART, train.batch_size) if device.type == "cpu" else recipe.batch_size
     batches, found = train.epoch(0), []
     for _ in range(tried):
         began = time.perf_counter()

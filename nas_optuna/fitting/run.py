@@ -310,7 +310,7 @@ class _Running:
         reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
         weights, least = winner.left_by_the_search(self.study, self._kept)
         if final is None:
-            final = epochs_within(evaluator.recipe, budget.left - reserve, per_step, least=least)
+            final = epochs_within(evaluator.recipe, budget.left - reserve, per_step, len(self.images), least=least)
             final |= {"trial": winner.trial.number, "own": winner.own}
             self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
         recipe = evaluator.recipe.model_copy(update={k: final[k] for k in ("epochs", "epoch_size")})

@@ -61,7 +61,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 
 def steps_per_epoch(recipe: Recipe, images: int) -> int:
     """The number of steps in an epoch of the recipe with so many training images."""
-    return -(-(recipe.epoch_size or images) // recipe.batch_size)
+    return -(-(recipe.epoch_size or images) // min(recipe.batch_size, max(1, images)))
 
 
 def epoch_order(seed: int, epoch: int, images: int, size: int) -> Tensor:
@@ -135,7 +135,7 @@ def fit(
     """
     steps = steps_per_epoch(recipe, train.size)
     with network_failures("the training cannot begin"):
-        passes = recipe.epochs * steps * recipe.batch_size / max(1, train.size)
+        passes = recipe.epochs * steps * train.batch_size / max(1, train.size)
         step = TrainStep(network, recipe, device, total_steps=recipe.epochs * steps, passes=passes)
     results = _restore(step, checkpoints, None if pace else recipe.epochs, steps) if checkpoints else []
     yield from results

@@ -3,11 +3,13 @@
 import time
 
 import pytest
+import torch
 
+from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.fitting.clock import BUSIEST, END, Clock, Load, Plan, Speed, TimeBudget
 from nas_optuna.fitting.equal_seconds import EPOCHS, epochs_within
 from nas_optuna.spec import Recipe
-from nas_optuna.training import EpochResult
+from nas_optuna.training import EpochResult, fit
 
 
 def epochs(*seconds: float) -> list[EpochResult]:
@@ -21,8 +23,20 @@ def epochs(*seconds: float) -> list[EpochResult]:
 def test_a_training_on_from_a_search_has_no_epochs_where_time_is_short(
     seconds: float, least: float, epochs: int, size: int
 ) -> None:
-    found = epochs_within(Recipe(batch_size=64), seconds, 0.1, least=least)
+    found = epochs_within(Recipe(batch_size=64), seconds, 0.1, 1000, least=least)
     assert found == {"epochs": epochs, "epoch_size": size}
+
+
+def test_a_step_has_no_more_images_than_there_are() -> None:
+    """Where a batch is larger than the training images, they would be drawn again and again for one step."""
+    assert epochs_within(Recipe(batch_size=100_000), 40.0, 0.1, 12) == {"epochs": EPOCHS, "epoch_size": 10 * 12}
+    images = load_images("digits", True).subset(range(12))
+    loader, seen = BatchLoader(images, 100_000, 8, torch.device("cpu")), []
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    recipe = Recipe(epochs=1, epoch_size=36, batch_size=100_000)
+    list(fit(network, loader, None, recipe, torch.device("cpu"), seed=0))
+    assert seen[-3:] == [12, 12, 12]
 
 
 @pytest.mark.parametrize(
