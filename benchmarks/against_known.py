@@ -121,7 +121,10 @@ def train_for(
 ) -> int:
     """Train until so many seconds are left; return how many images were seen."""
     train = BatchLoader(images, recipe.batch_size, side, CPU, Augmentation.of(recipe, images))
-    began, timed = budget.left, recipe.model_copy(update={"epochs": 1, "epoch_size": 4 * recipe.batch_size})
+    began, timed = (
+        budget.left,
+        recipe.model_copy(update={"epochs": 1, "epoch_size": 4 * recipe.batch_size, "progressive": 0}),
+    )
     list(fit(copy.deepcopy(network), train, None, timed, CPU, seed=0))
     per_image = (began - budget.left) / (4 * recipe.batch_size)
     seconds = max(budget.left - reserve, per_image * recipe.batch_size)

@@ -54,7 +54,7 @@ class Recipe(BaseModel):
             (CutMix, Yun et al. 2019). ``"auto"`` is a half if a training sees its images 30 times, else none.
         progressive: Share of the steps, from the first, in which the network sees images of five eighths of their side
             and a step takes half the time (progressive resizing, Tan & Le 2021, section 4). If a clock ends the
-            training, it is a share of the time. ``"auto"`` is 0.6 if a training sees its images fewer than 100 times,
+            training, it is a share of the time. ``"auto"`` is 0.6 if a training sees its images fewer than 25 times,
             else 0. Images below 32 pixels a side, and networks that take only one size, keep their size.
         cuda_graphs: Replay each step as a CUDA graph on CUDA devices.
         compile: Use ``torch.compile``; pays only in trainings much longer than a minute.

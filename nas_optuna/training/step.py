@@ -39,9 +39,9 @@ SMALLER = 5 / 8
 """The side of the images with which a progressive training begins, as a share of theirs."""
 SMALLEST = 20
 """Pixels a side below which images are not made smaller: digits of 28 lose strokes."""
-PROGRESSIVE, MOST_PASSES = 0.6, 100
-"""With ``progressive = "auto"``: that share of the steps, where each image is seen less often than so. Where images are
-seen often, further steps bring next to nothing."""
+PROGRESSIVE, MOST_PASSES = 0.6, 25
+"""With ``progressive = "auto"``: that share of the steps, where each image is seen less often than so: two points of
+accuracy at 18 passes over 10,000 pictures, nothing at 30 over 12,000."""
 
 _fallbacks_logged: set[str] = set()
 

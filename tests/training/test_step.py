@@ -266,7 +266,7 @@ def test_a_progressive_training_begins_with_smaller_images_where_it_can(
         assert set(network.seen) == {sides.pop(0)}
 
 
-@pytest.mark.parametrize(("epochs", "first"), [(99, 20), (100, 32)])
+@pytest.mark.parametrize(("epochs", "first"), [(24, 20), (25, 32)])
 def test_images_that_are_seen_often_keep_their_size(epochs: int, first: int) -> None:
     network, recipe = Sizes(), Recipe(epochs=epochs, batch_size=5, progressive="auto")
     loader = BatchLoader(load_images("digits", True).subset(range(10)), 5, 32, CPU)
