@@ -42,15 +42,11 @@ class GridSampler(ArchitectureSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stop the study after its last network."""
-        with self._lock:
-            history = self._read(study, self._distributions)
-            tokens = history.tokens(trial)
-            own = None if tokens is None else history.canonical(tokens)
-            if all(tokens == own or tokens in history.seen for tokens in self._all(history)):
-                study.stop()
+        if self.is_exhausted(study):
+            study.stop()
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether every network was tried."""
+        """Whether every network was tried, or is being tried."""
         with self._lock:
             history = self._read(study, self._distributions)
             return all(tokens in history.seen for tokens in self._all(history))

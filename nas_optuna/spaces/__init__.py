@@ -1,7 +1,7 @@
-"""Search spaces: a page each, which says what can be chosen and builds the network and its supernet.
+"""Search spaces by name: each defines the choices, and builds the networks and the supernet.
 
-A new space is a file here and a line in `SPACES`; a third party registers the entry point group
-``nas_optuna.spaces`` or is named as ``package.module:Class``.
+A new space is a file here and a line in `SPACES`; third parties register an entry point in the group
+``nas_optuna.spaces``, or are named as ``package.module:Class``.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def create_space(
     Args:
         name: Built-in name, entry point, ``package.module:name`` or ``file.py:name``; a class, or a function that
             ``@nas_optuna.space`` has made a space.
-        options: The space's own options, e.g. ``{"depth": 3}``, and ``fix`` with values for parameters that are not
-            to be searched, e.g. ``{"fix": {"conv1.stride": 1}}``.
+        options: The space's own options, e.g. ``{"depth": 3}``, and ``fix`` with values of parameters that are not
+            searched, e.g. ``{"fix": {"conv1.stride": 1}}``.
         in_channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side length of the input in pixels, or ``(height, width)``.
@@ -73,7 +73,7 @@ def create_space(
 
 
 def _require_space(name: str) -> None:
-    """Refuse a plain function, which would be called with arguments that it does not have."""
+    """Refuse a plain function, because it does not take a space's arguments."""
     found = SPACES.find(name)
     if not inspect.isfunction(found):
         return

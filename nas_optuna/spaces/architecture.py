@@ -1,4 +1,4 @@
-"""One point of a search space, and checks of what a user gave a space: each refuses in one line."""
+"""One point of a search space, and checks of a space's options."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 from nas_optuna.errors import SpecError
 
 Choice = str | int | float | bool | None
-"""What a categorical parameter may take: the types that every Optuna storage can keep."""
-
+"""The types of a categorical parameter's choices, which every Optuna storage can keep."""
 
 InputSize = int | tuple[int, int]
 """Side length of a square input in pixels, or ``(height, width)``."""
@@ -21,7 +20,7 @@ InputSize = int | tuple[int, int]
 class Architecture:
     """An immutable, hashable choice for every parameter of a search space.
 
-    Made by a space (`SearchSpace.suggest`, `.architecture`, `.parse`), which guarantees that the choices
+    It is made by a space (`SearchSpace.suggest`, `.architecture`, `.parse`), which guarantees that the choices
     are complete and in the space's order, so equal architectures compare and hash equal.
 
     Attributes:
@@ -61,7 +60,7 @@ def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:
 
 
 def require_choices(name: str, values: Any, kind: str = "space option") -> tuple[Choice, ...]:
-    """Check a list of choices that came from a user: not empty, no repetition."""
+    """Check a user's list of choices: not empty, no repetition, storable values."""
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise SpecError(f"{kind} {name!r} needs a list of at least one choice, got {values!r}")
     for value in values:
@@ -80,14 +79,14 @@ def require_choices(name: str, values: Any, kind: str = "space option") -> tuple
 
 
 def require_positive(**options: int) -> None:
-    """Check that integer options that came from a user are at least 1."""
+    """Check that a user's integer options are at least 1."""
     for option, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise SpecError(f"space option {option!r} must be a whole number of at least 1, got {value!r}")
 
 
 def positive_choices(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
-    """Check a list of whole numbers of at least 1 that came from a user."""
+    """Check a user's list of whole numbers of at least 1."""
     require_choices(option, values)
     for value in values:
         require_positive(**{option: value})
@@ -97,11 +96,12 @@ def positive_choices(option: str, values: Sequence[int], *, odd: bool = False) -
 
 
 MOST_LAYERS = 1000
-"""More is a mistake, or the file of somebody who wants to keep a machine busy."""
+"""More is a mistake, or an attempt to overload a machine."""
 
 
 def require_depth(**options: int) -> None:
-    """Check that an option that came from a user does not ask for more than `MOST_LAYERS` layers."""
+    """Check that a user's numbers of layers are from 1 to `MOST_LAYERS`."""
+    require_positive(**options)
     for option, value in options.items():
         if value > MOST_LAYERS:
             raise SpecError(f"space option {option!r} asks for {value:,} layers; at most {MOST_LAYERS:,} are supported")

@@ -1,6 +1,6 @@
 """The backbone space: how much of a pretrained network to keep and to train, and at which input size.
 
-Nothing is downloaded: weights come from the library's own cache, an installed package, or a file.
+Nothing is downloaded: weights come from the library's cache, an installed package, or a file.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.function import Task, space
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and standard deviation of the pixels of ImageNet, by which most networks normalise them."""
+"""Mean and standard deviation of ImageNet's pixels, by which most networks normalise."""
 _SIDE = 64
-"""Pixels a side of the image on which stages are told apart."""
+"""Pixels a side of the image on which stages are identified."""
 _ENDS = (nn.Linear, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A pretrained network without its classifier: ``efficientnet_lite0``, one of torchvision's, or ``timm:NAME``."""
+    """A pretrained network without its classifier: ``efficientnet_lite0``, a torchvision name, or ``timm:NAME``."""
 
     model: str
     weights: str | None = None
 
     def stages(self) -> list[nn.Module]:
-        """The network cut where its feature maps become smaller, with untrained weights."""
+        """The network, split where its feature maps become smaller, with untrained weights."""
         return self._cut(self._network())
 
     def trained_stages(self) -> list[nn.Module]:
-        """The stages that are kept, with their pretrained weights."""
+        """The stages with their pretrained weights."""
         network = self._network()
         state = self._state()
         known = network.state_dict()
@@ -67,7 +67,7 @@ class Backbone:
         return stages
 
     def _normalization(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Mean and standard deviation by which the pixels were normalised that the network was trained on."""
+        """Mean and standard deviation by which the pixels were normalised in pretraining."""
         library, _, name = self.model.rpartition(":")
         if library == "timm":
             import timm
@@ -176,8 +176,8 @@ def _timm_cache(name: str) -> Path:
 
 
 def _chain(network: nn.Module) -> Iterator[nn.Module]:
-    """The network's layers in their order, up to what follows its feature maps."""
-    if hasattr(network, "_conv_stem"):  # of efficientnet_lite_pytorch
+    """The network's layers in order, up to its last feature maps."""
+    if hasattr(network, "_conv_stem"):  # efficientnet_lite_pytorch
         lite: Any = network
         yield from (lite._conv_stem, lite._bn0, lite._swish, *lite._blocks, lite._conv_head, lite._bn1, lite._swish)
         return
@@ -193,8 +193,8 @@ def _chain(network: nn.Module) -> Iterator[nn.Module]:
 
 @functools.cache
 def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
-    """First layer, end and channels of each stage, found on meta tensors once for each network."""
-    with torch.device("cpu"):  # some read values of tensors while they are built
+    """First layer, end and channels of each stage, found on meta tensors once per network."""
+    with torch.device("cpu"):  # some networks read values of tensors while they are built
         network = Backbone(model)._network().eval()
     with torch.device("meta"), torch.no_grad():
         layers = list(_chain(network.to("meta")))
@@ -215,11 +215,10 @@ def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
 
 
 class Renormalized(nn.Module):
-    """Inputs as a network saw them that was trained on pixels of another normalisation."""
+    """Converts inputs to the normalisation with which a network was pretrained."""
 
-    # Here each data set has mean 0 and deviation 1. Pictures of ImageNet have that under their usual normalisation;
-    # under another one they are brighter or of less contrast, which the first layers of a pretrained network have got
-    # used to.
+    # Our data sets have mean 0 and deviation 1, as pictures of ImageNet have under their usual normalisation. Under
+    # another normalisation they are brighter or have less contrast, and the first layers have adapted to that.
 
     scale: Tensor
     shift: Tensor
@@ -238,8 +237,8 @@ class Renormalized(nn.Module):
 class PretrainedBody(nn.Sequential):
     """The first stages of a backbone; `rate` is their share of the recipe's learning rate."""
 
-    # A training loads its weights where it would draw others, lets it learn at a share of the rate, and leaves its
-    # first stages as they are: their weights, and the statistics of their batch norms.
+    # Training loads its weights instead of drawing them, uses a share of the learning rate, and keeps its first stages
+    # frozen: their weights, and the statistics of their batch norms.
 
     def __init__(self, backbone: Backbone, stages: int, frozen: int, rate: float) -> None:
         super().__init__(*backbone.stages()[:stages])
@@ -253,7 +252,7 @@ class PretrainedBody(nn.Sequential):
         self.load_state_dict(trained.state_dict())
 
     def train(self, mode: bool = True) -> PretrainedBody:
-        """Set the mode of the stages that learn; frozen ones stay in evaluation mode."""
+        """Set the mode of the stages that learn; frozen stages stay in evaluation mode."""
         super().train(mode)
         for stage in list(self)[: self.frozen]:
             stage.eval()
@@ -262,18 +261,18 @@ class PretrainedBody(nn.Sequential):
 
 RATES = (0.05, 0.1, 0.2, 0.5)
 FEWEST_STAGES = 3
-"""The fewest stages that are kept; earlier ones respond to edges and colours only."""
+"""The fewest stages that are kept; earlier ones respond only to edges and colours."""
 SIZES = (64, 96, 128, 160, 192)
 USUAL = 160
 """The reference's size: on 1,500 pictures of 32 pixels it was half a point ahead of 128 after five minutes."""
 LARGE = 160
-"""Pictures with at least this many pixels a side keep their size, or get three quarters of it."""
+"""Pictures with at least this many pixels a side keep their size, or are reduced to three quarters of it."""
 
 
 def reference(
     task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The params of the usual first attempt: all stages, of which the last two learn."""
+    """The params of the usual first attempt: all stages, and the last two learn."""
     stages = len(Backbone(model, weights).channels())
     known = _sizes(task, sizes)
     size = USUAL if USUAL in known else known[len(known) // 2]
@@ -284,7 +283,7 @@ def reference(
 def backbone(
     c: Choices, task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
 ) -> nn.Module:
-    """A part of a pretrained network, with a linear layer."""
+    """The first stages of a pretrained network, and a linear layer."""
     if task.channels not in (1, 3):
         raise SpecError(f"a backbone sees 1 or 3 channels, not {task.channels}; take another space")
     source = Backbone(model, weights)

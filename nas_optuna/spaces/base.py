@@ -1,4 +1,4 @@
-"""What every search space is: named categorical parameters, and how a choice becomes a network."""
+"""The base class of search spaces: named categorical parameters, and how choices become a network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import math
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from nas_optuna.errors import ArchitectureError, SpecError, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
 
-if TYPE_CHECKING:  # torch and optuna cost more to import than a listing of spaces may take
+if TYPE_CHECKING:  # torch and optuna are slow to import, and a listing of spaces must be fast
     import optuna
     from torch import nn
 
@@ -27,7 +27,7 @@ Shape = tuple[int, ...]
 """A tensor's shape without the batch dimension, e.g. ``(channels, height, width)``."""
 
 _ATTEMPTS, _ATTEMPTS_EACH = 20_000, 100
-"""The most draws of a sample, and how many more for each wanted architecture."""
+"""The most draws of a sample, and the further draws for each wanted architecture."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Parameter:
     """One categorical decision.
 
     Attributes:
-        choices: What it may take, in order.
+        choices: Its choices, in order.
         ordered: Whether neighbouring choices are alike (16 → 24 filters); operations are not ordered.
     """
 
@@ -43,14 +43,14 @@ class Parameter:
     ordered: bool = False
 
     def match(self, name: str, value: Any) -> Choice:
-        """The choice that equals a value, else an `ArchitectureError`. ``True`` is not 1, unlike in Python."""
+        """The choice that equals a value, or an `ArchitectureError`; unlike in Python, ``True`` is not 1."""
         for choice in self.choices:
             if choice == value and isinstance(choice, bool) == isinstance(value, bool):
                 return choice
         raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {self.choices}")
 
     def typed(self, name: str, value: Any) -> Choice:
-        """Like `match`, and typed text stands for the choice that is written like it; else a `SpecError`."""
+        """Like `match`, but text is also read as the choice that is written like it; raises a `SpecError`."""
         try:
             return self.match(name, value)
         except ArchitectureError as error:
@@ -61,7 +61,7 @@ class Parameter:
 
 
 def text_of(choice: Choice) -> str:
-    """How a choice is written in a string: a text as it is, everything else as in JSON."""
+    """The text of a choice: a string as it is, everything else as in JSON."""
     return choice if isinstance(choice, str) else json.dumps(choice)
 
 
@@ -69,17 +69,16 @@ def text_of(choice: Choice) -> str:
 class Operation:
     """A piece of a network that can be built, counted and measured on its own.
 
-    A network of a space is the sequence of its operations, so a cost that is summed over operations (MACs, or
-    latency from a table) is the network's.
+    A cost that is summed over a network's operations (MACs, or latency from a table) is the cost of the network.
 
     Attributes:
-        kind: What it is, e.g. ``"conv"`` or ``"head"``.
-        options: What tells it from others of its kind, as sorted pairs.
+        kind: Its kind, e.g. ``"conv"`` or ``"head"``.
+        options: Sorted pairs that distinguish it from others of its kind.
         input_shape: Shape of one input, without the batch.
         output_shape: Shape of one output, without the batch.
-        make: Makes a fresh module of it; needed beside `macs` too, for networks, latency tables and memory figures.
-        macs: Multiply-accumulates for one image, where the space knows them; None stands for: make it and count. A
-            space of thousands of operations is faster with a formula.
+        make: Makes a fresh module of it.
+        macs: Multiply-accumulates for one image by a formula, which is faster for a space of thousands of operations;
+            None to count them.
     """
 
     kind: str
@@ -98,24 +97,24 @@ class Operation:
 
 
 class SearchSpace(ABC):
-    """Named categorical parameters, in order, and the network that each choice of them stands for.
+    """Named categorical parameters, in order, and the network for each combination of choices.
 
-    A subclass takes its own options and the data's figures (`in_channels`, `classes`, `input_size`) as keywords
-    and fills in `parameters`. It knows nothing of studies.
+    A subclass takes its own options and the figures of the data (`in_channels`, `classes`, `input_size`) as keywords,
+    and sets `parameters`. It knows nothing of studies.
 
     Attributes:
-        name: The name it is registered under.
-        version: Raised whenever the same options would give other parameters or other networks, so that a
-            study made with the old ones is not continued by mistake.
+        name: The name under which it is registered.
+        version: To be raised whenever the same options give other parameters or other networks, so that a study made
+            with the old ones is not continued by mistake.
         parameters: Optuna parameter name → `Parameter`, in the order in which they are suggested.
         in_channels: Channels of an input image.
         classes: Number of classes.
-        input_size: Side length of the input in pixels; ``(height, width)`` where the input is not square.
+        input_size: Side length of the input in pixels; ``(height, width)`` if the input is not square.
         settings: Names of the attributes that decide, beside `identity`, which network an architecture is: studies
-            reuse a training only where they are the same. None stands for every public attribute that is a plain value
-            (so a space that declares nothing must keep what it computes under names with an underscore).
-        draws_weights: Whether a recipe's `init` draws the weights of the space's networks. Where it does not, as in a
-            space of your own, they are trained from what `build` set: pretrained, frozen or zeroed.
+            reuse a training only if they are equal. None means every public attribute with a plain value, so a space
+            that declares nothing must keep computed values under names that begin with an underscore.
+        draws_weights: Whether a recipe's `init` draws the weights of the space's networks. If not, as in your own
+            spaces, training starts from the weights that `build` set: pretrained, frozen or zeroed.
 
     Examples:
         >>> import random
@@ -164,7 +163,7 @@ class SearchSpace(ABC):
 
     @property
     def reference(self) -> Architecture | None:
-        """The network that a search has to beat, and may begin with, where the space names one."""
+        """The network that a search has to beat, and may begin with, if the space names one."""
         return None
 
     @property
@@ -179,7 +178,7 @@ class SearchSpace(ABC):
         return {name: CategoricalDistribution(p.choices) for name, p in self.parameters.items()}
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Architecture:
-        """Let a trial (a ``FixedTrial`` too) choose every parameter.
+        """Let a trial, or a ``FixedTrial``, choose every parameter.
 
         Raises:
             ArchitectureError: The trial was enqueued with a value that is none of a parameter's choices.
@@ -193,7 +192,7 @@ class SearchSpace(ABC):
         return self.architecture(chosen)
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:
-        """The architecture that a params dict stands for.
+        """The architecture of a params dict.
 
         Args:
             params: One choice for every parameter name; any order.
@@ -201,30 +200,34 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: A name is missing or unknown, or a value is outside its choices.
         """
-        self.require_known(params)
-        chosen: dict[str, Choice] = {}
-        for name, parameter in self.parameters.items():
-            if name not in params:
-                raise ArchitectureError(f"parameter {name!r} has no value; choose one of {parameter.choices}")
-            chosen[name] = parameter.match(name, params[name])
-        chosen = self.canonical(chosen)
+        given = self.matched(params)
+        self.require_values(self.parameters, given)
+        chosen = self.canonical(given)
         return Architecture(tuple(chosen.items()), self.format(chosen))
 
-    def require_known(self, params: Iterable[str]) -> None:
-        """Refuse a name that is no parameter of the space with an `ArchitectureError` that names the nearest one."""
+    def matched(self, params: Mapping[str, Any]) -> dict[str, Choice]:
+        """The choices that params name; an `ArchitectureError` for an unknown name or a value outside its choices."""
         for name in params:
             if name not in self.parameters:
                 raise ArchitectureError(unknown("parameter", name, self.parameters))
+        return {name: p.match(name, params[name]) for name, p in self.parameters.items() if name in params}
+
+    def require_values(self, names: Iterable[str], given: Collection[str]) -> None:
+        """Refuse params without a value for one of some parameters."""
+        for name in names:
+            if name not in given:
+                choices = self.parameters[name].choices
+                raise ArchitectureError(f"parameter {name!r} has no value; choose one of {choices}")
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
-        """The one params dict that stands for all dicts with the same network.
+        """The params dict that represents all dicts with the same network.
 
-        A space in which some choices switch others off (a kernel size where there is no convolution) gives the
-        switched-off ones their first choice. Whoever remembers or compares architectures does so in this form.
+        If some choices switch others off (a kernel size without a convolution), those get their first choice.
+        Architectures are stored and compared in this form.
 
         Args:
-            params: A valid choice for each parameter; one that is left out has its first choice, and names that are no
-                parameters of the space are left out.
+            params: A valid choice for each parameter; a missing one gets its first choice, and names that are no
+                parameters of the space are ignored.
         """
         return {name: params.get(name, parameter.choices[0]) for name, parameter in self.parameters.items()}
 
@@ -234,7 +237,7 @@ class SearchSpace(ABC):
         return type(self).canonical is not SearchSpace.canonical
 
     def tokens(self, architecture: Architecture) -> tuple[int, ...]:
-        """The index of each choice, in the order of `parameters`; 0 for a parameter that it does not have."""
+        """The index of each choice, in the order of `parameters`; 0 for a parameter that is missing."""
         chosen = architecture.params
         return tuple(
             p.choices.index(p.match(name, chosen[name])) if name in chosen else 0 for name, p in self.parameters.items()
@@ -252,7 +255,7 @@ class SearchSpace(ABC):
     def sample_distinct(
         self, count: int, rng: random.Random, accept: Callable[[Architecture], bool] = lambda architecture: True
     ) -> list[Architecture]:
-        """Draw distinct, accepted architectures, in the order drawn; fewer where the space has few of them."""
+        """Draw distinct, accepted architectures, in the order drawn; fewer if the space has few of them."""
         found: dict[Architecture, None] = {}
         for _ in range(_ATTEMPTS + count * _ATTEMPTS_EACH):
             if len(found) >= min(count, self.size):
@@ -263,29 +266,22 @@ class SearchSpace(ABC):
         return list(found)
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
-        """Every other architecture that one changed parameter leads to, each once."""
-        seen = {architecture}
-        for name, parameter in self.parameters.items():
-            for value in parameter.choices:
-                other = self.architecture({**architecture.params, name: value})
-                if other not in seen:
-                    seen.add(other)
-                    yield other
+        """Every other architecture with one changed parameter, each once."""
+        changes = ((name, value) for name, parameter in self.parameters.items() for value in parameter.choices)
+        others = (self.architecture({**architecture.params, name: value}) for name, value in changes)
+        return _each_once(others, {architecture})
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture, each once; only for small spaces."""
-        seen: set[Architecture] = set()
-        for values in itertools.product(*(p.choices for p in self.parameters.values())):
-            architecture = self.architecture(dict(zip(self.parameters, values, strict=True)))
-            if architecture not in seen:
-                seen.add(architecture)
-                yield architecture
+        products = itertools.product(*(p.choices for p in self.parameters.values()))
+        every = (dict(zip(self.parameters, values, strict=True)) for values in products)
+        return _each_once(map(self.architecture, every), set())
 
     def fixed(self, values: Mapping[str, Choice]) -> Self:
-        """A copy of the space in which some parameters have one choice only.
+        """A copy of the space in which some parameters have only one choice.
 
         Args:
-            values: Parameter name → the choice that stays; text that a person typed is accepted for numbers too.
+            values: Parameter name → the choice that stays; for numbers, text is accepted, too.
 
         Raises:
             SpecError: A name is no parameter, or a value is outside its choices.
@@ -301,18 +297,18 @@ class SearchSpace(ABC):
             name: Parameter((pinned[name],), p.ordered) if name in pinned else p for name, p in self.parameters.items()
         }
         for name in [n for n in vars(self) if isinstance(getattr(type(self), n, None), functools.cached_property)]:
-            del narrowed.__dict__[name]  # what follows from the parameters
+            del narrowed.__dict__[name]  # it depends on the parameters
         return narrowed
 
     def pinned(self, values: Mapping[str, Any]) -> dict[str, Choice]:
-        """The choices that are meant by what a person typed, by parameter; refuses as `fixed` does."""
+        """The choices of a user's values, by parameter; raises as `fixed` does."""
         for name in values:
             if name not in self.parameters:
                 raise SpecError(unknown("parameter to fix:", name, self.parameters))
         return {name: self.parameters[name].typed(name, value) for name, value in values.items()}
 
     def identity(self) -> dict[str, Any]:
-        """What must not change while a study goes on, JSON-ready."""
+        """Everything that must not change during a study, JSON-ready."""
         return {
             "name": self.name,
             "version": self.version,
@@ -323,20 +319,20 @@ class SearchSpace(ABC):
         }
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
-        """Refuse networks that give no logits, which our own training needs; another evaluator may do without.
+        """Refuse networks that do not return logits, which our own training needs; other evaluators may not.
 
         Args:
-            architecture: Whose network is meant; None is what is known of the space before the first trial.
+            architecture: Whose network is checked; None checks what is known of the space before the first trial.
 
         Raises:
-            SpecError: They give something else.
+            SpecError: They return something else.
         """
         return
 
     def supernet_class(self) -> type[Supernet] | None:
-        """The class of what holds all networks of the space with shared weights; None where there is no such thing.
+        """The class of the space's supernet, a subclass of `nas_optuna.spaces.supernet.Supernet`; None if it has none.
 
-        A subclass of `nas_optuna.spaces.supernet.Supernet`, no instance; imported here, as a listing needs no torch.
+        Import it in this method, since a listing of spaces must not import torch.
         """
         return None
 
@@ -355,7 +351,7 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def parse(self, text: str) -> Architecture:
-        """The architecture of a string that a person may have typed.
+        """The architecture of a string.
 
         Raises:
             ArchitectureError: The string does not have the form, or a value is outside its choices.
@@ -365,12 +361,11 @@ class SearchSpace(ABC):
 class Decomposable(SearchSpace):
     """A space whose networks are made of operations that can be built, counted and measured on their own.
 
-    This is optional: a space without it trains as any other. Latency tables and the exact expected cost of a
-    supernet need it.
+    Only latency tables and the exact expected cost of a supernet need this.
 
     Attributes:
-        sequential: Whether a network is its operations one after another, so that every figure of it (memory too)
-            follows from figures of the operations.
+        sequential: Whether a network is the sequence of its operations, so that all its figures, memory included,
+            follow from theirs.
     """
 
     sequential: bool = True
@@ -383,15 +378,22 @@ class Decomposable(SearchSpace):
 
     @abstractmethod
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
-        """The network piece by piece, in the order of the forward pass."""
+        """The operations of a network, in the order of the forward pass."""
 
     @abstractmethod
     def reachable_operations(self) -> Iterator[Operation]:
-        """Every distinct operation that some architecture contains, each once."""
+        """Every operation that any architecture contains, each once."""
+
+
+def _each_once(architectures: Iterable[Architecture], seen: set[Architecture]) -> Iterator[Architecture]:
+    for architecture in architectures:
+        if architecture not in seen:
+            seen.add(architecture)
+            yield architecture
 
 
 def require_operations(space: SearchSpace, needed_by: str) -> Decomposable:
-    """The space, if its networks are made of operations."""
+    """The space, or a `SpecError` if its networks are not made of operations."""
     if isinstance(space, Decomposable):
         return space
     raise SpecError(

@@ -1,4 +1,4 @@
-"""The block space: which residual block stands in each place of a chain of constant width."""
+"""The block space: the residual block at each place of a chain of constant width."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CANDIDATE = re.compile(r"k(\d+)_f(\d+)(_relu)?")
 class Block(nn.Module):
     """A residual block at constant width: ``relu(x + project(relu(expand(x))))``."""
 
-    # A ReLU after the projection makes every residual non-negative, so that activations can only grow.
+    # With a ReLU after the projection, every residual is non-negative, and activations can only grow.
 
     def __init__(self, channels: int, kernel: int, filters: int, project_relu: bool = False) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Block(nn.Module):
 
 
 def make_block(channels: int, options: Mapping[str, int]) -> nn.Module:
-    """The block of a candidate; the identity where there are no options."""
+    """The block of a candidate; the identity without options."""
     if not options:
         return nn.Identity()
     return Block(channels, options["kernel"], options["filters"], bool(options["project_relu"]))
@@ -58,7 +58,7 @@ def block(
     depth: int,
     pool: Collection[int],
 ) -> nn.Module:
-    """The network of the block space, as the function of a space of your own would build it."""
+    """The network of the block space, built like in a space of your own."""
     makers = {text: partial(make_block, channels, dict(options)) for text, options in candidates.items()}
     layers: list[nn.Module] = [nn.Conv2d(task.channels, channels, 1)]
     height, width = task.shape[1:]
@@ -73,16 +73,15 @@ def block(
 class BlockSpace(ChainSpace):
     """A 1×1 stem, residual blocks with 2×2 max pooling between them, and one linear layer.
 
-    Its parameters are ``block1``, ``block2``, …; each chooses one candidate, none of them ordered. A candidate
-    is written ``k3_f24`` (3×3 convolution to 24 filters and a 1×1 convolution back, added to the input),
-    ``k3_f24_relu`` (with a ReLU after the 1×1 convolution as well), or ``skip`` (the input itself).
+    Its parameters are ``block1``, ``block2``, …; each chooses one of the candidates, which have no order. A candidate
+    is written ``k3_f24`` (a 3×3 convolution to 24 filters and a 1×1 convolution back, added to the input),
+    ``k3_f24_relu`` (with a ReLU also after the 1×1 convolution), or ``skip`` (the input itself).
 
     Args:
         depth: Number of blocks.
         candidates: The choices for each block.
         channels: Channels between the blocks.
-        pool: Numbers of the blocks (from 1) that are followed by a pooling. By default every block is, until
-            one pixel is left.
+        pool: Numbers of the blocks (from 1) that are followed by pooling. By default all are, until one pixel is left.
         in_channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side length of the input in pixels, or ``(height, width)``.
@@ -105,7 +104,7 @@ class BlockSpace(ChainSpace):
         classes: int = 10,
         input_size: InputSize = 28,
     ) -> None:
-        require_positive(depth=depth, channels=channels)
+        require_positive(channels=channels)
         require_depth(depth=depth)
         require_choices("candidates", candidates)
         task = Task(in_channels, classes, input_size)
@@ -145,9 +144,9 @@ class BlockSpace(ChainSpace):
         return Operation("block" if options else SKIP, options, shape, shape, make)
 
     def stabilize_init(self, network: nn.Module) -> None:
-        """Divide what each block adds by their number, and the head by ten (as Fixup does, Zhang et al. 2019)."""
-        # Kaiming's weights double the variance in every residual block, which nothing normalises: a network begins with
-        # a loss of 20 to 70.
+        """Divide residuals by the number of blocks, and the head by ten (as in Fixup, Zhang et al. 2019)."""
+        # Kaiming's weights double the variance in every residual block, and without a norm a network begins with a loss
+        # of 20 to 70.
         with torch.no_grad():
             for module in network.modules():
                 if isinstance(module, Block):
@@ -166,7 +165,7 @@ def _pooling(shape: Shape) -> Operation:
 
 
 def _candidate(text: str, channels: int) -> tuple[tuple[str, int], ...]:
-    """The options of a candidate's operation; none for ``skip``."""
+    """The options of a candidate's operation; empty for ``skip``."""
     if text == SKIP:
         return ()
     match = _CANDIDATE.fullmatch(text) if isinstance(text, str) else None
@@ -184,7 +183,7 @@ def _candidate(text: str, channels: int) -> tuple[tuple[str, int], ...]:
 
 
 def _poolings(depth: int, size: tuple[int, int], pool: Sequence[int] | None) -> frozenset[int]:
-    """Check the list of poolings, or make the default one: ``floor(log2(side))`` of them fit the shorter side."""
+    """Check the list of poolings, or make the default one; ``floor(log2(side))`` poolings fit the shorter side."""
     fitting = min(size).bit_length() - 1
     if pool is None:
         return frozenset(range(1, min(depth, fitting) + 1))

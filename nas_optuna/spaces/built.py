@@ -1,4 +1,4 @@
-"""Spaces whose networks a function builds: those of this package, and your own by ``@space``."""
+"""Spaces whose networks are built by a function: those of this package, and your own by ``@space``."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, chec
 from nas_optuna.spaces.base import Decomposable, Operation, Parameter, Shape
 from nas_optuna.spaces.choices import Choices
 
-if TYPE_CHECKING:  # both are made of these
+if TYPE_CHECKING:  # both import this module
     from nas_optuna.spaces.function import FunctionSpace
     from nas_optuna.spaces.function_supernet import FunctionSupernet
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the network is for.
+    """Inputs and classes of the network.
 
     Attributes:
         channels: Channels of an input image.
         classes: Number of classes.
-        input_size: Side of the input in pixels; ``(height, width)`` where it is not square.
+        input_size: Side of the input in pixels; ``(height, width)`` if it is not square.
 
     Raises:
         SpecError: A number is not positive.
@@ -59,19 +59,18 @@ Build = Callable[..., Any]
 
 @dataclass(frozen=True)
 class CostStep:
-    """One step of a network's cost as a Markov chain, whose first state is 0; the next states are flattened."""
+    """One step of a network's cost as a Markov chain, which starts in state 0."""
 
-    names: Sequence[str]  # of the parameters that are decided here
-    costs: Sequence[Sequence[float]]  # [states, combinations of choices], those of the last parameter in a row
-    targets: Sequence[int]
+    names: Sequence[str]  # the parameters that are decided here
+    costs: Sequence[Sequence[float]]  # [states, combinations of choices], the last parameter varying fastest
+    targets: Sequence[int]  # the next state of each state and combination, flattened
     uses: tuple[str, Sequence[float]] | None = None  # a parameter, and 1 for each of its choices that has this step
 
 
 class BuiltSpace(Decomposable):
-    """A space whose networks a function builds.
+    """A space whose networks and supernet (`FunctionSupernet`) are built by one function.
 
-    Its supernet is made by the same function (`FunctionSupernet`). A subclass fills in `parameters` and says how an
-    architecture is written, and which operations a network is made of.
+    A subclass sets `parameters`, and defines the text of an architecture and the operations of a network.
     """
 
     draws_weights = True
@@ -91,11 +90,11 @@ class BuiltSpace(Decomposable):
         return network
 
     def known(self, name: str, asked: Parameter) -> Parameter:
-        """The space's parameter for a question of the function; a fixed one has fewer choices than the question."""
+        """The space's parameter for a question of the function; if fixed, it has fewer choices than the question."""
         return self.parameters[name]
 
     def used(self, architecture: Architecture) -> dict[str, Choice]:
-        """Those params that the architecture's network asks for."""
+        """The params that the architecture's network asks for."""
         return dict(architecture.params)
 
     def supernet_class(self) -> type[FunctionSupernet]:
@@ -106,7 +105,7 @@ class BuiltSpace(Decomposable):
 
     @abstractmethod
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
-        """The steps of a network's cost, where `price` gives the cost of one operation."""
+        """The steps of a network's cost; `price` gives the cost of one operation."""
 
     def stabilize_init(self, network: nn.Module) -> None:
         """Lessen the initial weights of a supernet's network; see `Supernet.stabilize_init`."""
@@ -115,10 +114,10 @@ class BuiltSpace(Decomposable):
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a chain, from its input shape and one choice for each of its parameters to the operation."""
+    """One part of a chain."""
 
-    names: tuple[str, ...]
-    operation: Callable[..., Operation]
+    names: tuple[str, ...]  # its parameters
+    operation: Callable[..., Operation]  # from the input shape and one choice for each parameter
     depth: tuple[str, int] | None = None  # a parameter, and its least value with this part, which keeps the shape
 
     def is_used(self, params: Mapping[str, Choice]) -> bool:
@@ -127,7 +126,7 @@ class Part:
 
 
 class ChainSpace(BuiltSpace):
-    """A space whose networks are a chain: operations, costs and the stages of a supernet follow from its parts."""
+    """A space whose networks are chains of parts, which give operations, costs and the stages of a supernet."""
 
     @cached_property
     def chain(self) -> Sequence[Part]:
@@ -136,10 +135,10 @@ class ChainSpace(BuiltSpace):
 
     @abstractmethod
     def make_chain(self) -> Iterator[Part]:
-        """One part for each layer that some network has."""
+        """One part for each layer of the largest network."""
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
-        """One operation for each part that the architecture's network has."""
+        """One operation for each part of the architecture's network."""
         params, shape = architecture.params, self.input_shape
         found = []
         for part in self.chain:
@@ -156,7 +155,7 @@ class ChainSpace(BuiltSpace):
             choices = tuple(self.parameters[name].choices for name in part.names)
             rows = []
             for shape in shapes:
-                case = part.operation, shape, choices  # slots that are alike are walked through once
+                case = part.operation, shape, choices  # equal slots are computed once
                 if case not in known:
                     known[case] = [part.operation(shape, *values) for values in itertools.product(*choices)]
                 rows.append(known[case])
@@ -164,11 +163,11 @@ class ChainSpace(BuiltSpace):
             shapes = list(dict.fromkeys(operation.output_shape for row in rows for operation in row))
 
     def reachable_operations(self) -> Iterator[Operation]:
-        """Walk the shapes that can reach each part."""
+        """Every operation of each part, for every shape that can reach it."""
         yield from dict.fromkeys(operation for _, rows in self._walk() for row in rows for operation in row)
 
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
-        """See `BuiltSpace.cost_steps`: one step for each part; the state is the shape of the part's input."""
+        """See `BuiltSpace.cost_steps`: one step per part; the state is the shape of its input."""
         priced = cache(price)
         for part, rows in self._walk():
             places: dict[Shape, int] = {}
@@ -181,15 +180,15 @@ class ChainSpace(BuiltSpace):
 
 
 _OWN_WEIGHTS = "own weights"
-"""Part of the digest of a function's file: earlier releases drew its networks' weights anew, with other results."""
+"""Part of the digest of a function's file, since earlier releases drew the weights of its networks anew."""
 Reference = Mapping[str, Choice] | Callable[..., Mapping[str, Choice]]
-"""Params, or a function ``(task, **options)`` that gives them."""
+"""Params, or a function ``(task, **options)`` that returns them."""
 
 
 class SpaceFunction:
-    """A function ``(choices, task, **options) -> nn.Module`` that has become a search space; made by `space`.
+    """A function ``(choices, task, **options) -> nn.Module`` as a search space; made by `space`.
 
-    Called with `in_channels`, `classes`, `input_size` and the function's own options, it gives a `FunctionSpace`.
+    Called with `in_channels`, `classes`, `input_size` and the function's own options, it returns a `FunctionSpace`.
     """
 
     def __init__(self, build: Build, version: int, reference: Reference | None = None) -> None:
@@ -210,7 +209,7 @@ class SpaceFunction:
         return FunctionSpace(self, Task(in_channels, classes, input_size), options)
 
     def __reduce__(self) -> str:
-        return self.build.__qualname__  # pickled as a function is: by its name
+        return self.build.__qualname__  # pickled by name, like a function
 
 
 @overload
@@ -220,18 +219,18 @@ def space(*, version: int = 1, reference: Reference | None = None) -> Callable[[
 def space(
     build: Build | None = None, /, *, version: int = 1, reference: Reference | None = None
 ) -> SpaceFunction | Callable[[Build], SpaceFunction]:
-    """Make a function that builds a network a search space.
+    """Turn a function that builds a network into a search space.
 
-    The function is run with different answers to find its parameters, so that it must depend on its arguments alone.
+    The function is run with different answers to find its parameters, so it must depend on its arguments alone.
 
     Args:
         build: Takes `nas_optuna.spaces.choices.Choices` and a `Task`, and returns a module from images
             ``[batch, channels, height, width]`` to logits ``[batch, classes]``. Further arguments are options that a
             spec may set.
         version: Raise it when the same choices give another network than before.
-        reference: Params of the network that a search has to beat, e.g. ``{"width": 64, "depth": 3}``; a parameter that
-            it leaves out has its first choice. Or a function ``(task, **options)`` that gives such params. It becomes
-            the space's `SearchSpace.reference`.
+        reference: Params of the network that a search has to beat, e.g. ``{"width": 64, "depth": 3}``, or a function
+            ``(task, **options)`` that returns them; a missing parameter has its first choice. It becomes the space's
+            `SearchSpace.reference`.
 
     Examples:
         >>> from torch import nn
@@ -253,7 +252,7 @@ def space(
 
 
 def source_of(function: Build) -> str:
-    """Digest of the file that a function stands in."""
+    """Digest of the file that contains a function."""
     try:
         file = inspect.getsourcefile(function)
         text = Path(file).read_text(encoding="utf-8") if file else inspect.getsource(function)

@@ -1,4 +1,4 @@
-"""What a network-building function sees: every open question has a name, and gets its answer here."""
+"""The argument of a network-building function, which asks it named questions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MOST_INTEGERS = 1_000
 
 
 class Choices:
-    """Answers the questions of a function that builds a network; the function does not know who answers.
+    """Answers the questions of a function that builds a network: for one architecture, a trial, or a supernet.
 
     Args:
-        decide: Takes a parameter's name and what it may be, and returns its choice.
+        decide: From a parameter's name and the `Parameter` to its choice.
 
     Attributes:
-        layers: Name of each `layer` → the modules that were built for it, one for each time that it was asked for.
-        elastics: Names of what was asked for by `elastic`.
+        layers: Name of each `layer` → the modules that were built for it, one for each time it was asked for.
+        elastics: Names that were asked for by `elastic`.
 
     Examples:
         >>> c = Choices(lambda name, parameter: parameter.choices[-1])
@@ -45,10 +45,10 @@ class Choices:
         Args:
             name: The parameter's name; asked for again, with the same options, it gives the same answer.
             options: Text, numbers, true, false or None.
-            ordered: Whether neighbouring options are alike, as 16 and 32 channels are.
+            ordered: Whether neighbouring options are alike, such as 16 and 32 channels.
 
         Raises:
-            SpecError: The options are none, repeat each other, or cannot be stored.
+            SpecError: There are no options, or they repeat each other or cannot be stored.
         """
         full = self._named(name)
         self._require_kind(full, elastic=False)
@@ -64,7 +64,7 @@ class Choices:
             step: The distance between two of them.
 
         Raises:
-            SpecError: The bounds are no whole numbers, or there are none or more than 1,000 numbers between them.
+            SpecError: The bounds are no whole numbers, or enclose none or more than 1,000 of them.
         """
         full = self._named(name)
         if any(isinstance(v, bool) or not isinstance(v, int) for v in (low, high, step)) or low > high or step < 1:
@@ -76,17 +76,17 @@ class Choices:
         return cast(int, self._decide(full, Parameter(tuple(values), ordered=True)))
 
     def elastic(self, name: str, options: Sequence[int]) -> int:
-        """A width that a supernet leaves open, where the layers that it decides are those of `nas_optuna.layers`.
+        """A width, kernel or stride that a supernet leaves open, for layers of `nas_optuna.layers`.
 
-        Everywhere else it is `choice` with ``ordered=True``. In a supernet the smaller widths are the first channels of
-        the largest; multiplied by or divided into whole numbers, a width stays elastic.
+        Outside a supernet it is `choice` with ``ordered=True``. In a supernet, smaller widths are the first channels of
+        the largest; multiplied or divided by whole numbers, a number stays elastic.
 
         Args:
             name: The parameter's name.
             options: Whole numbers of at least 1.
 
         Raises:
-            SpecError: The options are none, repeat each other, or are no such numbers.
+            SpecError: There are no options, or they repeat each other or are no such numbers.
 
         Examples:
             >>> from nas_optuna.layers import ElasticConv2d
@@ -108,8 +108,8 @@ class Choices:
         """One of several layers; a supernet holds them all.
 
         Args:
-            name: The parameter's name. Asked for again it gives another layer of the same choice, with weights of its
-                own, as in cells that are alike.
+            name: The parameter's name. Asked for again, it gives another layer of the same choice with its own weights,
+                as in repeated cells.
             candidates: Label → a function without arguments that makes the module. Only the chosen one is called.
 
         Raises:
@@ -122,13 +122,13 @@ class Choices:
         return made
 
     def scope(self, name: str) -> Choices:
-        """Return choices whose parameters are named ``NAME.parameter``, for a part with a function of its own.
+        """Choices whose parameters are named ``NAME.parameter``, for a function that builds a part.
 
         Args:
-            name: What the names begin with, without the dot.
+            name: The prefix of the names, without the dot.
         """
         inner = type(self).__new__(type(self))
-        vars(inner).update(vars(self))  # the records of layers and elastic widths are shared
+        vars(inner).update(vars(self))  # the records of layers and elastic numbers are shared
         inner._prefix = f"{self._named(name)}."
         return inner
 
@@ -179,20 +179,20 @@ def _check_candidates(name: str, candidates: Any) -> None:
 
 
 def _source(make: Any) -> tuple[Any, ...]:
-    """What decides the module that a candidate makes, which it does when the loop that made it has ended."""
+    """Everything that decides which module a candidate makes when it is called after the loop that defined it."""
     if isinstance(make, functools.partial):
         given = (*make.args, *make.keywords.values())
         return *_source(make.func), tuple(map(id, given)), tuple(make.keywords)
     if isinstance(make, MethodType):
         return make.__func__, id(make.__self__)
-    if isinstance(make, FunctionType):  # one that a loop made has its own closure or defaults, or is the same
+    if isinstance(make, FunctionType):  # functions defined in a loop differ in closure or defaults, or are the same
         defaults = (*(make.__defaults__ or ()), *(make.__kwdefaults__ or {}).values())
         return make.__code__, tuple(map(id, make.__closure__ or ())), tuple(map(id, defaults))
     return (id(make),)
 
 
 def _meant_alike(one: Any, other: Any) -> bool:
-    """Whether somebody wrote one candidate twice: nothing is in it that a loop could have changed."""
+    """Whether one candidate was written twice on purpose: it contains nothing that a loop could have changed."""
     if isinstance(one, functools.partial) and isinstance(other, functools.partial):
         given = (*one.args, *one.keywords.values())
         return _meant_alike(one.func, other.func) and all(isinstance(value, _UNCHANGING) for value in given)

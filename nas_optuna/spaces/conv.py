@@ -1,4 +1,4 @@
-"""The conv space: how many filters, which kernel and which stride each convolution has."""
+"""The conv space: filters, kernel and stride of each convolution of a chain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import ArchitectureError
-from nas_optuna.spaces.architecture import Architecture, InputSize, positive_choices, require_depth, require_positive
+from nas_optuna.spaces.architecture import Architecture, InputSize, positive_choices, require_depth
 from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices
@@ -24,11 +24,11 @@ from nas_optuna.spaces.mixing import choices_of, size_of
 PARTS = ("filters", "kernel", "stride")
 """The parameters of one layer, in order."""
 CENTRED_DEPTH = 3
-"""A supernet's weights are centred in chains of at least so many convolutions: a shorter one learns without it, and
-there it hides which networks are the very best."""
+"""The fewest convolutions of a chain for which a supernet's weights are centred. A shorter chain learns without
+centring, which there would hide the very best networks."""
 _LAYER = re.compile(r"f(\d+)k(\d+)s(\d+)")
 POOLED = 0.57
-"""``sqrt(E[max(0, x)²] / E[max(0, x1, x2, x3, x4)²])`` of independent standard normal variables: what pooling adds."""
+"""The gain of pooling: ``sqrt(E[max(0, x)²] / E[max(0, x1, x2, x3, x4)²])`` of independent standard normals."""
 
 
 class ConvLayer(nn.Module):
@@ -43,7 +43,7 @@ class ConvLayer(nn.Module):
 
     @property
     def nested(self) -> nn.Module:
-        """The layer of which smaller widths are the first channels of this one's output."""
+        """The convolution; smaller widths are the first channels of this layer's output."""
         return self.conv
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class ConvLayer(nn.Module):
 
 
 def head(channels: int, sizes: Sequence[tuple[int, int]], classes: int, centre: bool = False) -> nn.Module:
-    """Flatten and one linear layer to the classes; in a supernet, one for every size that strides can leave."""
+    """Flatten and a linear layer to the classes; in a supernet, one for every size that elastic strides give."""
     if size_of(channels):
         return Heads(channels, sizes, classes, centre)
     ((height, width),) = sizes
@@ -60,7 +60,7 @@ def head(channels: int, sizes: Sequence[tuple[int, int]], classes: int, centre: 
 
 
 class Heads(ElasticLayer):
-    """One linear layer for every size that elastic strides can leave."""
+    """One linear layer for every size that elastic strides give."""
 
     matrix: Tensor
     scales_output = True
@@ -77,7 +77,7 @@ class Heads(ElasticLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → ``[batch, classes]``."""
-        self.given = tuple(x.shape[1:])  # what `state_for` needs to know
+        self.given = tuple(x.shape[1:])  # for `state_for`
         return F.linear(x.flatten(1), *self._crop(*self.given))
 
     def _crop(self, channels: int, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ class Heads(ElasticLayer):
 
 
 def _key(height: int, width: int) -> str:
-    """The key of a size's linear layer; that of a square is its side."""
+    """The key of a size's linear layer; for a square, its side."""
     return str(height) if height == width else f"{height}x{width}"
 
 
@@ -108,7 +108,7 @@ def _side_before_pooling(side: int, kernel: int, stride: int) -> int:
 def conv(
     c: Choices, task: Task, depth: int, filters: Sequence[int], kernels: Sequence[int], strides: Sequence[int]
 ) -> nn.Module:
-    """The network of the conv space, as the function of a space of your own would build it."""
+    """The network of the conv space, built like in a space of your own."""
     layers: list[nn.Module] = []
     channels, sizes = task.channels, {task.shape[1:]}
     for i in range(1, depth + 1):
@@ -129,8 +129,8 @@ class ConvSpace(ChainSpace):
     """A plain chain of convolutions, each followed by ReLU and 2×2 max pooling, then one linear layer.
 
     Its parameters are ``conv1.filters``, ``conv1.kernel``, ``conv1.stride``, ``conv2.filters``, …; all of
-    them ordered. Padding is ``(kernel + 1) // 2``, one more than same padding, which keeps every side at 1 or
-    more however deep the chain is.
+    them are ordered. Padding is ``(kernel + 1) // 2``, one more than same padding, so that every side is at least 1,
+    however deep the chain is.
 
     Args:
         depth: Number of convolutions.
@@ -165,7 +165,6 @@ class ConvSpace(ChainSpace):
         classes: int = 10,
         input_size: InputSize = 28,
     ) -> None:
-        require_positive(depth=depth)
         require_depth(depth=depth)
         given = zip(PARTS, (filters, kernels, strides), strict=True)
         choices = {part: positive_choices(part, values) for part, values in given}
@@ -203,13 +202,13 @@ class ConvSpace(ChainSpace):
         return self.architecture(params)
 
     def make_chain(self) -> Iterator[Part]:
-        """One ``conv`` operation a layer, then the ``head``."""
+        """A ``conv`` operation per layer, then the ``head``."""
         for i in range(1, self.depth + 1):
             yield Part(tuple(f"conv{i}.{part}" for part in PARTS), conv_operation)
         yield Part((), partial(head_operation, classes=self.classes))
 
 
-@cache  # a search asks for each of a few hundred again and again
+@cache  # a search needs the same few hundred repeatedly
 def conv_operation(shape: Shape, filters: int, kernel: int, stride: int) -> Operation:
     """One layer, for an input of that ``(channels, height, width)``."""
     channels, *sides = shape

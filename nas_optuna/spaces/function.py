@@ -1,4 +1,4 @@
-"""Define by run: a function that builds a network is a search space."""
+"""Define-by-run spaces: a function that builds a network becomes a search space."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from nas_optuna.spaces.shapes import Alone, Call, TensorSpec, not_logits, settle
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
 _PROBES = 16
-"""Architectures that are tried before a function is refused because none of them works."""
+"""How many architectures are tried before a function without a working one is refused."""
 _MAX_VALUES = 64
-"""Choices of values for which the layers of a space are listed."""
+"""The most combinations of values for which the layers of a space are listed."""
 _MAX_LABELS = 256
-"""Choices of layers that belong together for which they are listed."""
+"""The most combinations of dependent layers that are listed."""
 
 
 class FunctionSpace(BuiltSpace):
-    """The space of a function that builds networks, as `space` makes it; a function of which none works is refused."""
+    """The space of a function that builds networks, made by `space`; it is refused if no network works."""
 
-    # Its parameters are all that the function asks for under some answers. A parameter that an architecture does not
-    # use has its first choice, so that equal networks are equal architectures and every sampler sees vectors of one
-    # length. An architecture is written ``width=32,depth=2,block0=conv3``: what its network asks for, in order. Results
-    # are reused while `source`, a digest of the function's file, is the same. A supernet mixes the parameters that
-    # `layer_names` and `elastic_names` name; the others are values.
+    # Its parameters are all those that the function asks for under any answers. A parameter that an architecture does
+    # not use has its first choice, so that equal networks are equal architectures and every sampler sees vectors of one
+    # length. An architecture is written as the answers that its network asks for, in order, e.g.
+    # ``width=32,depth=2,block0=conv3``. Results are reused while `source`, a digest of the function's file, is the
+    # same. A supernet mixes the parameters in `layer_names` and `elastic_names`; the others are values.
 
-    sequential = False  # a network's memory does not follow from its layers'
+    sequential = False  # a network's memory does not follow from that of its layers
     draws_weights = False
     settings = ("in_channels", "classes", "input_size", "name", "version", "source", "options")
 
@@ -69,16 +69,16 @@ class FunctionSpace(BuiltSpace):
         self.parameters = self.tracer.parameters
         self.pinned(self._pinned)
         self._probe()
-        _ = self.reference  # a name that it gets wrong is refused now
+        _ = self.reference  # which refuses wrong names now
 
     def _probe(self) -> None:
-        """Refuse a function of which no network works; where some do, the others end their trials alone."""
+        """Refuse a function without a working network; if some work, the trials of the others fail."""
         first: Exception | None = None
         for count, answers in enumerate(self.tracer.paths()):
             try:
                 self._tried(self.architecture(answers))
                 return
-            except ArchitectureError as error:  # it asked for nothing new a moment ago
+            except ArchitectureError as error:  # the function asks other questions than before
                 raise SpecError(f"space {self.name!r}: {error}; and let it depend on its choices alone") from error
             except NasOptunaError:
                 raise
@@ -92,43 +92,36 @@ class FunctionSpace(BuiltSpace):
 
     @cached_property
     def size(self) -> int:
-        """How many architectures there are: exact, or an estimate where many parameters decide which others exist."""
+        """How many architectures there are: exact, or an estimate if many parameters decide which others exist."""
         return self.tracer.size()
 
     @cached_property
     def reference(self) -> Architecture | None:
-        """What ``@space(reference=…)`` names, with the space's fixed choices; None where its options exclude it."""
+        """The reference of ``@space(reference=…)``, with the space's fixed choices; None if its options exclude it."""
         named = self._function.reference
         if named is None:
             return None
         if callable(named):
             named = named(self._task, **self.options)
         params = {**named, **self._pinned}
-        if self.options or self._pinned:  # they may leave out a part that the reference has
+        if self.options or self._pinned:  # they may exclude a part of the reference
             params = {name: value for name, value in params.items() if name in self.parameters}
         try:
-            self.require_known(params)
-            given = {name: self.parameters[name].match(name, value) for name, value in params.items()}
-            return self.architecture(self.tracer.trace(given))
+            return self.architecture(self.tracer.trace(self.matched(params)))
         except ArchitectureError as error:
             if self.options:
                 return None
             raise SpecError(f"space {self.name!r}: its reference: {error}") from error
 
     def fixed(self, values: Mapping[str, Choice]) -> FunctionSpace:
-        """The space in which some parameters have one choice only; what can no longer be asked for is left out."""
+        """The space in which some parameters have only one choice, without what can no longer be asked for."""
         return FunctionSpace(self._function, self._task, self.options, {**self._pinned, **self.pinned(values)})
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:
-        """The architecture of a params dict; what its network does not ask for may be left out."""
-        self.require_known(params)
-        given = {name: self.parameters[name].match(name, value) for name, value in params.items()}
+        """The architecture of a params dict; parameters that its network does not use may be missing."""
+        given = self.matched(params)
         used = self.tracer.trace(given)
-        for name in used:
-            if name not in given:
-                raise ArchitectureError(
-                    f"parameter {name!r} has no value; choose one of {self.parameters[name].choices}"
-                )
+        self.require_values(used, given)
         chosen = {name: used.get(name, p.choices[0]) for name, p in self.parameters.items()}
         return Architecture(tuple(chosen.items()), _write_params(used, self.parameters))
 
@@ -139,11 +132,11 @@ class FunctionSpace(BuiltSpace):
 
     @property
     def conditional(self) -> bool:
-        """Whether some networks do not ask for every parameter."""
+        """Whether some networks do not use every parameter."""
         return self.tracer.conditional
 
     def used(self, architecture: Architecture) -> Answers:
-        """Those params that the architecture's network asks for, in that order."""
+        """The params that the architecture's network asks for, in that order."""
         return self.tracer.trace(architecture.params)
 
     def known(self, name: str, asked: Parameter) -> Parameter:
@@ -167,7 +160,7 @@ class FunctionSpace(BuiltSpace):
         return architecture
 
     def identity(self) -> dict[str, Any]:
-        """Return what must not change while a study goes on: parameters, input, and the function's own options."""
+        """See `SearchSpace.identity`; with the function's own options."""
         return {**super().identity(), **({"options": self.options} if self.options else {})}
 
     def build(self, architecture: Architecture) -> nn.Module:
@@ -177,7 +170,7 @@ class FunctionSpace(BuiltSpace):
         return self.build_untried(architecture)
 
     def build_untried(self, architecture: Architecture) -> nn.Module:
-        """The architecture's network, which is run by its caller: nothing says beforehand which layer cannot be."""
+        """The architecture's network without a trial run, which would name a layer that does not work."""
         return self._built(architecture)[0]
 
     def _built(self, architecture: Architecture) -> tuple[nn.Module, Choices]:
@@ -193,19 +186,19 @@ class FunctionSpace(BuiltSpace):
                 raise SpecError(f"space {self.name!r}: {problem}")
 
     def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
-        """The network on meta tensors, the choices that built it, and how it used them on two images."""
+        """The network on meta tensors, the choices that built it, and the uses of its layers on two images."""
         asked: Answers = {}
         choices = Choices(self._decide(architecture, asked))
         with torch.random.fork_rng(devices=[]):
             with torch.device("meta"):
                 network = self.build_with(choices)
-            with torch.device("cpu"):  # whatever its caller builds on
+            with torch.device("cpu"):  # whatever device the caller has set
                 calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         self.tracer.confirm(asked)
         return network, choices, calls
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
-        """Each use of a layer that was chosen, as it stands in its network, and the rest of the network."""
+        """Each use of a chosen layer in its network, and the rest of the network."""
         network, choices, calls = self._tried(architecture)
         params, found = architecture.params, []
         for call in calls:
@@ -231,7 +224,7 @@ class FunctionSpace(BuiltSpace):
         return without(network, choices.layers, calls)
 
     def reachable_operations(self) -> Iterator[Operation]:
-        """Every layer in place and every rest: all values, and with each of them every label."""
+        """Every layer in its place, and every rest: for all values, every label."""
         seen: dict[Operation, None] = {}
         tried: set[Architecture] = set()
         groups = self.tracer.independent([n for n in self.parameters if n in self.layer_names])
@@ -253,7 +246,7 @@ class FunctionSpace(BuiltSpace):
         yield from seen
 
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
-        """See `BuiltSpace.cost_steps`: first all values, which are the state; then layers, whose costs add up."""
+        """See `BuiltSpace.cost_steps`: first all values, which are the state, then layers, whose costs add up."""
 
         def cost(*chosen: Answers) -> float:
             params = functools.reduce(operator.or_, chosen, self._first())
@@ -271,7 +264,7 @@ class FunctionSpace(BuiltSpace):
             yield CostStep(group, more, [i for i in range(len(states)) for _ in labels])
 
     def _combinations(self, names: Sequence[str]) -> Iterator[Answers]:
-        """All choices of some parameters together; one by one where these are too many."""
+        """All combinations of some parameters' choices, or if these are too many, each choice alone."""
         if math.prod(len(self.parameters[name].choices) for name in names) <= _MAX_LABELS:
             yield from self._products(names)
         else:
@@ -294,7 +287,7 @@ class FunctionSpace(BuiltSpace):
         except Exception:
             if not on_meta:
                 raise
-            with torch.device("cpu"):  # what reads a value of a tensor while it builds cannot be built on meta
+            with torch.device("cpu"):  # a function that reads values of tensors cannot build on meta
                 made = self._build(choices, self._task, **self.options)
         if not isinstance(made, nn.Module):
             raise SpecError(f"space {self.name!r}: its function must return an nn.Module, not a {type(made).__name__}")
@@ -302,7 +295,7 @@ class FunctionSpace(BuiltSpace):
         return made.to("meta") if on_meta else made
 
     def _decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
-        """What answers the function's questions for an architecture; `answers` is filled with what was asked."""
+        """A function that answers questions by an architecture, and notes the answers in `answers`."""
         params = architecture.params
 
         def decide(name: str, asked: Parameter) -> Choice:
@@ -320,14 +313,14 @@ class FunctionSpace(BuiltSpace):
                 self.build_with(choices)
         except NasOptunaError:
             raise
-        except Exception:  # one architecture's fault: its trial will say so
+        except Exception:  # a fault of this architecture, which its trial will report
             return
         finally:
             self.layer_names.update(choices.layers)
             self.elastic_names.update(choices.elastics)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what tracing found: another process finds it again."""
+        """Leave out the results of tracing, which another process finds again."""
         return {
             k: v for k, v in vars(self).items() if k not in ("tracer", "_outputs", "_build", "parameters", "reference")
         }
@@ -339,7 +332,7 @@ class FunctionSpace(BuiltSpace):
 
 
 def _write_params(params: Mapping[str, Choice], parameters: Mapping[str, Parameter]) -> str:
-    """The text of what a network asks for, in that order."""
+    """The text of the params that a network asks for, in that order."""
     written = (f"{_quote(name)}={_quote(_text(parameters[name], value))}" for name, value in params.items())
     return ",".join(written) or "fixed"
 
@@ -366,10 +359,10 @@ def _read_params(text: str, parameters: Mapping[str, Parameter], example: str) -
 
 def _text(parameter: Parameter, value: Choice) -> str:
     written = [text_of(choice) for choice in parameter.choices]
-    # "1" and 1 are written alike, unless the text keeps its quotes.
+    # A string such as "1" keeps its quotes if the number 1 is a choice, too.
     return f'"{value}"' if isinstance(value, str) and written.count(value) > 1 else text_of(value)
 
 
 def _quote(text: str) -> str:
-    """Percent-encode what separates, and blanks and control characters."""
+    """Percent-encode separators, blanks and control characters."""
     return "".join(f"%{ord(c):02X}" if c in "%,=" or c.isspace() or not c.isprintable() else c for c in text)

@@ -1,4 +1,4 @@
-"""The supernet of a function that builds networks: every `Choices.layer` holds all its candidates."""
+"""The supernet of a function that builds networks, in which every `Choices.layer` holds all its candidates."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 class FunctionSupernet(Supernet):
     """The function's network with every layer mixed and every elastic number open.
 
-    Values (`choice`, `integer`) shape the network, and are kept at one: the largest, where they are ordered, else the
-    first. Pin others with the space's ``fix``. Its `space` is the part of the function's space that has these values.
+    Values (`choice`, `integer`) shape the network, and keep one choice: the largest if they are ordered, else the
+    first. Pin others with the space's ``fix``. Its `space` is the part of the function's space with these values.
     """
 
     version = 4
@@ -59,21 +59,21 @@ class FunctionSupernet(Supernet):
         chosen = [f"{name} = {value}" for name, value in self.kept.items() if len(space.parameters[name].choices) > 1]
         if chosen:
             logger.warning("the supernet of %s keeps %s; fix others to study them", space.name, ", ".join(chosen))
-        if not part.sequential:  # the built-in spaces' tests compare all their layers
+        if not part.sequential:  # for the built-in spaces, tests compare all layers
             self._require_equal()
 
     @classmethod
     def supported_subspace(cls, space: SearchSpace) -> SearchSpace:
-        """The function's space with one choice for each value: the largest where they are ordered, else the first."""
+        """The function's space with one choice for each value: the largest if they are ordered, else the first."""
         assert isinstance(space, BuiltSpace)
         return _kept_part(space, _probe(space)[0])
 
     def stabilize_init(self) -> None:
-        """See `Supernet.stabilize_init`; the space knows what its networks need."""
+        """See `Supernet.stabilize_init`."""
         self.space.stabilize_init(self.network)
 
     def _require_equal(self) -> None:
-        """Compare every label, and every elastic number at its smallest, with networks of their own."""
+        """Compare the supernet with extracted networks for every label, and for the smallest of each elastic number."""
         widest = {name: max(self._choices(name)) for name in self._elastic}
         labels = {name: self.space.parameters[name].choices for name in self.mixed}
         training = self.training
@@ -95,15 +95,15 @@ class FunctionSupernet(Supernet):
         network, path = self.extract(architecture).eval(), self.path(architecture)
         said = next((f"{name} = {value}" for name, value in smallest.items()), str(architecture))
         weights = [path]
-        if smallest:  # what labels alone may mix is decided where they are mixed
+        if smallest:  # elastic numbers are also compared as mixtures with one certain choice
             certain = {n: F.one_hot(torch.tensor(pick.index), len(self.alphas[n])) for n, pick in path.items()}
             weights.append({n: ChoiceWeights(path[n].index, share.float()) for n, share in certain.items()})
         try:
             with seeded(1):
-                expected = network(images.clone())  # which a layer may write to
+                expected = network(images.clone())  # a layer may write to its input
             found = []
             for picks in weights:
-                with seeded(1):  # a layer may draw
+                with seeded(1):  # a layer may draw random numbers
                     found.append(self(images.clone(), picks))
         except Exception as error:
             raise SpecError(f"the supernet of space {self.space.name!r} cannot have {said}: {error}") from error
@@ -125,7 +125,7 @@ class FunctionSupernet(Supernet):
 
     @torch.no_grad()
     def recalibrate(self, architecture: Architecture, loader: Iterable[tuple[Tensor, Tensor]], batches: int) -> None:
-        """Set the running statistics of one path to the plain mean over some batches; see `Supernet.recalibrate`."""
+        """See `Supernet.recalibrate`; statistics become the plain mean over the batches."""
         norms, path, training = self._norms(), self.path(architecture), self.training
         momenta = [norm.momentum for norm in norms]
         self.eval()  # dropout stays off
@@ -150,10 +150,10 @@ class FunctionSupernet(Supernet):
             return cast(Tensor, part(x))
         finally:
             for opened in self.opened.values():
-                opened.pick = None  # it holds a graph
+                opened.pick = None  # releases its autograd graph
 
     def stages(self) -> Sequence[Stage]:
-        """One stage for each part of a chain; a single stage where the network is no chain."""
+        """One stage for each part of a chain; a single stage if the network is no chain."""
         if not isinstance(self.space, ChainSpace):
             return super().stages()
 
@@ -168,7 +168,7 @@ class FunctionSupernet(Supernet):
         return tuple(map(stage, self.space.chain, self.network.children()))
 
     def cost_model(self, table: Mapping[str, float]) -> CostModel:
-        """The exact expectation, see `_expected_cost`."""
+        """See `Supernet.cost_model`."""
         return _expected_cost(self.space, table, self._alphas[0].detach())
 
     @torch.no_grad()
@@ -189,7 +189,7 @@ class FunctionSupernet(Supernet):
             self.eval()(torch.zeros(1, *self.space.input_shape, device=device), self.path(architecture))
             self.train(training)
         whole = self.network
-        if isinstance(self.space, ChainSpace):  # of which shallow networks have fewer parts
+        if isinstance(self.space, ChainSpace):  # shallow networks have fewer parts
             parts = zip(self.space.chain, whole.children(), strict=True)
             whole = nn.Sequential(*(layer for part, layer in parts if part.is_used(architecture.params)))
         _load(network, dict(_chosen_modules(whole, used, "")))
@@ -197,9 +197,9 @@ class FunctionSupernet(Supernet):
 
 
 def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
-    """The questions of a supernet's network, and the network on meta tensors, whose layers know what works in place."""
-    # Found before anything is trained: were only the first step of a process to copy inputs, its gradients would be
-    # summed in another order, and a training that was stopped and goes on would differ in the last bit.
+    """The questions of a supernet's network, and the network on meta tensors, with in-place candidates marked."""
+    # This is done before training. If only the first step of a process copied inputs, its gradients would be summed in
+    # another order, and a resumed training would differ in the last bit.
     mixing = Mixing(space)
     try:
         with torch.device("meta"):
@@ -224,13 +224,13 @@ def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
 
 
 def _kept_part(space: BuiltSpace, mixing: Mixing) -> BuiltSpace:
-    """The part of a space that has the values which its supernet keeps."""
+    """The part of a space with the values that its supernet keeps."""
     kept = {name: value for name, value in mixing.kept.items() if len(space.parameters[name].choices) > 1}
     return space.fixed(kept) if kept else space
 
 
 def _chosen_modules(module: nn.Module, used: Mapping[str, Choice], path: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a supernet's network that an architecture has, by their paths in its own network."""
+    """The modules of a supernet that an architecture uses, by their paths in its own network."""
     yield path, module
     for name, child in module._modules.items():
         if child is None:
@@ -245,7 +245,7 @@ def _chosen_modules(module: nn.Module, used: Mapping[str, Choice], path: str) ->
 
 
 def _load(network: nn.Module, shared: Mapping[str, nn.Module]) -> None:
-    """Load the weights of shared modules; an elastic layer says which of its own a choice has."""
+    """Load the weights of shared modules; an elastic layer selects its weights of a choice itself."""
     state: dict[str, Tensor] = {}
     for path, target in network.named_modules(remove_duplicate=False):
         source = shared.get(path)
@@ -269,8 +269,8 @@ def _load(network: nn.Module, shared: Mapping[str, nn.Module]) -> None:
 
 
 def _expected_cost(space: BuiltSpace, table: Mapping[str, float], like: Tensor) -> CostModel:
-    """The exact expectation over a Markov chain: given the state, choices decide a step's cost and the next state."""
-    # So the probabilities of the states are carried from step to step, and nothing is drawn.
+    """The exact expectation over a Markov chain, in which choices decide a step's cost and the next state."""
+    # The probabilities of the states are carried from step to step, so nothing is drawn.
     absent: dict[str, None] = {}
 
     def price(operation: Operation) -> float:

@@ -1,15 +1,15 @@
-"""Layers for spaces of your own, of which a supernet can leave widths, kernels and strides open.
+"""Layers for your own spaces, whose widths, kernels and strides a supernet can leave open.
 
-Built with plain numbers, each *is* torch's own layer: a network of a search, an extracted and an exported one hold
-nothing of ours. Built with a number that `Choices.elastic` left open, as in a supernet, it has the weights of the
+Built with plain numbers, each *is* torch's own layer, so the network of a trial, an extracted or an exported one
+contains no classes of ours. Built with a number from `Choices.elastic`, as in a supernet, it has the weights of the
 largest choice: every smaller width is its first channels, every smaller kernel its centre (Cai et al. 2020,
-"Once-for-all", section 3.2). Mixing choices mixes masks on weights and channels, not feature maps, so that a step costs
-about as much as the largest single network's, however many choices there are. A stride changes the size of what
-follows and is always drawn.
+"Once-for-all", section 3.2). Choices are mixed by masks on weights and channels, not by mixing feature maps, so that a
+step costs about as much as one of the largest network, however many choices there are. A stride changes the size of
+what follows and is always drawn.
 
-One choice is computed with sliced weights, at its own cost. Where choices are mixed, everything is computed, and a
-layer multiplies the channels of its *input* by how much the mixed choices have of each: what stands between two layers
-(a norm, an activation, a sum) need not keep zeros. Convolutions with `balanced` scale their own output instead.
+One choice is computed with sliced weights, at its own cost. If choices are mixed, everything is computed, and a layer
+multiplies the channels of its *input* by their weight in the mixture, because layers between (a norm, an activation, a
+sum) need not preserve zeros. Convolutions with `balanced` scale their output instead.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ SMALLEST_GROUP = 4
 
 
 class ElasticLayer(nn.Module):
-    """The base class of elastic layers, which know the choices of their input and output, if there are several."""
+    """The base class of elastic layers; `inputs` and `outputs` are their elastic widths."""
 
     inputs: Size | None = None
     outputs: Size | None = None
-    scales_output: bool = False  # and takes a scaled input, where choices are mixed
-    plain: ClassVar[type[nn.Module] | None] = None  # the layer of torch's that stands where nothing is elastic
+    scales_output: bool = False  # whether mixed choices scale the output rather than the input
+    plain: ClassVar[type[nn.Module] | None] = None  # torch's layer, used if no number is elastic
 
     def __new__(cls, *args: Any, balanced: float | None = None, centre: bool = False, **options: Any) -> Any:
-        """An elastic layer, or `plain` where no number is elastic; without arguments it is being copied."""
+        """An elastic layer, or `plain` if no number is elastic; copying passes no arguments."""
         numbers = (*args, *options.values())
         if cls.plain is None or not numbers or any(map(size_of, numbers)):
             return super().__new__(cls)
         return cls.plain(*args, **options)
 
     def masked(self, x: Tensor, dim: int) -> Tensor:
-        """The input, weighted along a dimension where choices are mixed."""
+        """The input, weighted along a dimension if choices are mixed."""
         mask = None if self.inputs is None or self.scales_output else self.inputs.mask()
         return x if mask is None else x * mask.to(x.dtype).view(-1, *[1] * (x.ndim - dim % x.ndim - 1))
 
@@ -65,8 +65,8 @@ def cut(tensor: Tensor | None, count: int) -> Tensor | None:
 
 def centring(channels: int, widths: Sequence[int]) -> Tensor:
     """The ``[channels, channels]`` matrix that subtracts from a weight's input channels their mean over each group."""
-    # Groups are what one width has more than the next smaller one, so that the first channels of a centred weight are
-    # those of the centred first channels.
+    # A group is the channels that a width adds to the next smaller one, so that centring and taking the first channels
+    # commute.
     ascending = sorted(set(widths))
     groups = [width - before for before, width in zip([0, *ascending], ascending, strict=False)]
     means = [torch.full((size, size), 1 / size if size >= SMALLEST_GROUP else 0.0) for size in groups]
@@ -81,7 +81,7 @@ def centred(weight: Tensor, matrix: Tensor) -> Tensor:
 
 @cache
 def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
-    """The mean number of a kernel's taps along one side that lie inside the image, over all positions.
+    """The mean number of a kernel's taps along one side that lie inside the image.
 
     Examples:
         >>> mean_taps(1, 7, 1, 4)
@@ -99,33 +99,34 @@ def geometric_mean(values: Sequence[int]) -> float:
 class ElasticConv2d(ElasticLayer, nn.Conv2d):
     """`torch.nn.Conv2d` whose channels, kernel and stride may be elastic.
 
-    Without norm layers a shared weight cannot suit a small and a large fan-in at once, and a deep chain stays at chance
-    for thousands of steps. Three things let every architecture begin to learn, and become part of an extracted
+    Without norm layers, a shared weight cannot suit a small and a large fan-in at once, and a deep chain stays at
+    chance for thousands of steps. Three measures let every architecture begin to learn, and become part of an extracted
     network's weights:
 
     - `balanced`: each choice has a gain, ``1 / sqrt(taps)`` and ``1 / sqrt(filters)``, relative to the choices'
-      geometric means. Taps are the weights of a kernel that meet the image rather than its padding: most of a 7×7
-      kernel lies outside of a side of 1 or 2, and a gain of ``1 / kernel`` lets the signal vanish within five layers.
+      geometric means. Taps are the weights of a kernel over the image rather than its padding: most of a 7×7 kernel
+      lies outside an image of 1 or 2 pixels, and with a gain of ``1 / kernel`` the signal would vanish within five
+      layers.
     - `centre`: weights are centred over input channels (weight standardisation, Qiao et al. 2019; Brock et al. 2021).
-      Outputs of ReLU are positive, and without centring their mean outgrows what tells one image from another: after
-      five layers the cosine of any two images' features is 0.98, with it 0.8.
-    - the factor that is given as `balanced` multiplies the initial weights, to make up for what follows.
+      Outputs of ReLU are positive, and without centring their mean dominates: after five layers the cosine similarity
+      of any two images' features is 0.98, with it 0.8.
+    - the factor given as `balanced` multiplies the initial weights, to compensate for the layers that follow.
 
     Args:
-        in_channels: A number, or what `Choices.elastic` gave.
-        out_channels: A number, or what `Choices.elastic` gave.
-        kernel_size: As torch's layer, or odd numbers that `Choices.elastic` gave.
-        stride: As torch's layer, or what `Choices.elastic` gave.
-        padding: As torch's layer; beside an elastic kernel it grows with it, as ``kernel // 2`` does.
-        args: As torch's layer.
+        in_channels: A number, also from `Choices.elastic`.
+        out_channels: A number, also from `Choices.elastic`.
+        kernel_size: As in torch's layer, or odd numbers from `Choices.elastic`.
+        stride: As in torch's layer, or numbers from `Choices.elastic`.
+        padding: As in torch's layer; it must grow with an elastic kernel, as ``kernel // 2`` does.
+        args: As in torch's layer.
         balanced: A factor of the initial weights; None does not balance. Only ReLU and pooling may stand between this
             layer and another balanced one.
         centre: Whether weights are centred in a supernet; needs `balanced`.
-        options: As torch's layer. `groups` is 1, or as many as channels that come and go.
+        options: As in torch's layer. `groups` is 1, or the number of both input and output channels.
 
     Raises:
-        SpecError: Other groups, padding that is not given as numbers or does not grow with an elastic kernel, or an
-            even kernel, beside an elastic number.
+        SpecError: With an elastic number: other groups, padding that is not given as numbers or does not grow with an
+            elastic kernel, or an even kernel.
 
     Examples:
         >>> ElasticConv2d(3, 16, 3, padding=1)
@@ -184,7 +185,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         self.paddings = borders
 
     def _prepare(self, centre: bool) -> None:
-        """Masks, and the matrix that centres; constants that move with the module."""
+        """Make the masks and the centring matrix, constants that move with the module."""
         kernels = self.kernel.choices if self.kernel else (self.kernel_size[0],)
         masks = torch.zeros(len(kernels), *self.kernel_size)
         for mask, kernel in zip(masks, kernels, strict=True):
@@ -209,18 +210,18 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def _centre(self, kernel: int) -> tuple[slice, slice]:
-        """Where the crop of that kernel side lies in the largest one."""
+        """The place of a smaller kernel in the largest one."""
         if self.kernel is None:
             return slice(None), slice(None)
         border = (self.kernel_size[0] - kernel) // 2
         return (slice(border, border + kernel),) * 2
 
     def gain(self, width: int) -> float:
-        """The factor by which balancing multiplies the output of a width."""
+        """The factor of balancing for the output of a width."""
         return 1.0 if self.balance is None else math.sqrt(self.mean_filters / width)
 
     def _kernel_gain(self, place: int, kernel: int, stride: int, shape: Sequence[int]) -> float:
-        """The factor by which balancing multiplies a kernel, few of whose taps lie inside a small image."""
+        """The factor of balancing for a kernel, few of whose taps lie inside a small image."""
         if self.balance is None:
             return 1.0
         border = self.paddings[place] if self.kernel else self.padding[0]
@@ -240,7 +241,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         return weight, None if bias is None else bias * gain
 
     def _mixed(self, width: int, stride: int, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of the largest choice, masked by what the mixed choices have of each."""
+        """Weight and bias of the largest choice, each masked by its weight in the mixture."""
         weight, bias = self.weight if self.depthwise else self.weight[:, : shape[0]], self.bias
         if self.balance is not None:
             weight = centred(weight, self.matrix)
@@ -257,7 +258,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
             drawn = mixed[self.step.choices.index(stride)]
             scale = drawn.expand(self.out_channels) if scale is None else scale * drawn
         weight = weight * taps
-        if scale is not None:  # apart from taps: their product would take channels-last from weights of one channel
+        if scale is not None:  # not combined with taps, which would lose channels-last for weights of one channel
             weight, bias = weight * scale[:, None, None, None], None if bias is None else bias * scale
         return weight[:width], cut(bias, width)
 
@@ -267,7 +268,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         stride: Any = self.stride if self.step is None else self.step.alone
         place = self.kernel.choices.index(self.kernel.alone) if self.kernel else 0
         padding: Any = self.paddings[place] if self.kernel else self.padding
-        self.given = tuple(x.shape[1:])  # what `state_for` needs to know
+        self.given = tuple(x.shape[1:])  # for `state_for`
         step = stride if isinstance(stride, int) else stride[0]
         sizes = [size for size in (self.outputs, self.kernel, self.step) if size]
         mixes = any(size.weights() is not None for size in sizes)
@@ -276,13 +277,13 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         return F.conv2d(self.masked(x, 1), weight, bias, stride, padding, self.dilation, groups)
 
     def narrow(self, output: Tensor, wide: int, index: int) -> Tensor:
-        """Turn the output of one width, after ReLU and pooling, into that of a smaller one; both are given by index."""
+        """Turn the output of a width, after ReLU and pooling, into that of a smaller one; widths are indices."""
         assert self.outputs is not None
         width = self.outputs.choices[index]
         return output[:, :width] * (self.gain(width) / self.gain(self.outputs.choices[wide]))
 
     def state_for(self, target: nn.Module) -> dict[str, Tensor]:
-        """See `ElasticLayer.state_for`; the gains are those of the last forward pass's sizes."""
+        """See `ElasticLayer.state_for`; gains are those of the sizes in the last forward pass."""
         layer = cast(nn.Conv2d, target)
         place = self.kernel.choices.index(layer.kernel_size[0]) if self.kernel else 0
         shape = (layer.in_channels, *self.given[1:]) if self.balance is not None else (layer.in_channels,)
@@ -294,10 +295,10 @@ class ElasticLinear(ElasticLayer, nn.Linear):
     """`torch.nn.Linear` whose features may be elastic.
 
     Args:
-        in_features: A number, or what `Choices.elastic` gave.
-        out_features: A number, or what `Choices.elastic` gave.
-        args: As torch's layer.
-        options: As torch's layer.
+        in_features: A number, also from `Choices.elastic`.
+        out_features: A number, also from `Choices.elastic`.
+        args: As in torch's layer.
+        options: As in torch's layer.
 
     Examples:
         >>> ElasticLinear(32, 10)
@@ -320,9 +321,9 @@ class ElasticBatchNorm2d(ElasticLayer, nn.BatchNorm2d):
     """`torch.nn.BatchNorm2d` whose channels may be elastic.
 
     Args:
-        num_features: A number, or what `Choices.elastic` gave.
-        args: As torch's layer.
-        options: As torch's layer.
+        num_features: A number, also from `Choices.elastic`.
+        args: As in torch's layer.
+        options: As in torch's layer.
 
     Examples:
         >>> type(ElasticBatchNorm2d(16)).__name__
@@ -351,10 +352,10 @@ class ElasticGroupNorm(ElasticLayer, nn.GroupNorm):
     """`torch.nn.GroupNorm` whose channels may be elastic.
 
     Args:
-        num_groups: A number, which must divide every choice, or the channels divided by the channels of one group.
-        num_channels: A number, or what `Choices.elastic` gave.
-        args: As torch's layer.
-        options: As torch's layer.
+        num_groups: A number that divides every choice, or the elastic channels divided by those of one group.
+        num_channels: A number, also from `Choices.elastic`.
+        args: As in torch's layer.
+        options: As in torch's layer.
 
     Examples:
         >>> type(ElasticGroupNorm(4, 16)).__name__
@@ -369,8 +370,8 @@ class ElasticGroupNorm(ElasticLayer, nn.GroupNorm):
         self.grows = size_of(num_groups) is not None
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[batch, num_channels, …]`` → the same shape; mixed choices are normalised each on its own."""
-        if self.inputs is None or self.grows:  # groups of one size are the same in every choice
+        """``[batch, num_channels, …]`` → the same shape; of mixed choices, each is normalised separately."""
+        if self.inputs is None or self.grows:  # groups of constant size are the same in every choice
             return self._first(x, x.shape[1])
         total = x.shape[1]
         padding = (0, 0) * (x.ndim - 2)

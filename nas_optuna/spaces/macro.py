@@ -44,7 +44,7 @@ MATTERS: dict[str, tuple[str, ...]] = {
     "avgpool": ("kernel", "connection"),
     "skip": (),
 }
-"""The parameters that matter to a layer; how branches are merged only where there are several."""
+"""The parameters that matter to a layer; `merge` only with several branches."""
 
 _TEXT = re.compile(
     rf"(?P<layer>{'|'.join(LAYERS)})(_k(?P<kernel>\d+))?(_e(?P<expansion>\d+))?(_(?P<activation>{'|'.join(ACTIVATIONS)}))?"
@@ -54,7 +54,7 @@ _TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Slot:
-    """A layer with the choices that matter to it, made by `Slot.of`; all others are 0, empty, ``plain`` or 1."""
+    """A layer with the choices that matter to it, made by `Slot.of`; others have their defaults."""
 
     layer: str
     kernel: int = 0
@@ -66,14 +66,14 @@ class Slot:
 
     @classmethod
     def of(cls, layer: str, *others: Any) -> Slot:
-        """The slot of one choice for each of `PARTS`; what does not matter to the layer is left out."""
+        """The slot of one choice for each of `PARTS`, without choices that do not matter to the layer."""
         given = dict(zip(PARTS[1:], others, strict=True))
         kept = {name: given[name] for name in MATTERS[layer] if name != "merge" or given["branches"] > 1}
         return cls(layer, **kept)
 
     @classmethod
     def parse(cls, text: str) -> Slot | None:
-        """The slot of a string such as ``"ir_k5_e4_silu_res_b2cat"``; None where it has another form."""
+        """The slot of a string such as ``"ir_k5_e4_silu_res_b2cat"``; None if it has another form."""
         match = _TEXT.fullmatch(text)
         if match is None:
             return None
@@ -83,12 +83,12 @@ class Slot:
         return slot if slot.text == text else None
 
     def params(self, name: str) -> dict[str, Any]:
-        """The parameters that matter, where the slot has that name; what it does without is empty."""
+        """The parameters that matter, for a slot of that name."""
         found = {part: getattr(self, part) for part in ("layer", *MATTERS[self.layer])}
         return {f"{name}.{part}": value for part, value in found.items() if value}
 
     def macs_per_position(self, channels: int) -> int:
-        """Multiply-accumulates at each position of the feature maps, by a formula: there are thousands of slots."""
+        """Multiply-accumulates per position of the feature maps, by a formula, as there are thousands of slots."""
         inner, window = channels * self.expansion, self.kernel**2
         body = {
             "conv": window * channels**2,
@@ -101,7 +101,7 @@ class Slot:
 
     @cached_property
     def text(self) -> str:
-        """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are not written."""
+        """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are omitted."""
         parts = [self.layer]
         parts += [f"k{self.kernel}"] if self.kernel else []
         parts += [f"e{self.expansion}"] if self.expansion else []
@@ -128,7 +128,7 @@ def macro(
     stem_stride: int,
     head_units: int,
 ) -> nn.Module:
-    """The network of the macro space, as the function of a space of your own would build it."""
+    """The network of the macro space, built like in a space of your own."""
     layers: list[nn.Module] = []
     channels, sides = task.channels, task.shape[1:]
     for number, choices in enumerate(widths, start=1):
@@ -153,13 +153,13 @@ def strided(side: int, stride: int) -> int:
 
 
 class MacroSpace(ChainSpace):
-    """Stages of slots: what stands in each slot, how wide and how deep each stage is.
+    """Stages of slots: the layer in each slot, and the width and depth of each stage.
 
     A stage begins with a 3×3 convolution to its width, with stride 2 from the second stage on while at least 4
     pixels are left. Its slots keep the shape. Every slot has its own layer, kernel, expansion, activation, connection
-    and branches, as parameters of fixed names: ``stage1.width``, ``stage1.depth``, ``stage1.slot1.layer``,
-    ``stage1.slot1.kernel``, … A choice that does not matter (the kernel of a ``skip``, a slot beyond the stage's
-    depth) counts as its first one, so that equal networks are equal architectures.
+    and branches, as parameters with fixed names: ``stage1.width``, ``stage1.depth``, ``stage1.slot1.layer``,
+    ``stage1.slot1.kernel``, … A parameter that does not matter (the kernel of a ``skip``, a slot beyond the stage's
+    depth) has its first choice, so that equal networks are equal architectures.
 
     An architecture is written stage by stage: ``w32_d2.conv_k3_relu_res.ir_k5_e4_silu_b2cat-w48_d1.maxpool_k3``.
 
@@ -170,16 +170,16 @@ class MacroSpace(ChainSpace):
         layers: Choices for a slot's layer: ``conv``, ``ds`` (depthwise separable), ``ir`` (inverted bottleneck),
             ``maxpool``, ``avgpool``, ``skip``.
         kernels: Choices for the side of its kernel or pooling window, odd.
-        expansions: Choices for how many times wider a bottleneck is inside.
+        expansions: Choices for the factor by which a bottleneck is wider inside.
         activations: Choices from ``relu``, ``silu``, ``gelu``, ``hardswish``.
         connections: Choices from ``plain``, ``res`` (the input is added), ``dense`` (the input is concatenated, and a
             1×1 convolution follows).
         branches: Choices for the number of parallel copies of the layer.
-        merges: Choices for how their outputs are joined: ``add``, ``cat`` (a 1×1 convolution follows).
+        merges: Choices for joining their outputs: ``add``, ``cat`` (a 1×1 convolution follows).
         norm: ``batch``, ``group`` or ``none``, for the whole network.
         stem_stride: Stride of the first convolution: 1, 2 or 4.
-        head: ``linear`` is global average pooling and a linear layer; ``hidden`` has a hidden layer between them.
-        head_units: Units of that hidden layer.
+        head: ``linear`` is global average pooling and a linear layer; ``hidden`` adds a hidden layer between them.
+        head_units: Units of the hidden layer.
         in_channels: Channels of an input image.
         classes: Number of classes.
         input_size: Side length of the input in pixels, or ``(height, width)``; at least 8.
@@ -222,7 +222,7 @@ class MacroSpace(ChainSpace):
         classes: int = 10,
         input_size: InputSize = 28,
     ) -> None:
-        require_positive(stages=stages, head_units=head_units)
+        require_positive(head_units=head_units)
         require_depth(stages=stages)
         task = Task(in_channels, classes, input_size)
         if min(task.shape[1:]) < _SMALLEST_INPUT:
@@ -250,7 +250,7 @@ class MacroSpace(ChainSpace):
         }
         self.depths = positive_choices("depths", depths)
         self.slots = max(self.depths)
-        require_depth(depths=stages * self.slots, branches=max(positive_choices("branches", branches)))
+        require_depth(depths=stages * self.slots, branches=max(branches))
         divisor = math.gcd(*(width for widths in stage_widths for width in widths))
         self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
         self._style = Style(norm, self.group)
@@ -271,7 +271,7 @@ class MacroSpace(ChainSpace):
 
     @cached_property
     def size(self) -> int:
-        """How many architectures there are: choices that do not matter are not counted."""
+        """How many architectures there are, without choices that do not matter."""
         total = 1
         for stage in range(1, self.stages + 1):
             slots = [len(self.slot_variants(stage, slot)) for slot in range(1, self.slots + 1)]
@@ -285,12 +285,12 @@ class MacroSpace(ChainSpace):
         return dict.fromkeys(_slot(*values) for values in itertools.product(*choices))
 
     def _slots_of(self, params: Mapping[str, Any], stage: int) -> dict[str, Slot]:
-        """What stands in the slots that a stage uses, by their names."""
+        """The slots that a stage uses, by name."""
         used = (f"stage{stage}.slot{slot}" for slot in range(1, params[f"stage{stage}.depth"] + 1))
         return {name: _slot(*(params[f"{name}.{part}"] for part in PARTS)) for name in used}
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
-        """The first choice wherever a choice does not matter."""
+        """See `SearchSpace.canonical`."""
         params = super().canonical(params)
         found: dict[str, Choice] = {}
         for stage in range(1, self.stages + 1):
@@ -336,7 +336,7 @@ class MacroSpace(ChainSpace):
         return architecture
 
     def make_chain(self) -> Iterator[Part]:
-        """For each stage a ``transition`` and its slots, then the ``head``; the kind of a slot is its text."""
+        """A ``transition`` and the slots of each stage, then the ``head``; the kind of a slot is its text."""
         for stage in range(1, self.stages + 1):
             yield Part((f"stage{stage}.width",), partial(self.transition, stage))
             depth = f"stage{stage}.depth"
@@ -375,7 +375,7 @@ class MacroSpace(ChainSpace):
 
 
 _slot = cache(Slot.of)
-"""Cached, because a supernet's cost asks for each of a few thousand slots at every shape."""
+"""Cached, because the cost of a supernet needs each of a few thousand slots for every shape."""
 
 
 def _named(option: str, values: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

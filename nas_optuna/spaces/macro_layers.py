@@ -1,4 +1,4 @@
-"""The layers of the macro space's networks, and of its supernet where their numbers are elastic."""
+"""The layers of the macro space's networks, and with elastic numbers of its supernet."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Make = Callable[[], nn.Module]
 
 @dataclass(frozen=True)
 class Style:
-    """What all layers of a network have in common: the norm, and the channels of one group of a group norm."""
+    """Common to all layers of a network: the norm, and the channels of one group of a group norm."""
 
     norm: str
     group: int
 
     def make_norm(self, channels: int) -> nn.Module:
-        """The norm layer behind a convolution."""
+        """The norm layer after a convolution."""
         if self.norm == "batch":
             return ElasticBatchNorm2d(channels)
         if self.norm == "group":
@@ -43,7 +43,7 @@ class Style:
 
 
 class ConvNorm(nn.Module):
-    """Convolution with same padding, then a norm layer; the convolution has biases where there is no norm."""
+    """Convolution with same padding, then a norm layer; without a norm the convolution has biases."""
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel: int, style: Style, stride: int = 1, groups: int = 1
@@ -100,7 +100,7 @@ class Add(nn.Module):
 
 
 class Concat(ConvNorm):
-    """Inputs laid side by side, a 1×1 convolution back to the width of one, and an activation or none."""
+    """Concatenation, a 1×1 convolution back to the width of one input, and an optional activation."""
 
     def __init__(self, channels: int, count: int, style: Style, activation: Make | None = None) -> None:
         elastic = size_of(channels) is not None
@@ -117,7 +117,7 @@ class Concat(ConvNorm):
 
 
 class JoiningConv2d(ElasticLayer):
-    """A 1×1 convolution of several elastic inputs side by side: each has the first channels of its own part."""
+    """A 1×1 convolution of several concatenated elastic inputs; each uses the first channels of its own part."""
 
     def __init__(self, channels: int, count: int, bias: bool) -> None:
         super().__init__()
@@ -167,7 +167,7 @@ def pooling(layer: str, kernel: int) -> nn.Module:
 
 
 class SlotLayer(nn.Module):
-    """What stands in a slot: parallel branches, joined, and connected with the input. It keeps the shape."""
+    """The layer of a slot: parallel branches, joined, and connected with the input. It keeps the shape."""
 
     # ``plain`` gives the branches' output, ``res`` adds the input, ``dense`` concatenates the input and takes a 1×1
     # convolution back to the width. The activation follows, after a bottleneck only where the connection is dense.
@@ -212,7 +212,7 @@ class SlotLayer(nn.Module):
 
 
 def make_slot(s: Choices, options: Mapping[str, Sequence[Any]], channels: int, style: Style) -> nn.Module:
-    """The layer of a slot, which `s` answers the questions of."""
+    """The layer of a slot, by the answers of `s`."""
     return s.layer(
         "layer",
         {
@@ -223,7 +223,7 @@ def make_slot(s: Choices, options: Mapping[str, Sequence[Any]], channels: int, s
 
 
 def make_head(channels: int, classes: int, units: int) -> nn.Module:
-    """Global average pooling and a linear layer, with one hidden layer between where `units` is above 0."""
+    """Global average pooling and a linear layer, with a hidden layer between them if `units` is above 0."""
     hidden = [ElasticLinear(channels, units), nn.ReLU()] if units else []
     last = nn.Linear(units, classes) if units else ElasticLinear(channels, classes)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), *hidden, last)

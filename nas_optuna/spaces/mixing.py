@@ -1,4 +1,4 @@
-"""How a supernet answers a function's questions: with all candidates of a layer, and with numbers left open."""
+"""A supernet's answers to a function's questions: all candidates of a layer, and elastic numbers."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
+from nas_optuna.spaces.shapes import tensors_in
 from nas_optuna.spaces.supernet import ChoiceWeights
 
 
 class MemoryWatch(TorchDispatchMode):
-    """Within it, every operation tells which memory it reads and writes: x.data has a version of its own."""
+    """Watch which memory every operation reads and writes; versions of tensors would not see through ``x.data``."""
 
-    # Memory is *stale* where it would hold something else, did a candidate compute on its input rather than on a copy.
+    # Memory is *stale* if it would hold other values had a candidate computed on its input rather than on a copy.
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._kept: dict[int, Any] = {}  # alive, so that no other has their place
+        self._kept: dict[int, Any] = {}  # kept alive, so that no address is reused
         self._written: set[int] = set()
         self._stale: dict[int, list[Callable[[], None]]] = {}
         self._tied: dict[int, list[tuple[int, Callable[[], None]]]] = {}
@@ -64,19 +65,14 @@ class MemoryWatch(TorchDispatchMode):
         return self._memory(one) == self._memory(other)
 
     def spoil(self, tensor: Tensor, on_use: Callable[[], None]) -> None:
-        """Call `on_use` where a tensor's memory is used from now on."""
+        """Call `on_use` when a tensor's memory is used from now on."""
         self._stale.setdefault(self._memory(tensor), []).append(on_use)
 
     def tie(self, one: Tensor, other: Tensor, on_use: Callable[[], None]) -> None:
-        """Call `on_use` where either is used after the other has been written: they would be the same memory."""
+        """Call `on_use` when either is used after the other was written, as they would share memory."""
         a, b = self._memory(one), self._memory(other)
         self._tied.setdefault(a, []).append((b, on_use))
         self._tied.setdefault(b, []).append((a, on_use))
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """The tensors in a value of any structure."""
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 @dataclass
@@ -85,26 +81,26 @@ class Open:
 
     name: str
     count: int
-    pick: ChoiceWeights | None = None  # None stands for the largest of an elastic number
-    drawn: bool = False  # its choices change the size of what follows, and cannot be mixed
+    pick: ChoiceWeights | None = None  # None computes the largest of an elastic number, and mixes layers evenly
+    drawn: bool = False  # whether its choices change the size of what follows, and cannot be mixed
 
     @property
     def index(self) -> int | None:
-        """The index of the one choice to compute; None where choices are mixed."""
+        """The index of the one choice to compute; None if choices are mixed."""
         pick = self.pick
         return None if pick is None or (pick.weights is not None and not self.drawn) else pick.index
 
 
 @dataclass(frozen=True)
 class Size:
-    """A number under each choice of an elastic parameter; of two, under each pair, the second's choices in a row."""
+    """A number for each choice of an elastic parameter, or each pair of two, the second varying fastest."""
 
     opens: tuple[Open, ...]
     choices: tuple[int, ...]
 
     @property
     def alone(self) -> int:
-        """The number to compute with: that of the one choice, or the largest where choices are mixed."""
+        """The number to compute with: that of the one choice, or the largest if choices are mixed."""
         indices = [opened.index for opened in self.opens]
         places = itertools.product(*(range(opened.count) for opened in self.opens))
         return max(
@@ -114,7 +110,7 @@ class Size:
         )
 
     def weights(self) -> Tensor | None:
-        """``[choices]`` where choices are mixed, else None."""
+        """``[choices]`` if choices are mixed, else None."""
         given = [None if opened.pick is None else opened.pick.weights for opened in self.opens]
         like = next((weights for weights in given if weights is not None), None)
         if like is None:
@@ -137,7 +133,7 @@ class Size:
         ).sum(0)
 
     def mask(self) -> Tensor | None:
-        """``[largest]``: how much of each channel the mixed choices have together; None where they are not mixed."""
+        """``[largest]``: the total weight of the choices that have each channel; None if they are not mixed."""
         weights = self.weights()
         if weights is None:
             return None
@@ -149,8 +145,8 @@ class Size:
 class Elastic(int):
     """The largest choice of an elastic parameter, as a whole number; layers of `nas_optuna.layers` see the others."""
 
-    # Added to, multiplied by or divided into whole numbers it stays elastic (``4 * width``, ``kernel // 2``), and so
-    # does the product of two.
+    # Sums, products and quotients with whole numbers stay elastic (``4 * width``, ``kernel // 2``), and so does the
+    # product of two elastic numbers.
 
     size: Size
 
@@ -161,7 +157,7 @@ class Elastic(int):
         return made
 
     def __reduce__(self) -> tuple[type[Elastic], tuple[Size]]:
-        return Elastic, (self.size,)  # an int would be copied as a plain number
+        return Elastic, (self.size,)  # otherwise copied as a plain int
 
     def _each(self, change: Callable[[int], int], number: int) -> int:
         if type(number) is not int:
@@ -194,13 +190,13 @@ def size_of(number: object) -> Size | None:
 
 
 def choices_of(number: int) -> tuple[int, ...]:
-    """Everything that a number may be: its choices where it is elastic, else itself."""
+    """The choices of an elastic number; a plain number alone."""
     size = size_of(number)
     return (number,) if size is None else size.choices
 
 
 class MixedLayer(nn.ModuleList):
-    """All candidates of one layer; one that changes its input (`in_place`, by training mode) gets a copy of it."""
+    """All candidates of one layer; candidates that change their input (`in_place`, by training mode) get a copy."""
 
     def __init__(self, opened: Open, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
         super().__init__(candidates)
@@ -208,12 +204,12 @@ class MixedLayer(nn.ModuleList):
         self.labels = labels
         self.opened = opened
         self.in_place: set[tuple[int, bool]] = set()
-        self.unlike: dict[tuple[bool, bool], str] = {}  # by training mode and whether a choice is drawn: why
+        self.unlike: dict[tuple[bool, bool], str] = {}  # reason by training mode and whether a choice is drawn
         self.watch: MemoryWatch | None = None
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
-        # Of a drawn one only its own logit's path gets a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
+        # A drawn candidate gives only its own logit a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
         if self.watch is not None:
             return self._watched(self.watch, args, kwargs)
         pick = self.opened.pick
@@ -234,20 +230,20 @@ class MixedLayer(nn.ModuleList):
         )
 
     def _output(self, i: int, args: Any, kwargs: Any) -> Any:
-        """The output of one candidate; a candidate that works in place gets a copy of the input."""
+        """The output of one candidate, on a copy of the input if it works in place."""
         if (i, self.training) in self.in_place:
             args, kwargs = _copied((args, kwargs))
         return self[i](*args, **kwargs)
 
     def _watched(self, watch: MemoryWatch, args: Any, kwargs: Any) -> Any:
-        """The mean of all candidates, each on a copy, whose memory is watched to find `in_place` and `unlike`."""
+        """The mean of all candidates, each on a copy, while memory is watched to find `in_place` and `unlike`."""
         given, copies, outputs = tensors_in((args, kwargs)), [], []
         for i in range(len(self)):
             own_args, own_kwargs = _copied((args, kwargs))
             copies.append(tensors_in((own_args, own_kwargs)))
             outputs.append(self[i](*own_args, **own_kwargs))
         mixed = self._combined(outputs, args, _mean)
-        for i, label in enumerate(self.labels):  # when this layer has read its input itself
+        for i, label in enumerate(self.labels):  # after this layer itself has read its input
             for original, copy in zip(given, copies[i], strict=True):
                 if watch.is_changed(copy):
                     self.in_place.add((i, self.training))
@@ -262,7 +258,7 @@ class MixedLayer(nn.ModuleList):
             self.unlike.setdefault((self.training, case), reason.format(label))
 
     def _require_alike(self, *, drawn: bool) -> None:
-        """Refuse what would compute something else than the network of one candidate."""
+        """Refuse a mixture that would differ from the network of one candidate."""
         if reason := self.unlike.get((self.training, drawn)):
             raise SpecError(f"layer {self.name!r} cannot be mixed: {reason}")
 
@@ -345,14 +341,14 @@ class Mixing(Choices):
 
 
 class Optional(nn.ModuleList):
-    """A layer that an elastic depth uses from `number` on; it keeps the shape."""
+    """A shape-preserving layer that an elastic depth uses from `number` on."""
 
     def __init__(self, layer: nn.Module, depth: Size, number: int) -> None:
         super().__init__([layer])
         self.depth, self.number = depth, number
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's output where it is used; the share of the depths that use it, where they are mixed."""
+        """The layer's output if it is used; if depths are mixed, weighted by the share that uses it."""
         weights = self.depth.weights()
         if weights is None:
             return cast(Tensor, self[0](x)) if self.depth.alone >= self.number else x
@@ -360,7 +356,7 @@ class Optional(nn.ModuleList):
             weights @ weights.new_tensor([float(depth >= number) for depth in self.depth.choices])
             for number in (self.number, self.number - 1)
         )
-        share = uses / reaches.clamp_min(1e-12)  # of those depths that get this far
+        share = uses / reaches.clamp_min(1e-12)  # among the depths that get this far
         return cast(Tensor, share * self[0](x) + (1 - share) * x)
 
 

@@ -1,7 +1,7 @@
-"""The residual space: small convolutional networks with batch norm, as one takes them for images without a search.
+"""The residual space: small convolutional networks with batch norm, which are common for images without a search.
 
-A stem, then stages. A stage halves the picture and widens the network by one convolution, and has residual blocks of
-one type behind it. ResNet-9 and VGG are points of this space, and its reference lies between them.
+A stem is followed by stages. A stage halves the picture and widens the network by one convolution, which is followed by
+residual blocks of one type. ResNet-9 and VGG are points of this space, and its reference lies between them.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "ge
 WIDER = (0.5, 0.75, 1, 1.5, 2)
 """A stage's choices of width, as multiples of the reference's."""
 DIVISOR = 8
-"""Widths are multiples of it, which processors compute fastest."""
+"""Widths are multiples of this, which processors compute fastest."""
 LARGEST_STEM = 32
-"""Larger pictures are made smaller by the stem: what it leaves has at most about so many pixels a side."""
+"""The approximate pixels a side to which the stem reduces larger pictures."""
 SMALLEST_HALVED = 7
-"""A stage halves its input while that has as many pixels a side."""
+"""The fewest pixels a side of an input that a stage halves."""
 
 
 def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]:
-    """The params of the network that one would take without a search: a small ResNet."""
+    """The params of a common network without a search, a small ResNet."""
     params: dict[str, Any] = {
         "stem.width": rounded(width),
         "stem.stride": stem_strides(task)[0],
@@ -51,7 +51,7 @@ def residual(c: Choices, task: Task, *, width: int = 16, stages: int = 3) -> nn.
     downsampling = c.choice("downsampling", ["pool after", "pool first", "stride"])
     stride = c.choice("stem.stride", stem_strides(task), ordered=True)
     channels = c.elastic("stem.width", sorted({rounded(width * m) for m in (1, 1.5, 2)}))
-    # A kernel that sees every pixel, and no more taps than a 3×3 where the stride is small.
+    # The smallest odd kernel, at least 3, that sees every pixel.
     stem = conv(task.channels, channels, max(3, stride + (stride + 1) % 2), stride)
     layers: list[nn.Module] = [stem, ElasticBatchNorm2d(channels), activation()]
     side = -(-min(task.shape[1:]) // stride)
@@ -68,7 +68,7 @@ def residual(c: Choices, task: Task, *, width: int = 16, stages: int = 3) -> nn.
 
 
 def stem_strides(task: Task) -> list[int]:
-    """The strides that leave about `LARGEST_STEM` pixels a side, or half of them."""
+    """The strides that reduce the input to about `LARGEST_STEM` pixels a side, or half of that."""
     stride = 1
     while min(task.shape[1:]) > LARGEST_STEM * 1.75 * stride:
         stride *= 2
@@ -86,13 +86,13 @@ def rounded(channels: float) -> int:
 
 
 def conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1) -> nn.Module:
-    """A convolution that keeps the size but for its stride; the batch norm behind it brings the bias."""
+    """A convolution with same padding; the batch norm that follows provides the bias."""
     return ElasticConv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
 def transition(inputs: int, outputs: int, downsampling: str, activation: Callable[[], nn.Module]) -> list[nn.Module]:
     """From one stage's width to the next, with half the pixels a side unless `downsampling` is ``"none"``."""
-    # The pooling stands before the norm and the activation: they then have a quarter of the work.
+    # Pooling comes before the norm and the activation, which then have a quarter of the work.
     made = [conv(inputs, outputs, 3, 2 if downsampling == "stride" else 1)]
     if downsampling == "pool first":
         made.insert(0, nn.MaxPool2d(2, ceil_mode=True))
@@ -117,7 +117,7 @@ def blocks(c: Choices, width: int, activation: Callable[[], nn.Module]) -> list[
 
 
 class Residual(nn.Module):
-    """``x + body(x)``, with an activation behind it where there is one."""
+    """``x + body(x)``, followed by an optional activation."""
 
     def __init__(self, body: list[nn.Module], activation: nn.Module | None = None) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Squeeze-and-excitation: each channel is weighted by what all of them are on average (Hu et al. 2018)."""
+    """Squeeze-and-excitation: channels are weighted by a function of all channels' means (Hu et al. 2018)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

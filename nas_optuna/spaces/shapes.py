@@ -1,4 +1,4 @@
-"""Trying a network on meta tensors: which layer refuses what, and what each layer is given."""
+"""Trial runs of networks on meta tensors: which layer fails on which shape, and the inputs of each layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from nas_optuna.spaces.base import Shape
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor of a forward pass: its shape without the batch, where the batch was, and its type."""
+    """A tensor of a forward pass: its shape without the batch, the dimension of the batch, and its type."""
 
     shape: Shape
     batch: int | None
@@ -29,7 +29,7 @@ class TensorSpec:
 
     @classmethod
     def of(cls, value: Any, other: Any = None) -> Any:
-        """The description of a tensor; anything else is left as it is."""
+        """The description of a tensor; anything else is returned as it is."""
         if not isinstance(value, Tensor):
             return value
         sizes = list(value.shape)
@@ -45,17 +45,17 @@ class TensorSpec:
         return shape
 
     def zeros(self, batch: int, device: torch.device) -> Tensor:
-        """Zeros of that shape; all of them share one value in memory."""
+        """Zeros of that shape, which share one value in memory."""
         return torch.zeros((), dtype=self.dtype, device=device).expand(*self.sizes(batch))
 
 
 _BATCH = 2
-"""The batch size with which networks are tried."""
+"""The batch size of trial runs."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One use of a chosen layer in a forward pass, with a `TensorSpec` for each tensor that goes in or comes out."""
+    """One use of a chosen layer in a forward pass, with a `TensorSpec` for each input and output tensor."""
 
     name: str
     place: int
@@ -64,14 +64,14 @@ class Call:
 
     @property
     def simple(self) -> bool:
-        """Whether it is one tensor to one tensor, images by images."""
+        """Whether it maps one tensor to one tensor, each with the batch as its first dimension."""
         args, kwargs = self.inputs
         single = len(args) == 1 and not kwargs and isinstance(args[0], TensorSpec) and args[0].batch == 0
         return single and isinstance(self.outputs, TensorSpec) and self.outputs.batch == 0
 
     @property
     def input_shape(self) -> Shape:
-        """The shape of the input for one image; several inputs are laid side by side."""
+        """The shape of the input for one image; several inputs are flattened and concatenated."""
         if self.simple:
             shape: Shape = self.inputs[0][0].shape
             return shape
@@ -87,17 +87,22 @@ def _specs(values: Any) -> list[TensorSpec]:
     return [leaf for leaf in tree_leaves(values) if isinstance(leaf, TensorSpec)]
 
 
-class QuickMeta(TorchFunctionMode):
-    """Within it meta tensors are not filled, and batch norm only makes them: torch takes both apart in Python.
+def tensors_in(values: Any) -> list[Tensor]:
+    """The tensors in a nested structure."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
-    What batch norm makes are its output and two statistics, which count as memory.
+
+class QuickMeta(TorchFunctionMode):
+    """Do not fill meta tensors, and let batch norm only allocate them, since torch is slow at both.
+
+    Batch norm allocates its output and two statistics, which count as memory.
     """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}  # torch names weight and bias here, whatever its caller did
+        named = kwargs or {}  # torch passes weight and bias by name, whatever the caller did
         if function is F.batch_norm and args[0].is_meta and args[0].dim() > 1:
             x, weights = args[0], (*args[1:5], named.get("weight"), named.get("bias"))
-            if all(each is None or each.shape == x.shape[1:2] for each in weights):  # else torch says what is wrong
+            if all(each is None or each.shape == x.shape[1:2] for each in weights):  # otherwise torch raises the error
                 made = torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
                 return made[0]
         if getattr(function, "__module__", "") == nn.init.__name__ or getattr(function, "__name__", "") in _FILLS:
@@ -111,12 +116,11 @@ _FILLS = frozenset({"uniform_", "normal_", "trunc_normal_", "fill_", "zero_"})
 
 
 def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape) -> tuple[list[Call], Any]:
-    """Run a network on two images on the meta device; return the uses of outermost layers, and the output."""
-    # Uses are those of a network that is not being trained, in order. A `RuntimeError` names the layer that cannot take
-    # what it was given.
+    """Run a network on two meta images; return the uses of the outermost chosen layers in order, and the output."""
+    # Uses are recorded in evaluation mode. A `RuntimeError` names the layer that cannot take its input.
     with torch.no_grad(), blaming(network), QuickMeta():
         output = network(torch.empty(_BATCH, *shape, device="meta"))
-    network.eval()  # what is priced is inference: a layer may be used in training only, or left out at random
+    network.eval()  # costs are of inference; a layer may be used only in training, or be skipped at random
     used = _recorded(network, layers, shape, _BATCH)
     more: list[Any] = [None] * len(used)
     several = any(len(tree_leaves((args, kwargs))) > 1 or not isinstance(out, Tensor) for *_, args, kwargs, out in used)
@@ -130,7 +134,7 @@ def try_out(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape
 
 
 def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], shape: Shape, batch: int) -> list[Any]:
-    """``(name, place, args, kwargs, output)`` of every use of a layer that is not within another."""
+    """``(name, place, args, kwargs, output)`` of every use of a layer that is not inside another."""
     calls: list[Any] = []
     within: list[nn.Module] = []
 
@@ -143,7 +147,7 @@ def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], sha
     hooked: set[int] = set()
     for name, modules in layers.items():
         for place, layer in enumerate(modules):
-            if id(layer) in hooked:  # one module in several places is used as often as it is called
+            if id(layer) in hooked:  # one module in several places is recorded once per call
                 continue
             hooked.add(id(layer))
             handles.append(layer.register_forward_pre_hook(lambda module, args: within.append(module)))
@@ -163,7 +167,7 @@ def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], sha
 
 
 def settle(network: nn.Module, shape: Shape) -> None:
-    """Give lazy modules their shapes, which they take from a first batch."""
+    """Initialise lazy modules by a first batch."""
     lazy = [p for p in [*network.parameters(), *network.buffers()] if is_lazy(p)]
     if lazy:
         was_training = network.training
@@ -173,7 +177,7 @@ def settle(network: nn.Module, shape: Shape) -> None:
 
 
 def not_logits(output: Any, classes: int) -> str | None:
-    """Why an output, as `try_out` describes it, is no batch of logits; None where it is one."""
+    """Why an output, as described by `try_out`, is no batch of logits; None if it is one."""
     if isinstance(output, TensorSpec) and output.batch == 0 and output.shape == (classes,):
         return None
     given = output.sizes(_BATCH) if isinstance(output, TensorSpec) else f"a {type(output).__name__}"
@@ -185,7 +189,7 @@ def not_logits(output: Any, classes: int) -> str | None:
 
 @contextmanager
 def blaming(network: nn.Module) -> Iterator[None]:
-    """Within it an exception names the innermost layer that was running, and the shape that it was given."""
+    """Let an exception inside the block name the innermost running layer and the shape of its input."""
     running: list[tuple[str, nn.Module, Any]] = []
     handles = []
     for name, module in network.named_modules():
@@ -217,14 +221,14 @@ def blaming(network: nn.Module) -> Iterator[None]:
 
 
 class Standin(nn.Module):
-    """Gives what the layer in its place gives, at no cost; all of a network share whose turn it is."""
+    """Returns zeros in the shapes of the replaced layer's outputs; those of a network share the position `turn`."""
 
     def __init__(self, outputs: Sequence[Any], turn: list[int]) -> None:
         super().__init__()
         self._outputs, self._turn = outputs, turn
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Zeros, for the batch of the first tensor."""
+        """Zeros, for the batch size of the first tensor."""
         like = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         output = self._outputs[self._turn[0]]
         self._turn[0] = (self._turn[0] + 1) % len(self._outputs)
@@ -234,7 +238,7 @@ class Standin(nn.Module):
 
 
 class Alone(nn.Module):
-    """A layer of several inputs or outputs, as a module from one tensor to one."""
+    """A layer with several inputs or outputs, as a module from one tensor to one."""
 
     def __init__(self, layer: nn.Module, inputs: Any) -> None:
         super().__init__()
@@ -242,7 +246,7 @@ class Alone(nn.Module):
         self.inputs = inputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[batch, features]``, cut into the layer's inputs → its first output."""
+        """``[batch, features]``, split into the layer's inputs → its first output."""
         place = 0
 
         def cut(leaf: Any) -> Any:
@@ -266,7 +270,7 @@ def without(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], calls
     if id(network) in replaced:
         return Standin(outputs, turn)
     for parent in list(network.modules()):
-        for name, child in parent._modules.items():  # one module may have several names
+        for name, child in parent._modules.items():  # a module may have several names
             if id(child) in replaced:
                 setattr(parent, name, Standin(outputs, turn))
     return network

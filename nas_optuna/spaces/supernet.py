@@ -1,4 +1,4 @@
-"""What every supernet is: shared weights, one alpha vector for each Optuna parameter name, and its costs."""
+"""The contract of supernets: shared weights, one alpha vector per Optuna parameter, and an expected cost."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import SearchSpace
 
 Mode = Literal["mixture", "sampled"]
-"""How a forward pass treats a choice: the weighted sum of all, or one of them drawn."""
+"""How a forward pass treats choices: as a weighted sum of all, or by drawing one."""
 
 
 @dataclass(frozen=True)
 class GumbelSample:
-    """What was drawn for one step: the index of each parameter's choice, and with which noise and temperature."""
+    """A draw for one step: the index of each parameter's choice, and the noise and temperature used."""
 
     indices: Mapping[str, int]
     noise: Mapping[str, Tensor]
@@ -34,7 +34,7 @@ class ChoiceWeights:
 
     Attributes:
         index: The one choice to compute, or None to mix them all.
-        weights: ``[choices]``, non-negative, sum 1; or None where a drawn choice needs no gradient.
+        weights: ``[choices]``, non-negative, sum 1; None if a drawn choice needs no gradient.
     """
 
     index: int | None
@@ -43,7 +43,7 @@ class ChoiceWeights:
 
 @dataclass(frozen=True)
 class Nested:
-    """A parameter whose choices give first channels of what the largest of them gives, made by `narrow`."""
+    """A parameter whose smaller choices give the first channels of the largest one's output, by `narrow`."""
 
     name: str
     sizes: Sequence[int]
@@ -52,7 +52,7 @@ class Nested:
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the forward pass that some parameters decide; smaller choices of the nested one cost nothing."""
+    """A part of the forward pass with its parameters; smaller choices of the nested one cost nothing."""
 
     names: tuple[str, ...]
     run: Callable[[Tensor, Mapping[str, ChoiceWeights]], Tensor]
@@ -60,37 +60,37 @@ class Stage:
 
 
 CostModel = Callable[[Mapping[str, Tensor]], Tensor]
-"""From one ``[choices]`` vector of probabilities a parameter to the expected cost of a network that is drawn from them:
-exact, differentiable, a scalar in the table's unit."""
+"""From a ``[choices]`` vector of probabilities per parameter to the expected cost of a network drawn from them: exact,
+differentiable, a scalar in the table's unit."""
 
 
 CERTAIN = 50.0
-"""A logit beside zeros whose softmax is one, and which no Gumbel noise overtakes."""
+"""A logit so large beside zeros that its softmax is one, and that no Gumbel noise outweighs it."""
 
 
 class Supernet(nn.Module, ABC):
     """One network that holds every architecture of a space with shared weights.
 
     Each parameter of the space has a vector of logits, its alpha. So ``derive()`` is a params dict for
-    ``optuna.trial.FixedTrial``, and ``prior()`` a distribution that a sampler can draw from.
+    ``optuna.trial.FixedTrial``, and ``prior()`` a distribution for a sampler.
 
-    A subclass defines `forward`, `cost_model` and `extract`, and its space's ``supernet_class()`` returns the subclass
-    itself. It is called as ``found(space, alpha_init=…, **options)``, where the options are its own keywords, and also
-    without any of these, so that each has a default.
+    A subclass defines `forward`, `cost_model` and `extract`, and its space's ``supernet_class()`` returns it. It is
+    called with the space, and optionally with ``alpha_init`` and its own keyword options, so all of these need
+    defaults.
 
     Args:
         space: The space.
-        alpha_init: ``"zero"`` starts without a preference; ``"uniform"`` draws every logit from [0, 1).
+        alpha_init: ``"zero"`` starts without preferences; ``"uniform"`` draws every logit from [0, 1).
 
     Raises:
         SpecError: `alpha_init` is neither.
 
     Attributes:
-        space: The space that it holds, which is `supported_subspace` of the one that it was made for.
-        must_draw: Parameters whose choices cannot be mixed, since they change the shape of what follows.
+        space: The space that it holds: `supported_subspace` of the one it was made for.
+        must_draw: Parameters whose choices cannot be mixed, because they change the shape of what follows.
         has_norm: Whether it has batch norm layers, whose statistics are wrong for a path until `recalibrate`.
-        version: Raised whenever the same weights would give other outputs, so that weights which an earlier release
-            trained are not taken for its own.
+        version: To be raised whenever the same weights give other outputs, so that weights from an earlier release are
+            not reused.
     """
 
     version: int = 1
@@ -103,13 +103,13 @@ class Supernet(nn.Module, ABC):
             raise SpecError(f"alpha_init {alpha_init!r} is unknown; choose 'zero' or 'uniform'")
         self.space = space
         start = torch.zeros if alpha_init == "zero" else torch.rand
-        # A list beside the space's names, because a ParameterDict refuses names with a dot.
+        # A list, because a ParameterDict refuses names with a dot.
         self._alphas = nn.ParameterList(nn.Parameter(start(len(p.choices))) for p in space.parameters.values())
 
     def stabilize_init(self) -> None:
-        """Lessen initial weights that would let a training begin far above the loss of guessing; nothing by default.
+        """Reduce initial weights if training would begin far above the loss of guessing; does nothing by default.
 
-        Strategy ``"fair"`` calls it once: its small steps, of which each choice gets few, would be spent on that.
+        Strategy ``"fair"`` calls it once, as each choice gets few and small steps there.
         """
 
     @classmethod
@@ -123,7 +123,7 @@ class Supernet(nn.Module, ABC):
         return dict(zip(self.space.parameters, self._alphas, strict=True))
 
     def alphas_of(self, whole: SearchSpace) -> dict[str, list[float]]:
-        """The alphas as numbers for every parameter of a whole space, certain where the supernet holds one choice."""
+        """The alphas as numbers for every parameter of a whole space; certain if the supernet holds one choice."""
         found = {name: alpha.detach().tolist() for name, alpha in self.alphas.items()}
         for name, parameter in whole.parameters.items():
             if len(found.get(name, ())) != len(parameter.choices):
@@ -158,7 +158,7 @@ class Supernet(nn.Module, ABC):
     def expected_cost(self, table: Mapping[str, float]) -> Tensor:
         """The expected cost under ``softmax(alpha)``: a differentiable scalar in the table's unit.
 
-        Compiles the table on every call; a loop calls `cost_model` once.
+        It compiles the table on every call; in a loop, call `cost_model` once.
 
         Args:
             table: ``Operation.key`` → cost, for every reachable operation of the space.
@@ -176,7 +176,7 @@ class Supernet(nn.Module, ABC):
 
         Args:
             mode: ``"mixture"`` mixes what can be mixed (DARTS); ``"sampled"`` draws everything.
-            draw: What was drawn. Mixed parameters do not use it.
+            draw: The draw for parameters that are not mixed.
             differentiable: Whether alphas get a gradient.
         """
         return {
@@ -201,22 +201,21 @@ class Supernet(nn.Module, ABC):
         return {name: ChoiceWeights(index, None) for name, index in zip(self.space.parameters, indices, strict=True)}
 
     def stages(self) -> Sequence[Stage]:
-        """The forward pass in parts, one after another.
+        """The forward pass in parts; by default one.
 
-        Whoever evaluates many architectures computes a part once for all that agree up to it. By default one part.
+        To evaluate many architectures, a part is computed once for all that agree up to it.
         """
         return (Stage(tuple(self.space.parameters), self),)
 
     def recalibrate(self, architecture: Architecture, loader: Iterable[tuple[Tensor, Tensor]], batches: int) -> None:
-        """Set the statistics of batch norm layers to those of one architecture's path.
+        """Set the statistics of batch norm layers to those of one architecture's path; by default there are none.
 
-        Shared statistics are averages over all paths and fit none. A supernet without such layers does nothing. Whether
-        a module is in training mode must be afterwards as it was before.
+        Shared statistics are averages over all paths and fit none. The training mode of modules must not change.
 
         Args:
             architecture: The path.
             loader: Batches of training images and labels, in the supernet's input size; labels are not used.
-            batches: How many of them to use.
+            batches: How many batches to use.
         """
         return
 
@@ -234,7 +233,7 @@ class Supernet(nn.Module, ABC):
 
 
 def supernet_class(space: SearchSpace) -> type[Supernet]:
-    """The class of a space's supernet; a `SpecError` where it has none."""
+    """The class of a space's supernet; a `SpecError` if it has none."""
     found = space.supernet_class()
     if found is None:
         raise SpecError(
@@ -244,7 +243,7 @@ def supernet_class(space: SearchSpace) -> type[Supernet]:
 
 
 def supernet_for(space: SearchSpace, **options: Any) -> Supernet:
-    """Make one network that holds every architecture of the space with shared weights.
+    """Make the supernet of a space.
 
     Args:
         space: The space.

@@ -1,4 +1,4 @@
-"""Which questions a network-building function asks, found by running it."""
+"""Finding the questions of a network-building function by running it."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ Answers = dict[str, Choice]
 _Key = tuple[tuple[type, Choice] | None, ...]
 
 _PATIENCE = 32
-"""How many random runs in a row may bring no new parameter before the search for parameters ends."""
+"""The search for parameters ends after this many random runs in a row without a new one."""
 _MAX_COUNTED = 20_000
-"""The most cases that counting the architectures may distinguish; beyond that their number is estimated."""
+"""The most cases for counting the architectures; beyond that their number is estimated."""
 _ESTIMATED_FROM = 512
-"""How many random runs the estimate of the number of architectures is made from."""
+"""How many random runs the number of architectures is estimated from."""
 _RANDOM = (
     "the network's function asks other questions when it is run again with the same answers; let it depend on its"
     " choices alone"
 )
 _MAX_PARAMETERS = 10_000
 _MAX_REMEMBERED = 65_536
-"""The most runs that are remembered for a function whose questions follow no simple rule."""
+"""The most runs that are cached for a function whose questions follow no simple rule."""
 
 
 class _TooManyError(Exception):
-    """Counting distinguishes too many cases."""
+    """Counting needs too many cases."""
 
 
 class Tracer:
     """Runs a function with chosen answers, and learns which answers decide whether a question is asked."""
 
-    # Most architectures then need no run: a question is asked where it was asked in an earlier run with the same
-    # answers to its deciders. A function that contradicts this is run for every architecture instead.
+    # Most architectures then need no run: a question is asked if it was asked in an earlier run with the same answers
+    # to its deciders. A function that contradicts this is run for every architecture instead.
 
     def __init__(self, run: Callable[[Decide], None], pinned: Mapping[str, Choice]) -> None:
         self._run = run
         self._pinned = pinned
         self._asked: dict[str, Parameter] = {}
         self._closed = False
-        self._order: list[str] = []  # as the function asks; `parameters` is as they were met
+        self._order: list[str] = []  # the function's order; `parameters` has the order of discovery
         self._deciders: dict[str, list[str]] = {}
         self._known: dict[str, dict[_Key, bool]] = {}
         self._irregular = False
@@ -58,7 +58,7 @@ class Tracer:
         return self._irregular or any(self._deciders.values())
 
     def trace(self, wanted: Mapping[str, Choice], rng: random.Random | None = None) -> Answers:
-        """Every question that the function asks, in order, and the answer that it got."""
+        """Every question that the function asks, in order, with its answer."""
 
         def answer(name: str) -> Choice:
             if name in wanted:
@@ -107,7 +107,7 @@ class Tracer:
         return tuple(_key(answers[d]) if d in answers else None for d in self._deciders[name])
 
     def confirm(self, answers: Answers) -> None:
-        """Learn from a run; one that contradicts the rules ends their use."""
+        """Learn from a run; after one that contradicts the rules they are no longer used."""
         if self._irregular:
             return
         regular = [name for name in self._order if name in answers] == list(answers)
@@ -121,7 +121,7 @@ class Tracer:
             self._irregular = True
 
     def parameter(self, name: str, asked: Parameter) -> Parameter:
-        """The parameter of a name, as the space has it."""
+        """The space's parameter of that name."""
         if name not in self.parameters:
             if len(self.parameters) >= _MAX_PARAMETERS:
                 raise SpecError(f"the network's function asks for more than {_MAX_PARAMETERS:,} names; {_RANDOM}")
@@ -142,7 +142,7 @@ class Tracer:
         return self.parameters[name]
 
     def discover(self) -> None:
-        """Find the parameters: run every single change of every run that brought a new one, then random ones."""
+        """Find the parameters: try every single change of each run with a new one, then random answers."""
         runs = [self.trace({})]
         if list(self.trace({})) != list(runs[0]):
             raise SpecError(_RANDOM)
@@ -186,7 +186,7 @@ class Tracer:
                         waiting.append((found, [n for n in list(self.parameters)[count:] if n in found]))
 
     def _merge(self, names: Sequence[str]) -> None:
-        """Put new names behind those that the function asks before them."""
+        """Insert new names after those that the function asks before them."""
         place = 0
         for name in names:
             if name not in self._order:
@@ -194,7 +194,7 @@ class Tracer:
             place = self._order.index(name) + 1
 
     def paths(self, names: Callable[[str], bool] = lambda name: True) -> Iterator[Answers]:
-        """Every run that differs from the others in a parameter that `names` accepts; the others keep first choices."""
+        """Every run with different answers to questions that `names` accepts; others have their first choices."""
         waiting: list[Answers] = [{}]
         while waiting:
             prefix = waiting.pop()
@@ -207,7 +207,7 @@ class Tracer:
                     waiting += [{**before, order[i]: v} for v in reversed(self.parameters[order[i]].choices[1:])]
 
     def size(self) -> int:
-        """How many architectures there are: exact where few answers decide, else Knuth's estimate (1975)."""
+        """How many architectures there are: exact if few answers decide, else Knuth's estimate (1975)."""
         self._cases = 0
         try:
             counted = None if self._irregular else self._count(self._order, {})
@@ -220,7 +220,7 @@ class Tracer:
         return counted
 
     def _count(self, names: Sequence[str], answers: Answers) -> int:
-        """The number of architectures that differ in some questions, given the answers to the questions before."""
+        """The number of architectures that differ in some questions, given the answers to earlier ones."""
         self._cases += 1
         if self._cases > _MAX_COUNTED:
             raise _TooManyError
@@ -240,7 +240,7 @@ class Tracer:
         return total
 
     def independent(self, names: Sequence[str]) -> list[list[str]]:
-        """Groups of questions of which none decides about another group's, each in the order of asking."""
+        """Independent groups of questions, each in the order of asking."""
         groups: list[list[str]] = []
         for name in names:
             joined = [g for g in groups if any(d in g for d in self._deciders[name])]
@@ -250,5 +250,5 @@ class Tracer:
 
 
 def _key(choice: Choice) -> tuple[type, Choice]:
-    """True and 1 are equal in Python, and different choices."""
+    """A key of a choice: True and 1 are equal in Python, but different choices."""
     return type(choice), choice
