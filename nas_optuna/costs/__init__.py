@@ -1,1 +1,1 @@
-"""What an architecture costs: counted, measured, looked up, and limited."""
+"""Costs of architectures: counted, measured or looked up in a table, and limits on them."""

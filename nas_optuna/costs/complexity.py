@@ -1,8 +1,8 @@
 """Compute and memory of an architecture, counted on meta tensors: no weights are allocated, nothing is computed.
 
-Where a network is a sequence of operations, its figures are made from those of the operations, which are cached,
-because networks of a space share their operations: after the first few architectures a call costs microseconds. Any
-other network is counted whole.
+If a network is a sequence of operations, its figures follow from those of the operations. These are cached, because
+networks of a space share them: after the first few architectures a call takes microseconds. Any other network is
+counted whole.
 """
 
 from __future__ import annotations
@@ -25,43 +25,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelComplexity:
-    """What a network costs, in float32."""
+    """The costs of a network or of one of its operations, in float32."""
 
     macs: int  # multiply-accumulates of one forward pass of one image (convolutions and matrix products, no biases)
     params: int  # number of weights
     weight_bytes: int  # bytes of weights and buffers
-    # the most bytes of activations that live at once, the batch of input images included. A library's scratch space
-    # inside a convolution is not counted, nor are weights and their gradients
+    # the most bytes of activations that live at once, including the batch of inputs; neither a library's scratch space
+    # inside a convolution is counted, nor weights and their gradients
     activation_bytes: int
-
-
-@dataclass(frozen=True)
-class _ModuleComplexity:
-    """One module's part; bytes are beside its input and its weights."""
-
-    macs: int
-    params: int
-    weight_bytes: int
-    input_bytes: int
-    forward_peak: int  # the most bytes that live at once during the forward pass, the output included
+    input_bytes: int  # bytes of the batch of inputs
 
 
 def figures(space: SearchSpace, architecture: Architecture, batch_size: int = 1) -> ModelComplexity:
-    """Count what an architecture's network costs."""
-    if isinstance(space, Decomposable) and space.sequential:
-        parts = [_operation_figures(space, operation, batch_size) for operation in space.operations(architecture)]
-    else:
-        parts = [_network_figures(space, architecture, batch_size)]
+    """Count the costs of an architecture's network."""
+    if not (isinstance(space, Decomposable) and space.sequential):
+        return _network_figures(space, architecture, batch_size)
+    parts = [_operation_figures(space, operation, batch_size) for operation in space.operations(architecture)]
+    images = parts[0].input_bytes  # which the caller holds throughout, beside one operation's input and its work
     return ModelComplexity(
         macs=sum(part.macs for part in parts),
         params=sum(part.params for part in parts),
         weight_bytes=sum(part.weight_bytes for part in parts),
-        activation_bytes=_inference_peak(parts),
+        activation_bytes=max((0 if i == 0 else images) + part.activation_bytes for i, part in enumerate(parts)),
+        input_bytes=images,
     )
 
 
 def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
-    """Multiply-accumulates and parameters as in `figures`; memory takes several times as long to count."""
+    """Multiply-accumulates and parameters as in `figures`, but several times as fast, without memory."""
     if not (isinstance(space, Decomposable) and space.sequential):
         counted = figures(space, architecture)
         return counted.macs, counted.params
@@ -70,7 +61,7 @@ def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
 
 
 def log_sizes(space: SearchSpace, params: Mapping[str, Any]) -> tuple[float, ...]:
-    """Log parameters and log multiply-accumulates of the network that params stand for; a recipe's are ignored."""
+    """Log parameters and log multiply-accumulates of the network of params, of which a recipe's are ignored."""
     macs, weights = size(space, space.architecture({name: params[name] for name in space.parameters}))
     return math.log1p(weights), math.log1p(macs)
 
@@ -86,12 +77,6 @@ def macs_table(space: SearchSpace) -> dict[str, int]:
     return {operation.key: operation_macs(made, operation) for operation in made.reachable_operations()}
 
 
-def _inference_peak(parts: list[_ModuleComplexity]) -> int:
-    """The caller holds the images throughout; beside them live one operation's input and what it makes."""
-    images = parts[0].input_bytes
-    return max((0 if i == 0 else images) + part.input_bytes + part.forward_peak for i, part in enumerate(parts))
-
-
 @lru_cache(maxsize=65_536)
 def _operation_size(space: Decomposable, operation: Operation) -> tuple[int, int]:
     import torch
@@ -102,7 +87,7 @@ def _operation_size(space: Decomposable, operation: Operation) -> tuple[int, int
 
 
 @lru_cache(maxsize=65_536)
-def _operation_figures(space: Decomposable, operation: Operation, batch_size: int) -> _ModuleComplexity:
+def _operation_figures(space: Decomposable, operation: Operation, batch_size: int) -> ModelComplexity:
     """Run one operation on meta tensors."""
     import torch
 
@@ -112,7 +97,7 @@ def _operation_figures(space: Decomposable, operation: Operation, batch_size: in
 
 
 @lru_cache(maxsize=4_096)
-def _network_figures(space: SearchSpace, architecture: Architecture, batch_size: int) -> _ModuleComplexity:
+def _network_figures(space: SearchSpace, architecture: Architecture, batch_size: int) -> ModelComplexity:
     """Run a whole network on meta tensors."""
     import torch
 
@@ -123,7 +108,7 @@ def _network_figures(space: SearchSpace, architecture: Architecture, batch_size:
     return _module_figures(network, space.input_shape, batch_size)
 
 
-def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> _ModuleComplexity:
+def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> ModelComplexity:
     import torch
 
     from nas_optuna.spaces.shapes import QuickMeta
@@ -136,17 +121,17 @@ def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> _
     with torch.no_grad(), _tracked(module, x) as live, QuickMeta():
         module(x)
     weights = list(module.parameters())
-    return _ModuleComplexity(
+    return ModelComplexity(
         macs=counter.get_total_flops() // 2,
         params=sum(w.numel() for w in weights),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*weights, *module.buffers()]),
-        input_bytes=x.numel() * x.element_size(),
-        forward_peak=live.peak,
+        activation_bytes=x.nbytes + live.peak,
+        input_bytes=x.nbytes,
     )
 
 
 class _Live:
-    """Bytes of the storages that live now, and the most that ever did."""
+    """Bytes of the storages that live now, and the most at any time."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -163,7 +148,7 @@ class _Live:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Torch's counter of operations, twice the multiply-accumulates, with the products that it leaves out."""
+    """Torch's counter of floating-point operations, twice the MACs, extended by products that it leaves out."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -199,15 +184,17 @@ def flop_counter() -> FlopCounterMode:
     more |= dict.fromkeys((aten.addmv, aten.addmv_), added)
     more |= dict.fromkeys((aten.addmm_, aten.baddbmm_, aten.addbmm, aten.addbmm_), added_product)
     more |= {aten._cdist_forward: distances, aten._euclidean_dist: distances, aten.conv_tbc: over_time}
-    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # somebody has imported torchvision
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # torchvision was imported
         more[torch.ops.torchvision.deform_conv2d] = deformable
     return FlopCounterMode(display=False, custom_mapping=more)
 
 
 @contextmanager
 def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
-    """Follow every storage that torch makes inside the block; those of `module` and `x` are known before it."""
+    """Follow every storage that torch makes inside the block, other than those of `module` and `x`."""
     from torch.utils.weak import WeakIdKeyDictionary
+
+    from nas_optuna.spaces.shapes import tensors_in
 
     known, live = WeakIdKeyDictionary(), _Live()
     for tensor in (x, *module.parameters(), *module.buffers()):
@@ -224,7 +211,7 @@ def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
 
 
 def operators_noted(note: Callable[[Any, Any, Any], None]) -> AbstractContextManager[Any]:
-    """Within it, `note` is told of each operator that torch runs, what that was given, ``(args, kwargs)``, and gave."""
+    """Call `note` with each operator that torch runs inside the block, its ``(args, kwargs)`` and its result."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Noting(TorchDispatchMode):
@@ -234,11 +221,3 @@ def operators_noted(note: Callable[[Any, Any, Any], None]) -> AbstractContextMan
             return result
 
     return Noting()  # type: ignore[no-untyped-call]
-
-
-def tensors_in(values: Any) -> list[Tensor]:
-    """The tensors in a nest of values."""
-    import torch
-    from torch.utils._pytree import tree_leaves
-
-    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]

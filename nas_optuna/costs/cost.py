@@ -1,4 +1,4 @@
-"""What a cost is: a number of an architecture, known without training, that describes itself; and the counted ones."""
+"""The contract of costs, which are numbers of an architecture known without training, and the counted ones."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CostContext:
     Attributes:
         space: The study's space.
         device: Where networks are trained and measured.
-        latency: How latency is measured; its `batch_size` is also what the cost ``memory`` counts activations for.
+        latency: How latency is measured; its `batch_size` also holds for the activations of the cost ``memory``.
     """
 
     space: SearchSpace
@@ -37,30 +37,30 @@ class CostContext:
     latency: LatencySpec
 
     def counted(self, architecture: Architecture) -> ModelComplexity:
-        """MACs, parameters and bytes of an architecture; microseconds once its operations have been met."""
+        """MACs, parameters and bytes of an architecture; fast once its operations were counted."""
         return figures(self.space, architecture, self.latency.batch_size)
 
 
 class Cost(ABC):
-    """One cost. A new one is a subclass in a file of its own and a line in `nas_optuna.objectives.COSTS`.
+    """One cost. A new one is a subclass in a new file and a line in `nas_optuna.objectives.COSTS`.
 
-    A third party registers the class as an entry point of the group ``nas_optuna.costs``, under its name. Wherever
-    costs are shown (tables, notes, report, dashboard, trackers) a new one is among them.
+    A third party registers the class as an entry point of the group ``nas_optuna.costs``, under its name. It then
+    appears wherever costs are shown (tables, notes, report, dashboard, trackers).
 
     Args:
         context: The study's space, device and settings.
 
     Attributes:
-        name: What a spec calls it.
-        label: What people call it; its name where it says nothing.
+        name: Its name in a spec.
+        label: Its name for people; `name` if empty.
         unit: Unit of its values, e.g. ``"ms"``; empty for a count.
         direction: Which way is better. A limit is the most of a cost that is minimised, and the least of one that is
             maximised.
-        format: Python's format specification of a value below 1,000; four significant digits without it.
-        proxy: Name of a cost that is known at once and grows with this one, where this one has to be measured.
-        margin: By what share of the known value the true one may be worse, for which a limit leaves room; None where
-            nobody knows.
-        conditions: Under which it holds, where it depends on a device, e.g. ``"measured on …"``.
+        format: Python's format specification of a value below 1,000; four significant digits by default.
+        proxy: Name of a cost that is known at once and grows with this one, if this one has to be measured.
+        margin: By what share of the known value the true one may be worse; limits leave that much room. None means
+            unknown.
+        conditions: Conditions under which it holds if it depends on a device, e.g. ``"measured on …"``.
 
     Examples:
         >>> class Depth(Cost):
@@ -82,7 +82,7 @@ class Cost(ABC):
 
     @classmethod
     def always(cls, context: CostContext) -> bool:
-        """Whether every trial records it, also where no objective and no limit asks for it."""
+        """Whether every trial records it, even if no objective and no limit needs it."""
         return False
 
     @cached_property
@@ -100,11 +100,11 @@ class Cost(ABC):
         """The cost of one architecture, in `unit`."""
 
     def refine(self, architecture: Architecture, so_far: float) -> float:
-        """A more exact value, asked for after each epoch of the network's training where the cost is an objective.
+        """A more exact value; called after each epoch of the network's training if the cost is an objective.
 
         Args:
             architecture: The architecture.
-            so_far: The value that is known.
+            so_far: The value known so far.
         """
         return so_far
 
@@ -151,9 +151,9 @@ class MemoryCost(_CountedCost):
 class EnergyCost(Cost):
     """Millijoules of one inference, estimated: arithmetic at 4.6 pJ per MAC, memory traffic at 160 pJ per byte.
 
-    Weights and the largest activations are taken to cross the memory bus once. The estimate ranks networks on hardware
-    whose energy is dominated by arithmetic and DRAM; it is no measurement of your device. A measured energy is a `Cost`
-    of your own with the same name as an entry point.
+    Weights and the largest activations are assumed to cross the memory bus once. The estimate ranks networks on
+    hardware whose energy is dominated by arithmetic and DRAM; it is no measurement of your device. To use measured
+    energy, register your own `Cost` as an entry point.
     """
 
     name, label, unit = "energy_mj", "energy", "mJ"

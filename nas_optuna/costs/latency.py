@@ -1,4 +1,4 @@
-"""How long a network or one of its operations takes: measured in rounds, kept as a table, checked, and as a cost."""
+"""Latency of networks and operations: measured in rounds, kept as a table, checked, and used as a cost."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 SECONDS = 0.015
-"""Length of a visit: several short ones are not all disturbed by the same thing."""
+"""Length of a visit; several short ones are not all affected by the same disturbance."""
 WHOLE_NETWORKS = 300
-"""So many networks are measured where they stand for the operations."""
+"""How many networks are measured if no operations are."""
 BESIDE = 30
-"""So many are measured beside the operations: they tell how far the sums of these can be trusted, and correct them."""
+"""How many networks are measured beside the operations, to correct their sums and to estimate the error."""
 _SAVE_EVERY = 5.0
 """Seconds of measuring that a killed process can lose."""
 _SECONDS, _AGAIN_SECONDS = 0.1, 0.01
@@ -60,7 +60,7 @@ def measure_in_rounds(
     rounds: int,
     seconds: float,
 ) -> Iterator[str]:
-    """Time many modules, each once a round, and add to their visits; tell which."""
+    """Time many modules, each once a round, and add to their visits; yield the key of each."""
     for key in rounds_of(modules, visits, rounds):
         module, input_shape = modules[key]()
         visits.setdefault(key, []).append(measure(module, input_shape, conditions, seconds))
@@ -76,7 +76,7 @@ def measure_table(
     seconds: float = SECONDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> LatencyTable:
-    """Measure every operation that a space can contain, or what an earlier call has left over."""
+    """Measure every operation that a space can contain, or continue an earlier call."""
     # The table is saved as it grows and when it is interrupted.
     if path.exists():
         table = LatencyTable.load(path)
@@ -106,7 +106,7 @@ def measure_table(
 
 
 def _parts(space: SearchSpace, table: LatencyTable) -> Iterator[tuple[dict[str, list[Visit]], dict[str, _Make]]]:
-    """What is to be measured of a space, and where a table keeps it."""
+    """What is to be measured of a space, with the part of the table that keeps it."""
     operations = measurable_operations(space, table.conditions.runtime)
     if operations:
         yield table.entries, {op.key: partial(_drawn, op.make, op.input_shape) for op in operations}
@@ -115,26 +115,25 @@ def _parts(space: SearchSpace, table: LatencyTable) -> Iterator[tuple[dict[str, 
 
 
 def _whole_network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
-    """A network to be measured, with weights that are always the same, and the shape of its input."""
+    """A network to be measured, always with the same weights, and the shape of its input."""
     return _drawn(partial(space.build, architecture), space.input_shape)
 
 
 def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Shape]:
     from nas_optuna.randomness import seeded
 
-    with seeded(0):
+    with seeded(0):  # drawing weights must not affect a training, in whatever thread
         return build(), shape
 
 
 @dataclass(frozen=True)
 class Check:
-    """How well a table tells the latency of whole networks."""
+    """How well a table predicts the latency of whole networks."""
 
-    measured_ms: tuple[float, ...]  # each network's latency, measured on the spot
-    table_ms: tuple[float, ...]  # what the table tells of it, with the table's own overhead
+    measured_ms: tuple[float, ...]  # measured latency of each network
+    table_ms: tuple[float, ...]  # its latency by the table, with the table's own overhead
     overhead_ms: float  # the overhead with which the median error of the table's sums is zero
-    # median relative error of the table as it is, and with the overhead that the other networks have instead (leave
-    # one out)
+    # median relative error of the table as it is, and with an overhead fitted to the other networks (leave one out)
     error: tuple[float, float]
     spearman: float  # rank correlation of the two; the overhead does not change it
 
@@ -155,8 +154,7 @@ def check_table(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Check:
     """Compare a table's sums with whole networks."""
-    # These are the networks that the table's kit has measured, or random ones measured on the spot under its
-    # conditions.
+    # They are those that the table's kit has measured, or random ones measured now under its conditions.
     if table.holds_all(space):
         raise TableError(
             f"the latency table holds all networks of space {space.name!r} as they were measured, so that there is"
@@ -166,7 +164,7 @@ def check_table(
         told, measured = table.own_networks(space)
         return compare(measured, told, table.overhead_ms)
     drawn = space.sample_distinct(networks + len(table.networks), random.Random(seed))
-    # Others than the table's own, to which its overhead is fitted, as far as the space has any.
+    # If possible others than the table's own, to which its overhead is fitted.
     drawn = sorted(drawn, key=lambda architecture: str(architecture) in table.networks)[:networks]
     architectures = {str(architecture): architecture for architecture in drawn}
     told = [table.architecture_ms(space, architecture) for architecture in drawn]
@@ -181,10 +179,10 @@ def check_table(
 
 
 def compare(measured_ms: Sequence[float], table_ms: Sequence[float], overhead_ms: float = 0.0) -> Check:
-    """The figures of a `Check` from both latencies of each network, and the overhead that the table's have in them."""
+    """A `Check` from both latencies of each network; the table's contain its overhead."""
     from scipy.stats import spearmanr
 
-    if len(measured_ms) < 2:  # one alone has no rank, and leaves no other to fit an overhead to
+    if len(measured_ms) < 2:  # one network has no rank, and no other to fit an overhead to
         raise TableError(
             f"the latency table can be compared with {plural(len(measured_ms), 'whole network')} of this space, and"
             f" 2 are needed; {MEASURE}"
@@ -230,17 +228,17 @@ class LatencyCost(Cost):
 
     @classmethod
     def always(cls, context: CostContext) -> bool:
-        """A table makes it as cheap to know as a count."""
+        """With a table it is known at no cost."""
         return context.latency.table is not None
 
     @cached_property
     def proxy(self) -> str | None:
-        """A network's MACs stand for its latency where that has to be measured."""
+        """MACs, if the latency has to be measured."""
         return "macs" if self._table is None else None
 
     @cached_property
     def margin(self) -> float | None:
-        """What the table's own whole networks say of its error, unless the user has said it."""
+        """The user's margin, or the error of the table on its own whole networks."""
         said = self.context.latency.margin
         return said if said is not None else self._table.margin(self.context.space) if self._table else 0.0
 
@@ -254,8 +252,8 @@ class LatencyCost(Cost):
 
     def refine(self, architecture: Architecture, so_far: float) -> float:
         """Time the network once more; the faster time counts."""
-        # What else runs on a machine disturbs it for seconds, longer than one measurement takes. A training is longer,
-        # so that with a short visit in each epoch some are undisturbed, as in a table (`costs.timing.fastest`).
+        # Other processes disturb a machine for seconds, longer than one measurement takes. A training is longer, so
+        # some of the short visits in each epoch are undisturbed, as in a table (`costs.timing.fastest`).
         if self._table is not None:
             return so_far
         self._measured[architecture] = min(so_far, self._timed(architecture, _AGAIN_SECONDS))
@@ -263,10 +261,7 @@ class LatencyCost(Cost):
 
     def _timed(self, architecture: Architecture, seconds: float) -> float:
         from nas_optuna.devices import current
-        from nas_optuna.randomness import seeded
 
-        space = self.context.space
-        with seeded(0):  # a network is drawn, which no training, in whatever thread, may notice
-            network = space.build(architecture)
+        network, input_shape = _whole_network(self.context.space, architecture)
         with current(self.context.device):
-            return measure(network, space.input_shape, self._conditions, seconds)[1]
+            return measure(network, input_shape, self._conditions, seconds)[1]

@@ -1,4 +1,4 @@
-"""A latency kit: a space's operations as ONNX files, and one Python file that measures them on another device."""
+"""Latency kits: a space's operations as ONNX files, with one Python file that measures them on another device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _SHARED_BYTES = 256
-"""Weights of at least so many bytes are kept once for all models."""
+"""Weights of at least this many bytes are shared by all models."""
 _WEIGHTS = {"fp32": "weights-fp32.bin", "int8": "weights-int8.bin"}
 
 
@@ -38,9 +38,9 @@ def write_kit(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Write a kit for a space over an earlier one, and return the content of its ``kit.json``."""
-    # Each file of weights, which are random, is shared by all models: only how long they take matters. Where the
-    # space's operations are too many, or cannot be measured alone, there are more whole networks instead.
+    """Write a kit for a space, replacing an earlier one, and return the content of its ``kit.json``."""
+    # All models share files of random weights, because only their latency matters. If the operations are too many or
+    # cannot be measured alone, there are more whole networks instead.
     for precision in sorted(set(precisions) - set(timing.PRECISIONS)):
         raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
     operations = measurable_operations(space, "onnxruntime")
@@ -66,7 +66,7 @@ def write_kit(
 def _written(
     space: SearchSpace, operations: Sequence[Operation], architectures: Sequence[Architecture], writer: _Writer
 ) -> dict[str, Any]:
-    """The files of all operations and networks; what ends in logits converts them itself, also inside a kit."""
+    """The files of all operations and networks; those that end in logits convert them themselves."""
     files: dict[str, Any] = {"operations": {}, "networks": {}}
     for operation in operations:
         inner = operation.output_shape != (space.classes,)
@@ -90,7 +90,7 @@ def _begin(folder: Path) -> None:
 
 
 class _Writer:
-    """Writes models that share their weights, and each of those that are alike once."""
+    """Writes models that share their weights; equal models are written once."""
 
     def __init__(self, folder: Path, precisions: Sequence[str], batch_size: int, told: Callable[[int], None]) -> None:
         self._folder, self._precisions, self._batch_size, self._told = folder, precisions, batch_size, told
@@ -98,7 +98,7 @@ class _Writer:
         self._count = 0
 
     def add(self, build: Callable[[], nn.Module], shape: Shape, *, inner: bool) -> dict[str, str]:
-        """The file of a module in each precision; an inner one ends without a conversion that the next begins with."""
+        """The file of a module in each precision; see `quantised` for `inner`."""
         import torch
 
         from nas_optuna.costs.quantise import quantised
@@ -128,7 +128,7 @@ class _Writer:
         return name
 
     def _share(self, weight: onnx.TensorProto) -> None:
-        """Let a large tensor be the beginning of the file of weights of its type."""
+        """Replace a large tensor by the beginning of its type's file of weights."""
         from onnx import TensorProto
 
         kinds: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.INT8: "int8"}

@@ -1,8 +1,8 @@
-"""Latency of any network of a space, learned from whole networks that were measured.
+"""Latency of any network of a space, learned from measured whole networks.
 
-Where a space has too many operations to measure each, a table holds whole networks. The latency of another one is a sum
-over its operators, by kind: a share for each call, for what it moves, for its weights and for its arithmetic. None of
-them is negative, and the relative error on the measured networks is least.
+If a space has too many operations to measure each, a table holds whole networks. The latency of another network is a
+sum over its operators, by kind: a term for each call, for the values it moves, for its weights and for its MACs. The
+coefficients are not negative, and minimise the relative error on the measured networks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nas_optuna.costs.complexity import operators_noted, tensors_in
+from nas_optuna.costs.complexity import operators_noted
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ALIGNED = 16
-"""Runtimes lay channels out in blocks of so many, and have other kernels where these are not full."""
-
+"""Runtimes lay channels out in blocks of this size, and use other kernels for blocks that are not full."""
 
 WIDE = 64
-"""From so many channels on, kernels may take far longer for each multiply-accumulate, those of eight bits above all."""
+"""From this many channels on, a MAC may take far longer, above all in eight bits."""
 
 
 class LatencyModel:
@@ -50,20 +49,20 @@ class LatencyModel:
 
 @lru_cache(maxsize=16_384)
 def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, float]:
-    """What an architecture's network does for one image, by the kind of its operators; nothing is computed."""
+    """Counts of an architecture's operators for one image, by kind, from a run on meta tensors."""
     import torch
 
     from nas_optuna.spaces.function import FunctionSpace
-    from nas_optuna.spaces.shapes import QuickMeta
+    from nas_optuna.spaces.shapes import QuickMeta, tensors_in
 
     counted: Counter[str] = Counter({"network": 1})
 
     def note(function: Any, given: Any, result: Any) -> None:
         name = function.__name__.partition(".")[0].rstrip("_")
-        if not function.is_view and "batch_norm" not in name:  # which is folded into the layer before it
+        if not function.is_view and "batch_norm" not in name:  # batch norm is folded into the layer before it
             counted.update(_operator(name, given[0], tensors_in(given[0]), tensors_in(result)))
 
-    build = space.build_untried if isinstance(space, FunctionSpace) else space.build  # trying takes as long again
+    build = space.build_untried if isinstance(space, FunctionSpace) else space.build  # trying it would double the time
     with torch.device("meta"), QuickMeta():
         network, image = build(architecture).eval(), torch.empty(1, *space.input_shape)
     with torch.no_grad(), operators_noted(note):
@@ -72,7 +71,7 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
 
 
 def _operator(name: str, args: Any, given: Sequence[Tensor], made: Sequence[Tensor]) -> Mapping[str, float]:
-    """What one operator adds."""
+    """The counts of one operator."""
     if not made:
         return {}
     weights: Sequence[Tensor] = ()

@@ -1,7 +1,7 @@
 """Latency tables: the measured latency of every operation that a space can contain, as a JSON file.
 
-Where these are too many, or cannot be measured alone, a table holds the latency of whole networks, from which that of
-others is learned.
+If these are too many or cannot be measured alone, a table holds the latency of whole networks instead, from which that
+of others is learned.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from nas_optuna.spaces.architecture import Architecture
 MOST_OPERATIONS = 1_000
 """A space with more operations is measured by whole networks."""
 LEAST_NETWORKS = 10
-"""From fewer whole networks nothing is learned of others; a smaller space is measured whole."""
+"""The fewest whole networks from which others are learned; a smaller space is measured completely."""
 _COVERED = 0.95
-"""For so many networks is a table's margin large enough."""
+"""The share of networks whose error a table's margin covers."""
 _FACTOR = 3.0
-"""Operations that are off by more than this from whole networks are not of the same device or unit."""
+"""Operations and whole networks that differ by more than this factor are of different devices or units."""
 MEASURE = "measure one with nas-optuna latency measure, or the measure.py of a kit"
-"""How one comes to a table that is sound."""
+"""The remedy for an unusable table."""
 _FASTEST_MS, _SLOWEST_MS = 1e-4, 600_000.0
 """No runtime answers a call within 100 ns, and nobody waits ten minutes for one."""
 
 
 def _possible(visit: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Refuse what cannot be the quartiles of a call's milliseconds."""
+    """Refuse values that cannot be the quartiles of a call's milliseconds."""
     if not all(_FASTEST_MS <= ms <= _SLOWEST_MS for ms in visit):  # NaN is not either
         raise ValueError(f"{', '.join(f'{ms:.4g}' for ms in visit)} cannot be the milliseconds of a call")
     if list(visit) != sorted(visit):
@@ -50,15 +50,15 @@ def _possible(visit: tuple[float, float, float]) -> tuple[float, float, float]:
 
 
 def _current(conditions: object) -> object:
-    """Give a runtime of release 0.2 the name it has now."""
+    """Rename a runtime of release 0.2."""
     if isinstance(conditions, dict) and (name := RENAMED.get(str(conditions.get("runtime")))):
         return {**conditions, "runtime": name}
     return conditions
 
 
 def _known(conditions: Conditions) -> Conditions:
-    """Refuse what no runtime is or does."""
-    if conditions.runtime not in RUNTIMES:  # a table names no code that would be imported
+    """Refuse conditions that no known runtime supports."""
+    if conditions.runtime not in RUNTIMES:  # a table must not name code to import
         raise ValueError(unknown("runtime", conditions.runtime, RUNTIMES.names()))
     try:
         make_runtime(conditions.runtime).require(conditions.device, conditions.precision)
@@ -70,7 +70,7 @@ def _known(conditions: Conditions) -> Conditions:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse what stands twice in a JSON object, of which readers take either."""
+    """Refuse duplicate keys of a JSON object, of which readers take one or the other."""
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
@@ -79,7 +79,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _require_table(content: Any) -> None:
-    """Refuse what says of itself that it is something else, or of another version."""
+    """Refuse a file that declares itself as something else, or of another version."""
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(found, str) and found.startswith(KIT_FORMAT.rpartition(" ")[0]):
         raise ValueError("it is the description of a kit: run the kit's measure.py on the device")
@@ -99,17 +99,16 @@ class LatencyTable(BaseModel):
 
     format: str = TABLE_FORMAT  # marks the file, and the version of its layout
     space: str  # name of the space whose operations these are
-    # where and how they were measured
     conditions: Annotated[Conditions, BeforeValidator(_current), AfterValidator(_known)]
     date: str  # when measuring began, ISO 8601 in UTC
-    # what a whole network takes beside its operations, as `check` fits it; often negative, since timing six operations
-    # one by one counts the cost of a call six times
+    # the time of a whole network beside its operations; often negative, since timing six operations one by one counts
+    # the overhead of a call six times
     overhead_ms: float = Field(default=0.0, allow_inf_nan=False)
-    # `Operation.key` → one ``(lower quartile, median, upper quartile)`` a visit, in milliseconds
+    # `Operation.key` → one ``(lower quartile, median, upper quartile)`` per visit, in milliseconds
     entries: dict[str, _Visits] = {}
-    # architecture → the same for whole networks; beside operations they tell how far these can be trusted
+    # architecture → the same for whole networks; beside operations they show how far these can be trusted
     networks: dict[str, _Visits] = {}
-    # the same for one operation that a kit visits again and again, to see whether the device is throttled
+    # the same for one operation that a kit visits regularly, to detect throttling
     looks: list[_Visit] = []
     # the kit that has measured it on the device where the networks will run; None for a table of this machine
     kit: str | None = Field(default=None, min_length=1)
@@ -118,7 +117,7 @@ class LatencyTable(BaseModel):
 
     @classmethod
     def load(cls, path: Path) -> LatencyTable:
-        """Read a table; a `TableError` where the file is missing, damaged, or no latency table."""
+        """Read a table; a `TableError` if the file is missing, damaged, or no latency table."""
         try:
             text = read_text(path)
             _require_table(json.loads(text, object_pairs_hook=_once))
@@ -144,8 +143,8 @@ class LatencyTable(BaseModel):
         force: bool = False,
         anyway: str | None = "--set latency.force=true",
     ) -> LatencyTable:
-        """Read a table from which the latency of every network of a space is known, or raise a `TableError`."""
-        # `force` takes it although the device was throttled or busy; `anyway` is how one asks for that.
+        """Read a table that covers every network of a space, or raise a `TableError`."""
+        # `force` accepts it even if the device was throttled or busy; `anyway` is the option for that.
         table = cls.load(Path(path))
         table.require_space(space, path)
         slow = slow_looks(table.looks)
@@ -159,12 +158,12 @@ class LatencyTable(BaseModel):
         return table
 
     def save(self, path: Path) -> None:
-        """Write the table, so that a reader or a crash never meets half of it."""
+        """Write the table atomically."""
         write_file(path, self.model_dump_json() + "\n")
 
     def require(self, conditions: Conditions, path: Path, remedy: str) -> None:
-        """Refuse a table that other conditions have measured; the remedy is what else one can do than measure anew."""
-        if self.kit:  # it says what the networks' own device needs, which is another than this one on purpose
+        """Refuse a table measured under other conditions; the remedy is the alternative to measuring anew."""
+        if self.kit:  # it was measured on another device on purpose
             return
         mine, wanted = asdict(self.conditions), asdict(conditions)
         differences = [f"{k.replace('_', ' ')} {mine[k]!r}, not {wanted[k]!r}" for k in mine if mine[k] != wanted[k]]
@@ -209,8 +208,8 @@ class LatencyTable(BaseModel):
             )
 
     def own_networks(self, space: SearchSpace) -> tuple[list[float], list[float]]:
-        """What the table tells of its own whole networks of a space, and what they took."""
-        # Where there are no operations, each tenth of the networks is told from the others, unless there are no others.
+        """Predicted and measured latencies of the table's own whole networks of a space."""
+        # Without operations, each tenth of the networks is predicted from the others, unless all were measured.
         known = self._networks_of(space)
         measured = list(known.values())
         if not self.whole or self.holds_all(space):
@@ -225,10 +224,9 @@ class LatencyTable(BaseModel):
         return told, measured
 
     def margin(self, space: SearchSpace) -> float | None:
-        """By what share a network may take longer than the table tells; None where it holds no network of the space."""
-        # 95 % of its own whole networks take no more. The rank that is taken lets a new network be inside as often
-        # (split conformal prediction: Papadopoulos and others, "Inductive confidence machines for regression", ECML
-        # 2002).
+        """By what share a network may take longer than predicted; None if the table holds no network of the space."""
+        # 95 % of its own whole networks take no more. With this rank the same holds for a new network (split conformal
+        # prediction: Papadopoulos et al., "Inductive confidence machines for regression", ECML 2002).
         longer = sorted(m / t - 1 for t, m in zip(*self.own_networks(space), strict=True))
         if not longer:
             return None
@@ -251,7 +249,7 @@ class LatencyTable(BaseModel):
 
     @property
     def whole(self) -> bool:
-        """Whether whole networks stand for the operations."""
+        """Whether it holds whole networks instead of operations."""
         return not self.entries and bool(self.networks)
 
     def holds_all(self, space: SearchSpace) -> bool:
@@ -263,7 +261,7 @@ class LatencyTable(BaseModel):
         return {text: fastest(visits) for text, visits in self.networks.items()}
 
     def architecture_ms(self, space: SearchSpace, architecture: Architecture) -> float:
-        """Latency of a network: the sum over its operations and the overhead, or what whole networks tell of it."""
+        """Latency of a network: the sum of its operations and the overhead, or from whole networks."""
         if self.whole:
             return self._looked_up(space, architecture)
         made = require_operations(space, "a latency table")
@@ -276,7 +274,7 @@ class LatencyTable(BaseModel):
         return told
 
     def _looked_up(self, space: SearchSpace, architecture: Architecture) -> float:
-        """What a network took that was measured, and what is learned of another."""
+        """The measured latency of a network, or for another network the predicted one."""
         if self._known is None:
             self._known = self._networks_of(space)
         if architecture in self._known:
@@ -287,7 +285,7 @@ class LatencyTable(BaseModel):
         return self._model(operators(space, architecture))
 
     def _networks_of(self, space: SearchSpace) -> dict[Architecture, float]:
-        """Latency of each measured network that a space has; a table of a larger space holds others, too."""
+        """Latency of each measured network of a space; the table of a larger space may also hold others."""
         found, foreign = {}, None
         for text, ms in self.network_ms().items():
             try:
@@ -306,18 +304,18 @@ class LatencyTable(BaseModel):
 
 
 def least_networks(space: SearchSpace) -> int:
-    """How many whole networks must be measured where they stand for the operations: all that a small space has."""
+    """How many whole networks must be measured if no operations are: at most all of the space."""
     return min(LEAST_NETWORKS, space.size)
 
 
 def measurable_operations(space: SearchSpace, runtime: str) -> list[Operation]:
-    """Every operation that a space can contain; none where they are too many to measure, or cannot stand alone."""
-    # What is left of a function's network without its chosen layers has gaps. A runtime that compiles graphs leaves out
+    """Every operation that a space can contain; none if they are too many to measure, or cannot be measured alone."""
+    # A function's network without its chosen layers has gaps, and a runtime that compiles graphs would optimise away
     # what leads into a gap.
     if not isinstance(space, Decomposable) or (runtime != "torch" and not space.sequential):
         return []
     try:
         found = list(islice(space.reachable_operations(), MOST_OPERATIONS + 1))
-    except SpecError:  # of a function whose choices are too many
+    except SpecError:  # the function has too many choices
         return []
     return found if len(found) <= MOST_OPERATIONS else []

@@ -1,10 +1,10 @@
-"""What a network needs of a microcontroller, in eight bits: flash for its weights, an arena for its activations.
+"""Memory of a microcontroller that a network needs in eight bits: flash for weights, an arena for activations.
 
-Counted as TensorFlow Lite Micro lays them out: operators run in the order of the forward pass, each with its inputs and
-its output in the arena, and a buffer lives until it is read for the last time. Batch norm and an activation that
-follows a layer are fused into it, and nothing else works in place. A convolution with a stride, or with another padding
-than ``kernel // 2``, has its padded input as a buffer of its own. The interpreter's own tables (a few kilobytes) and a
-kernel's scratch space are not counted. `benchmarks/arena.py` compares the figures with the interpreter's.
+They are counted as TensorFlow Lite Micro lays them out: operators run in the order of the forward pass, each with its
+inputs and its output in the arena, and a buffer lives until it is read for the last time. Batch norm and an activation
+that follows a layer are fused into it; nothing else works in place. A convolution with a stride, or with another
+padding than ``kernel // 2``, needs another buffer for its padded input. The interpreter's own tables (a few kilobytes)
+and the scratch space of kernels are not counted. `benchmarks/arena.py` compares the figures with the interpreter's.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna.costs.complexity import operators_noted, tensors_in
+from nas_optuna.costs.complexity import operators_noted
 from nas_optuna.costs.cost import Cost
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -27,7 +27,7 @@ _BYTES_A_CHANNEL = 8
 """A bias and a scale, of 32 bits each."""
 
 _FUSED = ("batch_norm", "relu", "hardtanh", "clamp", "hardswish", "silu", "gelu", "sigmoid", "dropout")
-"""Operators that write over their input, by a part of their name."""
+"""Parts of the names of operators that overwrite their input."""
 
 
 class FlashCost(Cost):
@@ -44,7 +44,7 @@ class FlashCost(Cost):
 
 
 class ArenaCost(Cost):
-    """The most bytes of eight-bit activations that live at once, for one image: RAM of a microcontroller."""
+    """The most bytes of eight-bit activations that live at once for one image: the RAM of a microcontroller."""
 
     name, label, unit = "arena", "arena (int8)", "bytes"
 
@@ -73,7 +73,7 @@ def arena_bytes(network: nn.Module, image: Tensor) -> int:
     """The most bytes of activations in eight bits that live at once; network and image are on the meta device."""
     operators = _operators(network, image)
     last = {buffer: i for i, operator in enumerate(operators) for buffer in operator.reads}
-    place: dict[int, int] = {}  # of a buffer that another one is written over
+    place: dict[int, int] = {}  # the buffer that another one overwrites
     sizes = {_IMAGE: image.numel()}
     spans: dict[int, tuple[int, int]] = {_IMAGE: (0, 0)}
     for i, operator in enumerate(operators):
@@ -97,17 +97,19 @@ _IMAGE = 0
 class _Operator:
     """One operator of an interpreter."""
 
-    reads: list[int]  # numbers of the buffers that it reads; weights are none
-    writes: dict[int, int]  # the buffers that it fills, with their elements
-    fused: bool = False  # whether it may write over what it reads
+    reads: list[int]  # numbers of the buffers that it reads, without weights
+    writes: dict[int, int]  # numbers of the buffers that it fills, and their elements
+    fused: bool = False  # whether it may overwrite its input
 
 
 def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
-    """What a network does, in order; a buffer is known by a number."""
+    """The operators of a network in order, with numbers for their buffers."""
     import torch
 
+    from nas_optuna.spaces.shapes import tensors_in
+
     numbers = {image.untyped_storage()._cdata: _IMAGE}
-    held: list[Tensor] = []  # so that no storage takes the place of one that was freed
+    held: list[Tensor] = []  # keeps storages alive, so that none gets the address of another
     weights = {weight.untyped_storage()._cdata for weight in (*network.parameters(), *network.buffers())}
     count = itertools.count(_IMAGE + 1)
     found: list[_Operator] = []
@@ -115,18 +117,18 @@ def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
     def note(function: Any, given: Any, result: Any) -> None:
         reads = [numbers[key] for t in tensors_in(given) if (key := t.untyped_storage()._cdata) in numbers]
         writes: dict[int, int] = {}
-        for tensor in tensors_in(result):  # not the places of a maximum, which only training needs
+        for tensor in tensors_in(result):  # without the indices of a maximum, which only training needs
             key = tensor.untyped_storage()._cdata
             if tensor.is_floating_point() and tensor.numel() and key not in numbers and key not in weights:
                 numbers[key] = next(count)
                 writes[numbers[key]] = tensor.numel()
             held.append(tensor)
         padded = _padded(given[0]) if function.__name__.startswith("convolution") else 0
-        if padded:  # an operator of its own
+        if padded:  # by a separate operator
             around = {next(count): padded}
             found.append(_Operator(reads, around))
             reads = list(around)
-        if writes:  # a view, and what works in place, need no memory
+        if writes:  # views and in-place operators need no memory
             found.append(_Operator(reads, writes, any(name in function.__name__ for name in _FUSED)))
 
     with torch.no_grad(), operators_noted(note):
@@ -135,7 +137,7 @@ def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
 
 
 def _padded(args: Sequence[Any]) -> int:
-    """Elements of a convolution's input with zeros around it, where the convolution cannot add these itself."""
+    """Elements of a convolution's padded input if the convolution cannot pad it itself, else 0."""
     image, weight, _, stride, padding = args[:5]
     same = all(s == 1 and 2 * p == k - 1 for s, p, k in zip(stride, padding, weight.shape[2:], strict=True))
     if same or not any(padding):

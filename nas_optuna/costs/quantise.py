@@ -1,4 +1,4 @@
-"""ONNX models in eight bits, by ONNX Runtime's own static quantisation."""
+"""ONNX models in eight bits, by ONNX Runtime's static quantisation."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ if TYPE_CHECKING:
 _INTEGER = ("Conv", "Gemm", "MatMul", "Add")
 """Operations that ONNX Runtime computes in eight bits, so that their output is an integer."""
 _BLOCK = 16
-"""ONNX Runtime lays channels out in blocks of so many on x86 processors."""
+"""Size of the blocks in which ONNX Runtime lays channels out on x86 processors."""
 CALIBRATION_IMAGES = 256
-"""So many training images tell how large activations become."""
+"""How many training images are used to find the ranges of activations."""
 
 
-def require_tools() -> None:
-    """Refuse eight bits where what makes them is not installed."""
+def require_tools(need: str = "eight bits need") -> None:
+    """Refuse what needs ONNX and ONNX Runtime if they are not installed."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
-    except ImportError:
-        raise SpecError("eight bits need two more packages: pip install 'nas-optuna[onnx]'") from None
+    except ImportError as error:
+        raise SpecError(f"{need} two more packages: pip install 'nas-optuna[onnx]' ({error})") from None
 
 
 def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = False, kept: Sequence[str] = ()) -> bytes:
-    """An ONNX model of one input in eight bits, each weight's channel with its own scale, calibrated on batches."""
-    # Weights are signed and activations unsigned. With signed ones ONNX Runtime computes a layer in full precision on
-    # an x86 processor where its output is read twice, as by an addition or a SiLU, which takes several times as long.
-    # An inner model ends without a conversion of its output, which the layer behind it begins with; nodes that are kept
-    # stay as they are.
+    """An ONNX model of one input in eight bits, with a scale for each channel of a weight, calibrated on batches."""
+    # Weights are signed and activations unsigned. With signed activations, ONNX Runtime on an x86 processor computes a
+    # layer whose output is read twice (by an addition, or a SiLU) in full precision, which takes several times as long.
+    # An inner model ends without the conversion of its output, with which the next layer begins. Nodes in `kept` stay
+    # as they are.
     try:
         return _quantised(model, batches, inner, kept)
     except Exception as error:  # whatever ONNX Runtime's tool raises
@@ -77,9 +77,9 @@ def _quantised(model: bytes, batches: Iterable[NDArray[Any]], inner: bool, kept:
 
 
 def _give_each_its_own_weights(graph: onnx.GraphProto) -> None:
-    """Undo what torch's exporter does to equal tensors, as zero biases are: all but the first become copies, by nodes.
+    """Undo the sharing of equal tensors, such as zero biases, by which torch's exporter turns copies into nodes.
 
-    ONNX Runtime does not see a layer's bias behind such a node, and computes the layer in full precision.
+    ONNX Runtime does not recognise a bias behind such a node, and computes the layer in full precision.
     """
     from onnx import TensorProto
 
@@ -93,10 +93,10 @@ def _give_each_its_own_weights(graph: onnx.GraphProto) -> None:
 
 
 def _pool_in_full_precision(model: onnx.ModelProto) -> None:
-    """Let averages of windows be computed between conversions where that is faster.
+    """Compute average pooling in full precision where that is faster: if all blocks of channels are full.
 
-    ONNX Runtime would fuse conversions and pooling into one operator; a maximum of one tensor between them, which
-    changes nothing, hides the pattern. In full precision it is fast in blocks of channels alone.
+    ONNX Runtime would fuse the pooling with the conversions around it; a maximum of one tensor, which changes nothing,
+    hides the pattern.
     """
     from onnx import helper, shape_inference
 
@@ -114,7 +114,7 @@ def _pool_in_full_precision(model: onnx.ModelProto) -> None:
 
 
 def _cut_end(model: onnx.ModelProto) -> None:
-    """Remove the conversion of the output to integers and back: the layer that follows in a network begins with it."""
+    """Remove the conversion of the output to integers and back, with which the next layer of a network begins."""
     from onnx import TensorProto
 
     graph = model.graph
@@ -138,7 +138,7 @@ def _cut_end(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the tool's advice, which speaks of its own options."""
+    """Silence the tool's advice, which is about its own options."""
     import onnxruntime
 
     before = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""What runs a network where its latency counts, and under which conditions: PyTorch, ONNX Runtime, or one of yours."""
+"""Runtimes whose latency is measured, PyTorch, ONNX Runtime or your own, and the conditions of a measurement."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Runtime(ABC):
     """One way to run a network. A new one is a subclass and an entry point of the group ``nas_optuna.runtimes``.
 
     Attributes:
-        name: What ``--latency-runtime`` calls it.
+        name: Its name for ``--latency-runtime``.
         devices: Types of the devices that it runs on, e.g. ``("cpu", "cuda")``.
-        precisions: What weights and activations may be, e.g. ``("fp32", "int8")``.
+        precisions: Number formats of weights and activations, e.g. ``("fp32", "int8")``.
 
     Examples:
         >>> make_runtime("torch").precisions
@@ -63,14 +63,14 @@ class Runtime(ABC):
 
     @abstractmethod
     def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
-        """Make ready to run a network many times.
+        """Prepare a network to be run many times.
 
         Args:
             module: The network, in eval mode, in fp32 on the CPU.
             images: One batch ``[batch, *input_shape]`` in fp32 on the CPU.
             device: Type of the device.
             precision: One of `precisions`.
-            threads: Threads of one operation on the CPU; the caller has set torch's own.
+            threads: Threads of one operation on the CPU; for torch the caller has set them.
         """
 
     def require(self, device: str, precision: str) -> None:
@@ -96,15 +96,15 @@ def make_runtime(name: str) -> Runtime:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a latency depends on beside the network; two latencies compare only where all of it is the same."""
+    """The conditions of a latency; two latencies can be compared only under equal conditions."""
 
     device: str  # type of the device, ``"cpu"``, ``"cuda"`` or ``"mps"``
-    device_name: str  # what its maker calls it
+    device_name: str  # its maker's name for it
     runtime: str  # a name of `nas_optuna.costs.runtimes.RUNTIMES`, e.g. ``"torch"``
     version: str  # the runtime's version
     threads: int  # threads of one operation on the CPU
     batch_size: int  # images per call
-    precision: str  # what weights and activations are, e.g. ``"fp32"`` or ``"int8"``
+    precision: str  # number format of weights and activations, e.g. ``"fp32"`` or ``"int8"``
 
     @classmethod
     def here(
@@ -178,13 +178,11 @@ class OnnxRuntime(Runtime):
 
     def version(self) -> str:
         """ONNX Runtime's own."""
-        try:
-            import onnx  # noqa: F401  the exporter needs it
-            import onnxruntime
-        except ImportError as error:
-            raise SpecError(
-                f"the onnxruntime runtime needs more packages: pip install 'nas-optuna[onnx]' ({error})"
-            ) from None
+        from nas_optuna.costs.quantise import require_tools
+
+        require_tools("the onnxruntime runtime needs")
+        import onnxruntime
+
         return str(onnxruntime.__version__)
 
     def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
@@ -197,10 +195,10 @@ class OnnxRuntime(Runtime):
 
 
 def to_onnx(module: nn.Module, images: torch.Tensor, *, any_batch: bool = False) -> bytes:
-    """A module that takes one tensor as an ONNX model with the input ``images``."""
+    """The ONNX model, with the input ``images``, of a module that takes one tensor."""
     try:
         return _exported(module, images, any_batch)
-    except Exception as error:  # whatever the exporter, or a layer of somebody's own, raises
+    except Exception as error:  # whatever the exporter or a user's layer raises
         reason = " ".join(str(error).split()).partition(". ")[0][:160] or type(error).__name__
         raise TrainingError(f"{_unsupported(module, images)} cannot be written as ONNX: {reason}") from error
 
@@ -213,14 +211,14 @@ def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": batch}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch._C._jit_set_onnx_log_output_stream("stderr")  # where it fails, it prints a graph on stdout
+        torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it would print a graph to stdout
         # The exporter built on torch.export takes about a second a module, this one 20 ms.
         torch.onnx.export(module, (images,), file, dynamo=False, **names)  # type: ignore[arg-type]
     return file.getvalue()
 
 
 def _unsupported(module: nn.Module, images: torch.Tensor) -> str:
-    """The first layer that cannot be written as ONNX on its own."""
+    """The name of the first layer that cannot be written as ONNX on its own."""
     import torch
 
     taken: dict[str, tuple[nn.Module, torch.Tensor]] = {}
@@ -234,7 +232,7 @@ def _unsupported(module: nn.Module, images: torch.Tensor) -> str:
         for name, layer in module.named_modules()
         if name and not any(layer.children())
     ]
-    with torch.no_grad(), suppress(Exception):  # it may be the network that fails, wherever it runs
+    with torch.no_grad(), suppress(Exception):  # the network itself may fail
         module(images)
     for handle in handles:
         handle.remove()

@@ -1,11 +1,11 @@
-"""The costs that a study knows of each architecture before it is trained, the limits on them, and what lies inside."""
+"""The costs that a study knows of each architecture before training, and limits on them."""
 
 from __future__ import annotations
 
 import itertools
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nas_optuna.costs.cost import Cost, CostContext
@@ -23,11 +23,11 @@ logger = logging.getLogger(__name__)
 _STARTS = 4
 _ENUMERATED = 1024
 _HOPELESS = 2.0
-"""Where the first descent of a large space ends so many times beyond a limit, others would not come within it."""
+"""If the first descent in a large space ends this many times beyond a limit, others would not get within it."""
 
 
 class StudyCosts:
-    """Every cost of a study, by name: those that it asks for, and those that cost nothing to know."""
+    """The costs of a study, by name: those that it needs, and those that are known at no cost."""
 
     def __init__(
         self,
@@ -55,19 +55,19 @@ class StudyCosts:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The costs that are known."""
+        """Names of the costs."""
         return tuple(self._costs)
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
-        """Every known cost, by name."""
-        return {name: cost(architecture) for name, cost in self._costs.items()}
+        """Every cost, by name."""
+        return self.only(self.names, architecture)
 
-    def only(self, names: Sequence[str], architecture: Architecture) -> dict[str, float]:
-        """Some of the costs, by name: a measured one is worth its time only where it is needed."""
+    def only(self, names: Iterable[str], architecture: Architecture) -> dict[str, float]:
+        """Some costs, by name, because measuring others would take time."""
         return {name: self._costs[name](architecture) for name in names}
 
     def refine(self, architecture: Architecture, costs: Mapping[str, float]) -> dict[str, float]:
-        """The costs, where objectives need them as exactly as is known by now (`Cost.refine`)."""
+        """The costs, more exact by now for those that are objectives (`Cost.refine`)."""
         return {
             name: self._costs[name].refine(architecture, value) if name in self._optimised else value
             for name, value in costs.items()
@@ -77,12 +77,12 @@ class StudyCosts:
         return self._costs[name]
 
     def quantity(self, name: str) -> Quantity:
-        """How a known cost is called, written and compared."""
+        """How a cost is named, written and compared."""
         return self._quantities[name]
 
 
 def _cost_class(name: str) -> type[Cost]:
-    """The class of a registered cost, checked: it may be somebody else's."""
+    """The class of a registered cost, checked because it may be third-party code."""
     found = COSTS.find(name)
     if not (isinstance(found, type) and issubclass(found, Cost)):
         raise SpecError(f"cost {name!r} is no subclass of nas_optuna.costs.cost.Cost")
@@ -96,7 +96,7 @@ def _cost_class(name: str) -> type[Cost]:
 
 
 class Limits:
-    """The most that costs may be, by name, in their units, and the least of one that is maximised."""
+    """Upper limits on costs, by name, in their units; lower limits on costs that are maximised."""
 
     def __init__(self, limits: Mapping[str, float], costs: StudyCosts, space: SearchSpace) -> None:
         self._limits = dict(limits)
@@ -107,18 +107,18 @@ class Limits:
         return bool(self._limits)
 
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
-        """How far each limited cost is outside its limit, as a share of the limit; feasible at 0 and below."""
-        # Shares, because samplers add up what is outside limits of different units.
+        """How far each limited cost is outside its limit, as a share of the limit; at most 0 if feasible."""
+        # Shares, because samplers add up the excess over limits of different units.
         signs = {name: self._costs.quantity(name).sign for name in self._limits}
         return {name: signs[name] * (costs[name] / self._bound(name) - 1) for name in self._limits}
 
     def _bound(self, name: str) -> float:
-        """The known value up to which the true one is taken to be inside the limit."""
+        """The known value up to which the true one is assumed to be inside the limit."""
         room = 1 + (self._costs[name].margin or 0.0)
         return self._limits[name] * room if self._costs.quantity(name).maximize else self._limits[name] / room
 
     def remarks(self) -> Iterator[str]:
-        """What to tell a person of limits on costs that are known with an error, one line each."""
+        """Remarks for a person on limits on costs with an error, one line each."""
         for name, limit in self._limits.items():
             margin = self._costs[name].margin
             if margin is None:
@@ -131,8 +131,8 @@ class Limits:
                 )
 
     def facts(self, architecture: Architecture) -> dict[str, str]:
-        """What an architecture costs of what is limited, for a reader."""
-        known = self._costs.only(list(self._limits), architecture)
+        """The limited costs of an architecture, for a person."""
+        known = self._costs.only(self._limits, architecture)
         found = {}
         for name, limit in self._limits.items():
             cost, under = self._costs.quantity(name), self._costs[name].conditions
@@ -142,25 +142,23 @@ class Limits:
         return found
 
     def side(self, name: str) -> str:
-        """Which side of its limit a cost may not be on."""
+        """The side of its limit on which a cost is infeasible."""
         return "below" if self._costs.quantity(name).maximize else "above"
 
     def largest_excess(self, architecture: Architecture) -> float:
-        """How far the cost that is furthest outside its limit is so, as a share of it; below 0 where all are inside."""
-        costs = self._costs.only(list(self._limits), architecture)
-        return max(self.excess(costs).values(), default=-1.0)
+        """The largest excess over a limit, as a share of it; negative if all costs are inside."""
+        return max(self.excess(self._costs.only(self._limits, architecture)).values(), default=-1.0)
 
     def total_excess(self, architecture: Architecture) -> float:
-        """How far an architecture is outside its limits, added up; feasible at 0 and below."""
-        costs = self._costs.only(list(self._limits), architecture)
-        return sum(max(0.0, value) for value in self.excess(costs).values())
+        """The sum of all excess over limits; 0 if feasible."""
+        return sum(max(0.0, value) for value in self.excess(self._costs.only(self._limits, architecture)).values())
 
     def check(self) -> None:
         """Refuse a limit that no architecture meets."""
         for name, limit in self._limits.items():
             more, bound = self._costs.quantity(name).maximize, self._bound(name)
             architecture = best_in_cost(self._space, self._costs, name, limit=bound)
-            cost = self._costs.only([name], architecture)[name]
+            cost = self._costs[name](architecture)
             if cost < bound if more else cost > bound:
                 room = "" if bound == limit else f" with a margin of {self._costs[name].margin:.1%} for its error"
                 known = "possible" if self._space.size <= _ENUMERATED else "found"
@@ -178,15 +176,14 @@ def best_in_cost(
     direction: Direction | None = None,
     limit: float | None = None,
 ) -> Architecture:
-    """The architecture at the good end of a cost; with a limit, the first that is inside, or hopelessly outside."""
-    # MACs decide between equals, since a peak of memory does not show what lies beside it. Where a cost has to be
-    # measured, the architecture with the least of its proxy stands for the cheapest.
+    """The best architecture in a cost; with a limit, the first that is inside, or hopelessly outside."""
+    # MACs decide between equals, since a peak of memory hides smaller differences. For a cost that has to be measured,
+    # its proxy decides.
     counted = costs[name].proxy or name
     sign = -1.0 if (direction or costs.quantity(name).direction) == "maximize" else 1.0
 
     def key(architecture: Architecture) -> tuple[float, float]:
-        found = costs.only([counted, "macs"], architecture)
-        return sign * found[counted], found["macs"]
+        return sign * costs[counted](architecture), costs["macs"](architecture)
 
     candidates = _candidates(space, key)
     if limit is not None:
@@ -208,7 +205,7 @@ _Key = Callable[[Architecture], tuple[float, float]]
 
 
 def _candidates(space: SearchSpace, key: _Key) -> Iterator[Architecture]:
-    """Every architecture of a small space; of a larger one, where descents from several starts end."""
+    """Every architecture of a small space; the ends of descents from several starts in a larger one."""
     if space.size <= _ENUMERATED:
         yield from space.enumerate()
         return
@@ -219,7 +216,7 @@ def _candidates(space: SearchSpace, key: _Key) -> Iterator[Architecture]:
 
 
 def _descent(space: SearchSpace, key: _Key, best: Architecture) -> Architecture:
-    """Where it ends to let each parameter in turn take the choice with the least key, until none gets better."""
+    """The end of a coordinate descent, in which each parameter in turn takes the choice with the least key."""
     while True:
         before = key(best)
         for name, parameter in space.parameters.items():
@@ -229,17 +226,16 @@ def _descent(space: SearchSpace, key: _Key, best: Architecture) -> Architecture:
 
 
 def nearest_inside(space: SearchSpace, costs: StudyCosts, limits: Limits, start: Architecture) -> Architecture | None:
-    """The network itself where it is inside, or the one at which a walk over its smaller neighbours comes inside."""
-    # Each step changes one parameter: the one that loses the fewest MACs for what it saves of what is limited, so that
-    # weights are saved where a network has most of them, which is at its end. Only when that is done, parts are left
-    # out.
-    here, excess = start, limits.largest_excess(start)
+    """The first network inside the limits on a walk from a start over smaller neighbours; None if there is none."""
+    # Each step changes one parameter: the one that loses the fewest MACs for the excess that it saves. So weights are
+    # saved where a network has most of them, at its end. Parts are left out only when no other step helps.
+    here, excess, macs = start, limits.largest_excess(start), costs["macs"]
     while excess > 0:
-        macs, steps = costs.only(["macs"], here)["macs"], []
+        steps = []
         for other in _smaller(space, here):
             saved = excess - limits.largest_excess(other)
             if saved > 1e-9:
-                lost = (macs - costs.only(["macs"], other)["macs"]) / saved
+                lost = (macs(here) - macs(other)) / saved
                 steps.append((_parts(other) < _parts(here), lost, saved, other))
         if not steps:
             return None
@@ -249,12 +245,12 @@ def nearest_inside(space: SearchSpace, costs: StudyCosts, limits: Limits, start:
 
 
 def _parts(architecture: Architecture) -> int:
-    """How many parameters the network asks for; one whose blocks are left out asks for fewer."""
+    """How many parameters the network uses; it is fewer if blocks are left out."""
     return len(str(architecture).split(","))
 
 
 def _smaller(space: SearchSpace, architecture: Architecture) -> Iterator[Architecture]:
-    """Those with one ordered choice a step lower."""
+    """The neighbours with one ordered choice a step lower."""
     for name, parameter in space.parameters.items():
         chosen = architecture.params.get(name)
         place = parameter.choices.index(chosen) if parameter.ordered and chosen is not None else 0

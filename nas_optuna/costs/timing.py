@@ -1,7 +1,7 @@
 """Timing calls in visits, and ONNX models by ONNX Runtime.
 
 Every latency kit has a copy of this file as its ``measure.py`` (`nas_optuna.costs.latency_kit`), so that a device
-without PyTorch is measured exactly as this machine is. It runs alone, under Python 3.9 with ONNX Runtime.
+without PyTorch is measured exactly as this machine. It runs alone, under Python 3.9 with ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ FORMAT = "nas-optuna latency kit 1"
 TABLE_FORMAT = "nas-optuna latency table 1"
 WARM_UP = 3
 CALLS = 5
-"""The fewest timed calls of a visit; what is fast is called as often as the visit's seconds allow."""
+"""The fewest timed calls of a visit; fast calls are repeated as often as its seconds allow."""
 SECONDS = 0.012
-"""Length of a visit: several short ones are not all disturbed by the same thing."""
+"""Length of a visit; several short ones are not all affected by the same disturbance."""
 ROUNDS = 4
 LOOK = 0.5
 """Seconds between two visits of the reference operation."""
 LEAST_LOOKS = 8
-"""Fewer visits of the reference operation do not tell a throttled device from a chance."""
+"""Fewer visits of the reference operation cannot tell throttling from chance."""
 DRIFT = 1.15
-"""A reference operation slower than its fastest visit by this factor says that the device is throttled or busy."""
+"""A device is throttled or busy if the reference operation is slower than its fastest visit by this factor."""
 SPREAD = 1.25
-"""An operation whose two fastest visits differ by more than this factor is not to be trusted."""
+"""A measurement is doubtful if the two fastest visits of an operation differ by more than this factor."""
 TRUSTED_ERROR = 0.1
 PRECISIONS = ("fp32", "int8")
 
 Visit = Tuple[float, float, float]
 """Lower quartile, median and upper quartile of one visit's calls, in milliseconds."""
 _LOOKS = ("looks", "reference")
-"""Where the visits of the reference operation are kept."""
+"""The key of the visits of the reference operation."""
 
 
 def visit(call: Callable[[], float], seconds: float) -> Visit:
-    """Time a call again and again."""
+    """Time repeated calls."""
     for _ in range(WARM_UP):
         call()
     times: List[float] = []
@@ -65,9 +65,9 @@ def visit(call: Callable[[], float], seconds: float) -> Visit:
 
 
 def rounds_of(places: Iterable[Any], visits: Mapping[Any, Sequence[Visit]], rounds: int) -> Iterator[Any]:
-    """Each place once a round, every round in another random order; those that were visited so often are left out."""
-    # A machine's speed drifts, and is disturbed for seconds. Several visits in random order let that fall on all alike,
-    # and leave some undisturbed.
+    """Each place once a round, every round in another random order, without those already visited so often."""
+    # A machine's speed drifts and is disturbed for seconds. With several visits in random order this affects all places
+    # alike, and leaves some visits undisturbed.
     for turn in range(rounds):
         order = sorted(places)
         random.Random(turn).shuffle(order)
@@ -75,9 +75,9 @@ def rounds_of(places: Iterable[Any], visits: Mapping[Any, Sequence[Visit]], roun
 
 
 def fastest(visits: Iterable[Visit]) -> float:
-    """One latency for several visits: the median of the fastest."""
-    # What else runs on a machine makes it slower, for seconds at a time, and hardly ever faster. Where half of the
-    # visits were disturbed, so is their median.
+    """One latency for several visits: the median of the fastest visit."""
+    # Other processes slow a machine down for seconds at a time, and never speed it up. If half of the visits were
+    # disturbed, their median would be, too.
     return min(median for _, median, _ in visits)
 
 
@@ -105,14 +105,14 @@ def session_call(model: Any, threads: int, images: Any = None) -> Callable[[], f
 
 
 def slow_looks(looks: Sequence[Visit]) -> int:
-    """In how many visits of the reference operation a device was throttled or busy; 0 where that hardly matters."""
+    """How many visits of the reference operation show a throttled or busy device; 0 if they are few."""
     medians = [median for _, median, _ in looks]
     slow = sum(median > DRIFT * min(medians) for median in medians)
     return slow if len(medians) >= LEAST_LOOKS and slow > len(medians) / 4 else 0
 
 
 def main() -> int:
-    """Measure the kit that this file lies in; the table goes to the standard output."""
+    """Measure the kit in this file's folder, and print the table to the standard output."""
     parser = argparse.ArgumentParser(
         description="Measure the operations of a search space on this device, with ONNX Runtime alone.",
         epilog="Example: python measure.py > table.json    (Ctrl-C stops it, the same command goes on)",
@@ -159,7 +159,7 @@ def main() -> int:
 def _measure(
     folder: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any], rounds: int, again: bool
 ) -> Dict[str, Any]:
-    """Visit every operation and network, each round in another order; go on from what an earlier call has kept."""
+    """Visit every operation and network, each round in another order, continuing an earlier call."""
     precision = conditions["precision"]
     models = {("entries", key): files[precision] for key, files in kit["operations"].items()}
     models.update({("networks", text): files[precision] for text, files in kit["networks"].items()})
@@ -195,7 +195,7 @@ def _measure(
 
 
 def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
-    """What a network takes beside its operations, by the whole networks of the kit; says how far off the sums are."""
+    """The time of a network beside its operations, from the kit's whole networks; prints the error of the sums."""
     pairs = [
         (fastest(found), sum(fastest(table["entries"][key]) for key in kit["networks"][text]["operations"]))
         for text, found in table["networks"].items()
@@ -211,7 +211,7 @@ def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
 
 
 class _Watch:
-    """Tells progress, and whether the device was throttled or busy meanwhile."""
+    """Reports progress, and whether the device was throttled or busy meanwhile."""
 
     def __init__(self, reference: Callable[[], float], looks: List[Visit]) -> None:
         self._reference = reference
@@ -221,7 +221,7 @@ class _Watch:
         self._first = -1
 
     def look(self, done: int, total: int) -> Visit | None:
-        """Visit the reference operation now and then, and say every five seconds how far it is."""
+        """Visit the reference operation now and then, and report progress every five seconds."""
         now, looked = time.monotonic(), None
         if self._first < 0:
             self._first = done - 1
@@ -236,7 +236,7 @@ class _Watch:
         return looked
 
     def report(self, visits: Mapping[Tuple[str, str], List[Visit]]) -> None:
-        """Name what cannot be trusted."""
+        """Print what cannot be trusted."""
         slow = slow_looks(self._looks)
         if slow:
             _say(
@@ -256,7 +256,7 @@ class _Watch:
 
 
 def _earlier(log: Path, conditions: Mapping[str, Any], kit: str) -> Tuple[str, Dict[Tuple[str, str], List[Visit]]]:
-    """When an earlier call began, and what it has measured of this kit under these conditions."""
+    """The beginning of an earlier call, and its visits of this kit under these conditions."""
     visits: Dict[Tuple[str, str], List[Visit]] = {}
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
@@ -277,14 +277,14 @@ def _earlier(log: Path, conditions: Mapping[str, Any], kit: str) -> Tuple[str, D
 
 
 def device_name() -> str:
-    """What the processor's maker calls it."""
+    """The processor's name by its maker."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
     said = {key.strip().lower(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     names = [said.get(key, "") for key in ("model name", "model", "hardware")]
-    # An x86 processor's "model" is a number; an Arm board says there what it is.
+    # An x86 processor's "model" is a number; on an Arm board it is the board's name.
     found = [name for name in names if name and not name.isdigit()]
     return found[0] if found else platform.processor() or platform.machine()
 
@@ -301,7 +301,7 @@ def _refuse(text: str) -> int:
 if __name__ == "__main__":
     try:
         code = main()
-    except BrokenPipeError:  # whoever reads the table has gone
+    except BrokenPipeError:  # the reader of the table has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
