@@ -1,1 +1,1 @@
-"""What a study looks like: notes, figures and exports."""
+"""Studies for people: tables, notes, pages, drawings and exports."""

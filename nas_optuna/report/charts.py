@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup
 
@@ -20,13 +20,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Series:
-    """Points that belong together."""
+    """A series of points."""
 
     points: Sequence[Point]  # ``(x, y)``, in the order in which they are joined
     style: str  # CSS classes: ``"line s0"``, ``"pale"``, ``"dot s0"``, ``"dot faint"``
-    titles: Sequence[str] = ()  # what a pointer shows at each point; for dots only
-    errors: Sequence[float] = ()  # how far each point may be off, drawn as a bar up and down; for dots only
-    name: str = ""  # stands in the legend; left out there where it is empty
+    titles: Sequence[str] = ()  # tooltips of dots
+    errors: Sequence[float] = ()  # half lengths of error bars of dots
+    name: str = ""  # in the legend; an unnamed series is left out there
 
 
 def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False) -> Markup:
@@ -62,19 +62,18 @@ def _finite(series: Series, log_x: bool) -> Series:
     keep = [
         i for i, (x, y) in enumerate(series.points) if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)
     ]
-    return Series(
-        [series.points[i] for i in keep],
-        series.style,
-        [series.titles[i] for i in keep] if series.titles else (),
-        [series.errors[i] for i in keep] if series.errors else (),
-        series.name,
+    return replace(
+        series,
+        points=[series.points[i] for i in keep],
+        titles=[series.titles[i] for i in keep] if series.titles else (),
+        errors=[series.errors[i] for i in keep] if series.errors else (),
     )
 
 
 def _scale(
     low: float, high: float, start: float, end: float, log: bool = False, whole: bool = False
 ) -> tuple[Callable[[float], float], list[tuple[float, str]]]:
-    """From a value to a place, and the ticks of the axis."""
+    """A function from values to positions, and the ticks of the axis."""
     if low == high:
         low, high = (low / 2, high * 2) if log else (low - (abs(low) * 0.05 or 0.5), high + (abs(high) * 0.05 or 0.5))
     f = math.log10 if log else float
@@ -89,7 +88,7 @@ def _scale(
         values = [m * 10.0**e for e in range(math.floor(a), math.ceil(b) + 1) for m in (1, 2, 5)]
         values = [v for v in values if a <= math.log10(v) <= b]
         values = values if len(values) <= 7 else values[:: math.ceil(len(values) / 6)]
-    if len(values) < 2:  # all values within one decade, say
+    if len(values) < 2:  # a linear axis, or all values within one decade
         span = high - low
         step = 10.0 ** math.floor(math.log10(span / 4))
         step *= next(m for m in (1, 2, 5, 10) if span / (m * step) <= 6)

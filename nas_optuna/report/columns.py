@@ -1,4 +1,4 @@
-"""A column of a table, which a terminal prints and a page shows."""
+"""Columns of tables, for terminals and for pages."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table; `of` gives its cell of a row, which otherwise is a sequence of cells."""
+    """A column of a table; `of` gives its cell in a row. Without it, rows are sequences of cells."""
 
     heading: str
     of: Callable[[Any], object] | None = None
     right: bool = False
     shortest: int | None = None  # the width to which its cells may be shortened before other columns are left out
     wrap: bool = False  # whether its text may be folded over several lines
-    rank: int = 0  # where the terminal is too narrow, the highest goes first; 0 stays, others go where they are empty
+    rank: int = 0  # 0 always stays; others are left out if empty, or, the highest first, if the terminal is too narrow
 
 
 def filled(columns: Sequence[Column], rows: Sequence[Any]) -> dict[str, Any]:
-    """What a template shows of a table; as on a terminal, a column that may be left out goes where it is empty."""
+    """A table for a template, without empty columns that may be left out, as on a terminal."""
     cells = {column: [column.of(row) if column.of else None for row in rows] for column in columns}
     kept = [column for column in columns if not column.rank or any(cells[column])]
     return {

@@ -1,4 +1,4 @@
-"""Several studies side by side: what each found, and how soon."""
+"""Several studies side by side: their results, and how soon they found them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from nas_optuna.study.studies import maximizes, study_spec
 
 @dataclass(frozen=True)
 class Summary:
-    """What one study found."""
+    """The results of one study."""
 
     study: str  # its name
-    sampler: str  # what proposed architectures
-    pruner: str  # what stopped trials
+    sampler: str
+    pruner: str
     trials: int  # trials in any state
     complete: int  # trials inside the limits that were trained to the end
     seconds: float  # seconds of training, of all trials
     best: float | None  # the best value of the first objective; None without a complete trial
-    error: float | None  # one standard error of it, where it is an accuracy
-    architecture: str  # the best trial's
+    error: float | None  # one standard error of `best` if it is an accuracy
+    architecture: str  # the architecture of the best trial
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -91,7 +91,7 @@ def require_comparable(studies: Sequence[Study]) -> str:
 
 
 def differences(studies: Sequence[Study]) -> tuple[str, ...]:
-    """What else differs between studies, a line each: where there is any, values do not compare samplers alone."""
+    """What differs between studies beside sampler and pruner, a line each; it may explain different values."""
     found: dict[str, dict[str, list[str]]] = {}
     for study in studies:
         for name, value in _what_decides(study).items():
@@ -105,7 +105,7 @@ def differences(studies: Sequence[Study]) -> tuple[str, ...]:
 
 
 def _what_decides(study: Study) -> dict[str, Any]:
-    """All but sampler and pruner that decides what a study can find, by name."""
+    """Everything that decides what a study can find, by name, without sampler and pruner."""
     spec, data = study_spec(study), study.user_attrs.get(StudyKey.DATA, {})
     sections = {name: value for name, value in spec.to_dict().items() if name not in _OF_THE_SEARCH}
     found: dict[str, Any] = {"images": _images(spec.data.name, data)}
@@ -113,7 +113,7 @@ def _what_decides(study: Study) -> dict[str, Any]:
         begin = "searched " if name == "search" else f"{name}."
         found |= {begin + key: item for key, item in value.items()} if isinstance(value, dict) else {name: value}
     del found["data.name"]
-    if ":" in spec.space.name:  # code may have changed while its name has not
+    if ":" in spec.space.name:  # the code may have changed under the same name
         described = json.dumps(study.user_attrs.get(StudyKey.SPACE), sort_keys=True)
         found["space.name"] = f"{spec.space.name} ({hex_digest(described, 6)})"
     by_clock = any(attribute(trial, TrialKey.SHARE) is not None for trial in study.get_trials(deepcopy=False))
@@ -125,7 +125,7 @@ _OF_THE_SEARCH = frozenset({"sampler", "pruner", "supernet", "keep_paused"})
 
 
 def _images(name: str, data: Mapping[str, Any]) -> str:
-    """Name, numbers and digest: the digest is what tells them apart, the others what a person knows."""
+    """Name, numbers and digest of the images: the digest tells them apart, the others are for people."""
     if "fingerprint" not in data:
         return name
     counts = f"{data.get('training', '?')} + {data.get('validation', '?')}"

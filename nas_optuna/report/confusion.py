@@ -1,4 +1,4 @@
-"""The confusion matrix of a retrained network: as a picture, and what it says in words."""
+"""The confusion matrix of a retrained network, as a picture and as a table of its classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLASS_COLUMNS = (
 )
 """The columns of a table of `Confusion.accuracies`."""
 MOST_NUMBERS = 24
-"""Classes up to which each cell has its number; a larger picture has colours alone."""
+"""The most classes for which each cell shows its number; with more, cells have colours alone."""
 
 _STYLE = """
 .nas-matrix { --paper: #ffffff; --ink: #1f2430; --faint: #5b6577; --edge: #d5dbe6; --right: #2f6fde; --wrong: #d9622b;
@@ -36,11 +36,11 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Confusion:
-    """Which class was taken for which."""
+    """A confusion matrix."""
 
-    classes: Sequence[str]  # what each class is called
+    classes: Sequence[str]  # names of the classes
     counts: Sequence[Sequence[int]]  # row is the true class, column the predicted one; each image counts once per seed
-    seeds: int = 1  # networks that the counts are of
+    seeds: int = 1  # number of networks that were counted
 
     @classmethod
     def of(cls, report: TestReport) -> Confusion:
@@ -48,7 +48,7 @@ class Confusion:
         return cls(report.classes, report.predictions, len(report.seeds))
 
     def accuracies(self) -> list[tuple[str, float, int, str]]:
-        """Each class that has test images, worst first: name, share recognised, images, what it was mistaken for."""
+        """Each class that has test images, worst first: name, accuracy, images, classes it was mistaken for."""
         rows = []
         for i, counts in enumerate(self.counts):
             if total := sum(counts):
@@ -61,9 +61,8 @@ class Confusion:
         """The picture: one self-contained SVG element, which follows the reader's light or dark setting."""
         n = len(self.classes)
         cell = 30.0 if n <= MOST_NUMBERS else max(4.0, 600.0 / n)
-        shown = max(1, round(12 / cell))  # only so many names that they do not overlap
-        # Names stand upright where they would not fit beside each other.
-        upright = max(map(len, self.classes), default=0) > cell / 7
+        shown = max(1, round(12 / cell))  # every how many names are shown, so that they do not overlap
+        upright = max(map(len, self.classes), default=0) > cell / 7  # names that do not fit side by side are turned
         left, top = 104.0, 100.0 if upright else 22.0
         parts = []
         for i, name in enumerate(self.classes):

@@ -1,13 +1,13 @@
-"""What optuna-dashboard shows of a study: notes, files, attributes under names for people; and how it is served safely.
+"""A study in optuna-dashboard: notes, files, readable names of attributes; and a server that is safe to run.
 
-Its own ``save_note`` reads the notes of all trials twice, and importing it takes longer than training a small network.
-Optuna keeps attributes under keys that are made for programs, and the dashboard prints them as they are; here its
-answers are rewritten on their way to the browser, and what is stored does not change.
+The dashboard's own ``save_note`` reads the notes of all trials twice, and importing it takes longer than training a
+small network. The dashboard shows the keys of attributes, which are made for programs; its answers are rewritten on
+their way to the browser, and what is stored does not change.
 
-A browser sends requests of any page that a person visits to 127.0.0.1 as well. Two checks stop them. A page whose own
-name was made to resolve to 127.0.0.1 (DNS rebinding) still sends that name as the host. A page of another origin names
-itself in ``Origin`` or ``Sec-Fetch-Site``. An artifact of somebody else's study (HTML, SVG) may hold a script, which
-must not run in the origin of the dashboard.
+Any page that a person visits can make the browser send requests to 127.0.0.1. Two checks stop them: a page whose own
+name was made to resolve to 127.0.0.1 (DNS rebinding) still sends that name as the host, and a page of another origin
+names itself in ``Origin`` or ``Sec-Fetch-Site``. An artifact of somebody else's study (HTML, SVG) may contain a script,
+which must not run in the origin of the dashboard.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 _PREFIX = "dashboard:artifacts:"
-"""Where optuna-dashboard looks, among a study's attributes, for a trial's files, also when the trial has ended."""
+"""Prefix of study attributes in which optuna-dashboard looks for a trial's files, even of an ended trial."""
 _OF_STUDY = "artifacts:"
-"""Where Optuna's ``upload_artifact`` keeps a study's own files, such as the history of a supernet."""
+"""Prefix of study attributes in which Optuna's ``upload_artifact`` keeps a study's own files."""
 _FIGURES = [f"dashboard:plot_data:{name}:" for name in ("front", "curves", "supernet-alphas", "controller-entropy")]
-"""Where figures of earlier releases begin, which nothing brings up to date any more."""
+"""Prefixes of figures that earlier releases wrote, and that are no longer updated."""
 _COLOUR_OF_FIGURES = "#7d8797"
-"""What tells these figures from a user's own of the same name."""
+"""A colour that distinguishes these figures from a user's own of the same name."""
 DRAWING = "drawing.svg"
 NOTE_PART = 2045
-"""Characters of a note for each attribute, which optuna-dashboard sets so that any database takes them."""
+"""Characters of a note in one attribute: optuna-dashboard's limit, which every database accepts."""
 _NAME = re.compile(r"[0-9a-f-]{36}")
-"""What a stored file may be called: a UUID, so that no name from a database leads out of the store's folder."""
+"""The name of a stored file: a UUID, so that no name from a database leads out of the store's folder."""
 _STUDY = re.compile(r"/api/studies/(\d+)")
 TRIAL_NAMES = {
     TrialKey.ARCHITECTURE: "architecture",
@@ -66,23 +66,23 @@ TRIAL_NAMES = {
     TrialKey.CONTINUES: "continues trial",
     TrialKey.FEASIBLE: "inside the limits",
 }
-"""Attributes of a trial that a person may want to see, in the order in which they are shown; costs follow."""
+"""Attributes of a trial for people, in the order in which they are shown; costs follow."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN = frozenset({"", "none", "same-origin"})
 """``Sec-Fetch-Site`` of the server's own pages and of an address typed in; tools send none."""
 _SANDBOX = "sandbox; default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'unsafe-inline'"
-"""What a browser may run of an answer that is no page of the dashboard's own: nothing, and in no origin."""
+"""The policy for answers that are not the dashboard's own pages: no scripts, and no origin."""
 _PROTECTION = [
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Cross-Origin-Opener-Policy", "same-origin"),
     ("X-Frame-Options", "DENY"),
     ("X-Content-Type-Options", "nosniff"),
 ]
-"""Headers that keep a page of another origin from embedding, framing or holding on to what is served."""
+"""Headers that keep a page of another origin from embedding or framing the dashboard."""
 
 
 class ArtifactFolders(FileSystemArtifactStore):
-    """The artifact store of a storage whose studies keep files in several folders; new ones are put into its own."""
+    """The artifact store of a storage whose studies keep files in several folders; it writes to its own."""
 
     def __init__(self, own: Path, others: Callable[[], Iterable[Path]]) -> None:
         super().__init__(own)
@@ -109,7 +109,7 @@ class ArtifactFolders(FileSystemArtifactStore):
 
 
 def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """Write files to the artifact store."""
+    """Write files to the artifact store, and return the study attributes that name them."""
     store.mkdir(parents=True, exist_ok=True)
     writer = FileSystemArtifactStore(store)
     attributes = {}
@@ -134,7 +134,7 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
 
 
 def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: str) -> str | None:
-    """Where optuna-dashboard serves a trial's file, for a link in a note; None where there is no such file."""
+    """The path under which optuna-dashboard serves a trial's file; None if there is no such file."""
     for _, facts in _kept(attributes, trial_id):
         if facts.get("filename") == name:
             return f"/artifacts/{study_id_of(study)}/{trial_id}/{facts.get('artifact_id')}"
@@ -147,7 +147,7 @@ def of_study(study: Study) -> list[str]:
 
 
 def remove_figures(study: Study, attributes: Mapping[str, Any]) -> None:
-    """Remove the figures that earlier releases kept in a study, and that would stay as they were then."""
+    """Remove figures of earlier releases from a study, since they are no longer updated."""
     for start in _FIGURES:
         parts = sorted((key for key in attributes if key.startswith(start)), key=lambda key: (len(key), key))
         if _COLOUR_OF_FIGURES in "".join(str(attributes[key]) for key in parts):
@@ -165,7 +165,7 @@ def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, d
 
 
 def _facts(value: Any) -> dict[str, Any]:
-    """What optuna-dashboard keeps of an artifact; nothing where somebody has altered that."""
+    """The description of an artifact; empty if it is damaged."""
     try:
         found = json.loads(value)
     except (TypeError, ValueError):
@@ -176,7 +176,7 @@ def _facts(value: Any) -> dict[str, Any]:
 def dashboard_note(
     text: str, trial: Trial | FrozenTrial | None = None, attributes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return the study's system attributes in which optuna-dashboard looks for a note."""
+    """The study's system attributes that hold a note for optuna-dashboard."""
     known, version, part = attributes or {}, *_note_keys(trial)
     parts = {f"{part}{i}": text[start : start + NOTE_PART] for i, start in enumerate(range(0, len(text), NOTE_PART))}
     stale = {key: "" for key in known if key.startswith(part) and key not in parts}
@@ -184,7 +184,7 @@ def dashboard_note(
 
 
 def note_in(attributes: Mapping[str, Any]) -> str:
-    """Return the note of a study that optuna-dashboard keeps among the study's system attributes."""
+    """The note of a study among its system attributes."""
     version, part = _note_keys(None)
     if version not in attributes:
         return ""
@@ -194,7 +194,7 @@ def note_in(attributes: Mapping[str, Any]) -> str:
 
 
 def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
-    """The key of a note's version, and what the keys of its parts begin with."""
+    """The key of a note's version, and the prefix of its parts."""
     of = "" if trial is None else f"{trial_id_of(trial)}:"
     return f"dashboard:{of}note_ver", f"dashboard:{of}note_str:"
 
@@ -203,7 +203,7 @@ Attribute = dict[str, str]
 
 
 class ReadableAttributes:
-    """Renames attributes in the dashboard's answers about studies, whose user attributes a number gives."""
+    """Renames attributes in the dashboard's answers; `attributes` gives a study's user attributes by its id."""
 
     def __init__(self, application: WSGIApplication, attributes: Callable[[int], Mapping[str, Any]]) -> None:
         self._application = application
@@ -232,7 +232,7 @@ class ReadableAttributes:
 
 
 def readable(answer: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer of the dashboard's about one study, with names for people."""
+    """The dashboard's answer about one study, with names for people."""
     if "user_attrs" in answer:
         own = [a for a in answer["user_attrs"] if not a["key"].startswith(PREFIX)]
         answer["user_attrs"] = own + study_rows(attributes)
@@ -246,7 +246,7 @@ def readable(answer: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str,
 
 
 def _name(key: str, is_number: bool) -> str | None:
-    """A trial's attribute for a person; None where it is for programs."""
+    """The name of a trial's attribute for people; None if it is only for programs."""
     own = key.removeprefix(PREFIX)
     if key in TRIAL_NAMES or own == key:
         return TRIAL_NAMES.get(key, key)
@@ -271,7 +271,7 @@ def _is_number(text: str) -> bool:
 
 
 def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
-    """What a study is and what retraining found, a short line each."""
+    """The settings of a study and the results of retraining, a short line each."""
     spec = attributes.get(StudyKey.SPEC)
     if not isinstance(spec, dict):
         return []
@@ -334,18 +334,18 @@ class OwnPagesOnly:
 
 
 def create_server(host: str, port: int, application: WSGIApplication) -> WSGIServer:
-    """Bind an address; ``serve_forever`` of the result then answers."""
+    """A server bound to an address; call its ``serve_forever``."""
     return make_server(host, port, application, server_class=_Server, handler_class=_Handler)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread a request: a page asks for several things at once."""
+    """A thread per request, since a page sends several at once."""
 
     daemon_threads = True
 
 
 class _Handler(WSGIRequestHandler):
-    """Requests of a person's own browser are no news."""
+    """Logs no requests."""
 
     def log_message(self, format: str, *args: object) -> None:
         """Print nothing."""

@@ -1,4 +1,4 @@
-"""A network as a picture: layers as boxes, tensors as arrows, each layer's share of the compute as a bar behind it."""
+"""Drawings of networks: layers as boxes, tensors as arrows, each layer's share of the compute as a bar behind it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nas_optuna.errors import NasOptunaError
-from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import count
 from nas_optuna.report.network_graph import Layer, Shape, graph_of
-from nas_optuna.report.rendering import escaped, framed
+from nas_optuna.report.rendering import escaped, framed, save
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -29,7 +27,7 @@ _GAP = 30.0
 _LANE = 14.0
 _MARGIN = 12.0
 _LETTERS = 50
-"""Characters that the second line of a box has room for."""
+"""Characters that fit into the second line of a box."""
 
 _STYLE = """
 .nas-net { --paper: #ffffff; --ink: #1f2430; --faint: #667085; --line: #98a2b3; --box: #f5f7fb; --edge: #c9d1de;
@@ -47,7 +45,7 @@ _STYLE = """
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture that a notebook shows and a file keeps.
+    """A picture, which a notebook displays.
 
     Attributes:
         svg: The picture, one self-contained SVG element; it follows the reader's light or dark setting.
@@ -61,19 +59,14 @@ class Drawing:
         Raises:
             NasOptunaError: The file cannot be written.
         """
-        path = Path(path)
-        try:
-            write_file(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + self.svg + "\n")
-        except OSError as error:
-            raise NasOptunaError(f"cannot write {path}: {error.strerror}") from error
-        return path
+        return save(path, '<?xml version="1.0" encoding="UTF-8"?>\n' + self.svg + "\n")
 
     def _repr_svg_(self) -> str:
         return self.svg
 
 
 def draw(space: SearchSpace, architecture: Architecture, title: str | None = None) -> Drawing:
-    """Draw the network of an architecture; without a title its text stands above the picture."""
+    """Draw the network of an architecture; the default title is its text."""
     from nas_optuna.training.network import network_failures
 
     with network_failures("the network cannot be drawn"):
@@ -116,7 +109,7 @@ class _Picture:
         self._params = sum(layer.params for layer in self.layers)
 
     def _place(self) -> None:
-        """A row for each depth; in a row, each layer as near to what it takes its input from as there is room."""
+        """Put layers into rows by depth, each as near to its inputs as there is room."""
         for layer in self.layers:
             small = layer.kind in ("input", "sum", "product", "concat") and not layer.then
             self.places.append(_Place(0.0, 0.0, *((_SMALL, _SMALL_HEIGHT) if small else (_BOX, _HEIGHT))))
@@ -185,7 +178,7 @@ class _Picture:
         return text + (f", {layer.params:,} weights" if layer.params else "")
 
     def _edges(self) -> tuple[list[str], float]:
-        """Arrows, and how far to the right they reach."""
+        """The arrows, and the right end of the furthest."""
         edges, lanes, furthest = [], [list[tuple[float, float]]() for _ in range(60)], 0.0
         for number, layer in enumerate(self.layers):
             for source in layer.inputs:
@@ -210,7 +203,7 @@ class _Picture:
 
 
 def _spread(members: list[_Place]) -> None:
-    """Move the places of a row apart until there is room between them; their mean stays."""
+    """Move the places of a row apart so that they do not overlap, keeping their mean."""
     before = sum(place.x for place in members)
     members.sort(key=lambda place: place.x)
     for one, next_ in itertools.pairwise(members):
@@ -235,7 +228,7 @@ def shape_text(shape: Shape) -> str:
 
 
 def _straight(start: _Place, end: _Place, passed: Sequence[float]) -> str:
-    """Down from `start`, beside what is passed, then over to `end`."""
+    """An arrow down from `start`, past the layers between, then over to `end`."""
     turn = max([start.bottom, *passed])
     middle = (turn + end.y - 7) / 2
     path = f"M{start.x:.1f} {start.bottom:.1f}V{turn:.1f}"
@@ -245,7 +238,7 @@ def _straight(start: _Place, end: _Place, passed: Sequence[float]) -> str:
 
 
 def _around(start: _Place, end: _Place, lane: float) -> str:
-    """Out of the right side of `start`, down a lane, and into the right side of `end`."""
+    """An arrow out of the right side of `start`, down a lane, and into the right side of `end`."""
     top, bottom = start.y + start.height * 0.7, end.y + end.height / 2
     path = f"M{start.right:.1f} {top:.1f}H{lane - 6:.1f}q6 0 6 6V{bottom - 6:.1f}q0 6 -6 6H{end.right + 7:.1f}"
     return f'<path class="flow" d="{path}"/><path class="head" d="M{end.right + 1:.1f} {bottom:.1f}l8 -4.5v9z"/>'

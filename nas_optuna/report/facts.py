@@ -1,4 +1,4 @@
-"""The facts of a study and of its trials that tables, notes and pages share; each is read once."""
+"""Facts of a study and of its trials for tables, notes and pages; each is read once."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from nas_optuna.study.studies import command, maximizes, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
 Section = dict[str, Any]
-"""What a template shows of one section."""
+"""The values of one section of a template."""
 
 
 @dataclass
 class StudyFacts:
-    """A study as every table, note and page sees it."""
+    """A study for every table, note and page."""
 
-    study: Study  # the study; all its trials are read once
+    study: Study
     data_directory: Path | None = None  # where data sets are
     files: Path | None = None  # the folder of the study's files
-    may_load: bool = False  # load the images where the study does not remember how many of them validate
+    may_load: bool = False  # whether to load the images if the study does not remember how many validate
 
     def __post_init__(self) -> None:
         self.study = read_once(self.study)
@@ -56,7 +56,7 @@ class StudyFacts:
 
     @property
     def what(self) -> str:
-        """What is searched, and how."""
+        """A sentence on what is searched, and how."""
         spec = self.spec
         how = f"pruner {spec.pruner.name}, {plural(spec.recipe.epochs, 'epoch')} per trial"
         by_clock = {StudyKey.FIT, StudyKey.WITHIN} & self.attributes.keys()
@@ -70,55 +70,80 @@ class StudyFacts:
 
     @cached_property
     def images(self) -> int | None:
-        """Number of validation images, where that is known."""
+        """Number of validation images, if known."""
         return validation_images(self.study, self.data_directory) if self.may_load else remembered_images(self.study)
 
     @cached_property
     def winners(self) -> Winners | None:
-        """The best trial and the cheapest as good."""
+        """The best trial and the cheapest that is as good."""
         return winners(self.study, self.images)
 
     @cached_property
     def gain(self) -> Gain | None:
-        """What the search has brought, where its first objective is accuracy."""
+        """The gain of the search, if its first objective is accuracy."""
         return gain_of(self.study)
 
     def described(self, record: TrialRecord, *, typed: bool = False) -> list[tuple[str, object]]:
-        """What a table of one trial says: its number, its architecture and its figures; see `figures_of`."""
+        """One trial as names and values: number, architecture, and figures as in `figures_of`."""
         named = [("trial", record.number), ("architecture", record.architecture)]
         return [*named, *figures_of(record, self.names, self.images, typed=typed), ("epochs", record.epochs)]
 
-    def columns(self, records: Sequence[TrialRecord], **how: Any) -> list[Column]:
-        """The columns of a table of trials: number, figures, architecture; `how` is as in `figure_columns`."""
+    def columns(
+        self, records: Sequence[TrialRecord], *, kept: int = 1, brief: bool = False, errors: bool = True
+    ) -> list[Column]:
+        """The columns of a table of trials: number, objectives (the first `kept` stay), epochs, costs, architecture.
+
+        A terminal shows `brief` figures under the names of a spec, a page exact figures under headings for people.
+        """
+
+        def objective(place: int, record: TrialRecord) -> str | None:
+            texts = objectives_of(record, self.names, self.images, brief=brief, errors=errors)
+            return texts[place][1] if place < len(texts) else None
+
+        def cost(quantity: Quantity, record: TrialRecord) -> str | None:
+            write = quantity.brief if brief else quantity.number
+            return write(record.costs[quantity.name]) if quantity.name in record.costs else None
+
+        headings = self.names if brief else [describe(name).heading for name in self.names]
+        costs = [describe(name) for name in cost_names(records, self.names)]
+        ranks = (3, *range(8, 99))  # the first cost stays longer than epochs and time do
         return [
             Column("trial", lambda record: record.number, right=True),
-            *figure_columns(records, self.names, self.images, **how),
+            *(
+                Column(heading, partial(objective, place), right=True, shortest=15, rank=2 * (place >= kept))
+                for place, heading in enumerate(headings)
+            ),
+            Column("epochs", lambda record: record.epochs or None, right=True, rank=5),
+            *(
+                Column(each.heading, partial(cost, each), right=True, rank=rank)
+                for each, rank in zip(costs, ranks, strict=False)
+            ),
             Column("architecture", lambda record: record.architecture, shortest=28),
         ]
 
     def command(self, name: str, *words: str) -> str:
-        """How a person goes on with the study."""
+        """A command for this study, for a person to type."""
         return command(self.study, name, "--study", self.study.study_name, *words)
 
 
 def objectives_of(
-    record: TrialRecord, names: Sequence[str], images: int | None = None, *, brief: bool = False
+    record: TrialRecord, names: Sequence[str], images: int | None = None, *, brief: bool = False, errors: bool = True
 ) -> list[tuple[str, str]]:
-    """Objectives and their values, an accuracy with its error on so many images; none where the trial has none."""
-    error = standard_error(record, images)
+    """Names and values of a trial's objectives, an accuracy with its standard error on that many images."""
+    error = standard_error(record, images) if errors else None
     named = zip(names, record.values, strict=False)
     return [(name, with_error(name, value, error, brief=brief)) for name, value in named]
 
 
 def described_costs(record: TrialRecord, but: Sequence[str] = ()) -> list[tuple[Quantity, float]]:
-    """What the network costs, without those costs that are objectives."""
+    """The costs of a trial's network, without those that are objectives."""
     return [(describe(name), record.costs[name]) for name in cost_names([record], but)]
 
 
 def figures_of(
     record: TrialRecord, names: Sequence[str], images: int | None, *, typed: bool = False
 ) -> list[tuple[str, str]]:
-    """A trial's figures for a person, with their units: in words, or objectives by the names that are `typed`."""
+    """A trial's figures with units for a person; `typed` keeps the names of objectives as in a spec."""
     own = {name.partition(":")[0] for name in names} if typed else frozenset()
     rows = [
         (name, text)
@@ -134,7 +159,7 @@ def figures_of(
 
 
 def remarks_of(record: TrialRecord) -> list[str]:
-    """What is special about a trial and how it ended, if anything is."""
+    """Remarks on where a trial came from and how it ended, if there are any."""
     remarks = [REFERENCE] if record.origin == REFERENCE else []
     remarks += [f"continues trial {record.continues}"] if record.continues is not None else []
     remarks += [f"as trial {record.duplicate_of}"] if record.duplicate_of is not None else []
@@ -142,9 +167,9 @@ def remarks_of(record: TrialRecord) -> list[str]:
 
 
 def retrained_figures(report: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """What a retraining found, as a study remembers it: name and value."""
+    """The results of a retraining that a study remembers, as names and values."""
     seeds, many, spread = report["seeds"], len(report["seeds"]) > 1, report.get("spread")
-    # Only what its test accuracy takes is certain to be there (`study.schema`).
+    # Only what the test accuracy needs is certain to be there (`study.schema`).
     each = zip(seeds, report.get("accuracies", ()), strict=False) if many else ()
     trained = f"{report['images']:,} for training, " if "images" in report else ""
     rows = [
@@ -160,49 +185,13 @@ def retrained_figures(report: Mapping[str, Any]) -> list[tuple[str, object]]:
     return [row for row in rows if row[1] is not None]
 
 
-def figure_columns(
-    records: Sequence[TrialRecord],
-    names: Sequence[str],
-    images: int | None,
-    *,
-    kept: int = 1,
-    brief: bool = False,
-    errors: bool = True,
-) -> list[Column]:
-    """The figures that any of the records has: objectives, of which the first `kept` stay, epochs, other costs.
-
-    A terminal shows them `brief`, and objectives by the names that are typed there; a page shows exact figures.
-    """
-
-    def objective(place: int, record: TrialRecord) -> str | None:
-        if place >= len(record.values):
-            return None
-        error = standard_error(record, images) if errors else None
-        return with_error(names[place], record.values[place], error, brief=brief)
-
-    def cost(quantity: Quantity, record: TrialRecord) -> str | None:
-        write = quantity.brief if brief else quantity.number
-        return write(record.costs[quantity.name]) if quantity.name in record.costs else None
-
-    found = [
-        Column(heading, partial(objective, place), right=True, shortest=15, rank=2 * (place >= kept))
-        for place, heading in enumerate(names if brief else (describe(name).heading for name in names))
-    ]
-    found.append(Column("epochs", lambda record: record.epochs or None, right=True, rank=5))
-    ranks = (3, *range(8, 99))  # the first cost stays longer than epochs and time do
-    return found + [
-        Column(each.heading, partial(cost, each), right=True, rank=rank)
-        for each, rank in zip(map(describe, cost_names(records, names)), ranks, strict=False)
-    ]
-
-
 def titles_of(trials: Sequence[FrozenTrial]) -> list[str]:
-    """What a pointer shows at each trial's dot."""
+    """Tooltips of trials in a chart."""
     return [f"trial {t.number}: {TrialRecord.of(t).architecture}" for t in trials]
 
 
 def staircase(points: Sequence[charts.Point], *, maximize: bool) -> list[charts.Point]:
-    """Corners of the step line of the best value so far; at first there is none, which no chart draws."""
+    """Corners of the step line of the best value so far; the first is infinite, which no chart draws."""
     corners: list[charts.Point] = []
     best = -math.inf if maximize else math.inf
     for x, value in points:
@@ -218,7 +207,7 @@ def curve_of(trial: FrozenTrial) -> list[charts.Point]:
 
 
 def rows(study: Study) -> list[dict[str, Any]]:
-    """One flat dict a trial: its record, one key for each objective, one for each parameter."""
+    """One flat dict per trial: its record, and a key for each objective, cost and parameter."""
     names = objective_names(study)
     result = []
     for trial in study.get_trials(deepcopy=False):

@@ -1,4 +1,4 @@
-"""The layers of any network and the tensors that flow between them, found by watching one forward pass."""
+"""The layers of any network and the tensors between them, found by watching one forward pass."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 _LIGHT = ("activation", "pool", "norm", "dropout", "reshape", "elementwise")
-"""Kinds that are written into the box of the layer before them, because a box of their own would say little more."""
+"""Kinds that are written into the box of the layer before them, because another box would say little more."""
 _UNSEEN = ("contiguous", "to", "float", "clone", "detach", "requires_grad_", "type", "cpu", "cuda", "identity")
-"""Functions that change no value; a drawing leaves them out."""
+"""Functions that change no value; drawings leave them out."""
 _RESHAPES = ("flatten", "view", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "unflatten")
 _SUMS = ("add", "__add__", "__radd__", "__iadd__", "add_")
 _PRODUCTS = ("mul", "__mul__", "__rmul__", "__imul__", "mul_")
@@ -34,32 +34,31 @@ class Layer:
     """One step of a network's forward pass."""
 
     kind: str  # ``"input"``, ``"conv"``, ``"linear"``, ``"sum"``, ``"concat"``, ``"pool"``, … or ``"other"``
-    title: str  # what it is, for a person: ``"Conv 3×3, 16 filters"``
+    title: str  # for people, e.g. ``"Conv 3×3, 16 filters"``
     shape: Shape  # shape of one output, without the batch
     macs: int = 0  # multiply-accumulates for one input
     params: int = 0  # number of weights
     inputs: tuple[int, ...] = ()  # places of the layers whose outputs it takes
-    # what follows at once, in order, and has no box of its own: ``("max pool 2×2", "ReLU")``
-    then: tuple[str, ...] = ()
+    then: tuple[str, ...] = ()  # titles of layers that follow in the same box, e.g. ``("max pool 2×2", "ReLU")``
 
 
 def graph_of(space: SearchSpace, architecture: Architecture) -> tuple[Layer, ...]:
-    """The layers of an architecture's network; no weights are allocated where the network allows that."""
+    """The layers of an architecture's network, if possible without allocating weights."""
     import torch
 
     shape = space.input_shape
     try:
         with torch.device("meta"):
             return trace(space.build(architecture), shape)
-    except (RuntimeError, NotImplementedError, ValueError):  # some modules look at their values
+    except (RuntimeError, NotImplementedError, ValueError):  # some modules read the values of tensors
         with torch.random.fork_rng(devices=[]):
             return trace(space.build(architecture), shape)
 
 
 def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
-    """Run a network once on one input and note every layer that it calls, in the order of the calls."""
-    # A layer is a function of torch that the network or a module of ``torch.nn`` calls. So nothing has to be known of
-    # any class, and the network's code may branch as it likes.
+    """Run a network once on one input and record every layer that it calls, in order."""
+    # A layer is a function of torch that the network or a module of ``torch.nn`` calls. So no class has to be known,
+    # and the network's code may branch.
     import torch
 
     weight = next(network.parameters(), None)
@@ -78,7 +77,7 @@ def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
 
 
 class _Recorder:
-    """Notes layers, and which layer made which tensor."""
+    """Records layers, and which layer made which tensor."""
 
     def __init__(self, image: Tensor) -> None:
         from nas_optuna.costs.complexity import flop_counter
@@ -86,20 +85,20 @@ class _Recorder:
         self.input = image
         self.layers = [Layer("input", "input", tuple(image.shape[1:]))]
         self._made_by = {id(image): 0}
-        self._alive: list[object] = [image]  # or an id would be used again
+        self._alive: list[object] = [image]  # so that no id is reused
         self._flops = flop_counter()
         self._counted: set[int] = set()
 
     def places(self, values: object) -> list[int]:
-        """The layers that made the tensors in a nest of values."""
-        from torch.utils._pytree import tree_leaves
+        """The layers that made the tensors in a nested structure."""
+        from nas_optuna.spaces.shapes import tensors_in
 
-        found = (self._made_by.get(id(value)) for value in tree_leaves(values))
+        found = (self._made_by.get(id(value)) for value in tensors_in(values))
         return list(dict.fromkeys(place for place in found if place is not None))
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within it every call of a function is noted; what such a function calls itself is a part of it."""
+        """Record every call of a function inside the block, without the calls that it makes itself."""
         from torch.overrides import TorchFunctionMode
 
         recorder = self
@@ -117,24 +116,25 @@ class _Recorder:
             yield
 
     def _note(self, function: Any, args: Any, kwargs: Any, result: Any, before: int, sources: list[int]) -> None:
-        import torch
-        from torch.utils._pytree import tree_leaves
+        from torch import nn
 
-        tensors = [value for value in tree_leaves(result) if isinstance(value, torch.Tensor)]
+        from nas_optuna.spaces.shapes import tensors_in
+
+        tensors = tensors_in(result)
         if not tensors:
-            return  # a size, say
+            return  # e.g. a size
         self._alive += tensors
         name = getattr(function, "__name__", str(function))
         kind, title = _function_title(name, args, kwargs, len(sources))
         if kind == "unseen" and len(sources) == 1:
             self._made_by |= {id(tensor): sources[0] for tensor in tensors}
             return
-        weights = [value for value in tree_leaves([args, kwargs]) if isinstance(value, torch.nn.Parameter)]
+        weights = [value for value in tensors_in([args, kwargs]) if isinstance(value, nn.Parameter)]
         new = [weight for weight in weights if id(weight) not in self._counted]
         self._counted |= {id(weight) for weight in new}
         self._alive += new
         macs = (self._flops.get_total_flops() - before) // 2
-        if kind == "elementwise" and title in name and (macs or new):  # attention, say
+        if kind == "elementwise" and title in name and (macs or new):  # e.g. attention
             kind, title = "other", title.removesuffix("_forward").replace("_", " ")
         shape, params = tuple(tensors[0].shape[1:]), sum(weight.numel() for weight in new)
         layer = Layer(kind, title, shape, macs=macs, params=params, inputs=tuple(sources))
@@ -143,7 +143,7 @@ class _Recorder:
 
 
 def _between_input_and(ends: Sequence[int], layers: Sequence[Layer]) -> list[Layer]:
-    """The layers that an end needs, renumbered."""
+    """The layers on which the outputs depend, renumbered."""
     needed, open_ = {0}, list(ends)
     while open_:
         place = open_.pop()
@@ -156,7 +156,7 @@ def _between_input_and(ends: Sequence[int], layers: Sequence[Layer]) -> list[Lay
 
 
 def _merged(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Write a light layer into the box before it, where nothing else takes that one's output."""
+    """Merge each light layer into the box before it, unless something else takes that one's output."""
     users = [0] * len(layers)
     for layer in layers:
         for source in layer.inputs:
@@ -224,7 +224,7 @@ def _function_title(name: str, args: Sequence[Any], kwargs: dict[str, Any], sour
     if plain.endswith("_norm"):
         return "norm", plain.replace("_", " ")
     if plain == "hardtanh" and (_argument(1, "min_val", args, kwargs), _argument(2, "max_val", args, kwargs)) == (0, 6):
-        return "activation", "ReLU6"  # its module calls it so
+        return "activation", "ReLU6"  # the function that nn.ReLU6 calls
     if "dropout" in plain:
         share = _argument(1, "p", args, kwargs, 0.5)
         return ("dropout", f"dropout {share:g}") if share else ("unseen", plain)

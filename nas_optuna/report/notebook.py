@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas_optuna.errors import StudyError
-from nas_optuna.files import write_file
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.report.rendering import save
 from nas_optuna.study.files import holding
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import TrialRecord
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Report:
-    """A report that a notebook shows and a file keeps.
+    """A report, which a notebook displays.
 
     Attributes:
         html: The whole page.
@@ -37,10 +37,12 @@ class Report:
     html: str
 
     def save(self, path: Path | str) -> Path:
-        """Write the page to a file."""
-        path = Path(path)
-        write_file(path, self.html)
-        return path
+        """Write the page to a file.
+
+        Raises:
+            NasOptunaError: The file cannot be written.
+        """
+        return save(path, self.html)
 
     def _repr_html_(self) -> str:
         import html
@@ -50,11 +52,11 @@ class Report:
 
 @dataclass(frozen=True)
 class LoadedStudy:
-    """A stored study, to look at.
+    """A stored study, for a notebook.
 
     Attributes:
-        study: The Optuna study, with all that Optuna offers.
-        data_directory: Where data sets are; their default place without it.
+        study: The Optuna study.
+        data_directory: Where data sets are; None is their default place.
     """
 
     study: optuna.Study
@@ -135,12 +137,12 @@ def load_study(
 
     Args:
         name: Name of the study.
-        storage: URL of the database; ``NAS_OPTUNA_STORAGE``, else ``sqlite:///nas-optuna.db``.
-        data_directory: Where data sets are.
-        trust: Agree that the code which the study names is imported.
+        storage: URL of the database; by default ``NAS_OPTUNA_STORAGE``, else ``sqlite:///nas-optuna.db``.
+        data_directory: Where data sets are; None is their default place.
+        trust: Allow that the code which the study names is imported.
 
     Raises:
-        StudyError: There is no such study, it is not ours, or it names code that nobody has agreed to.
+        StudyError: There is no such study, it is not one of nas-optuna, or it names code that was not allowed.
 
     Examples:
         >>> import tempfile

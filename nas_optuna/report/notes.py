@@ -1,4 +1,4 @@
-"""Notes for optuna-dashboard: what a trial was, with its drawing, and what its study has found so far."""
+"""Notes for optuna-dashboard: each trial with its drawing, and the study's results so far."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace
 
 _GAP = "&emsp;"
-"""Ends each cell of a table, between whose columns optuna-dashboard leaves no room."""
+"""The end of each cell of a table, as optuna-dashboard leaves no room between columns."""
 FRONT = 10
-"""Trials of a front that a study's note lists."""
+"""The most trials of a front that a study's note lists."""
 
 
 def trial_note(
@@ -72,7 +72,7 @@ def architecture_table(params: Mapping[str, Any]) -> str:
 
 
 def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
-    """Markdown of a study: what is searched, what was found, and what to do next."""
+    """Markdown of a study: its search, its results, and the next step."""
     facts = StudyFacts(study)
     trials, names = facts.trials, facts.names
     states = Counter(trial.state.name.lower() for trial in trials)
@@ -114,7 +114,7 @@ def _tested(study: Study) -> list[str]:
 
 
 class NoteWriter(Callback):
-    """Writes the note of each ended trial, drawn where a space and a store are given, and that of the study."""
+    """Writes the note of the study and of each ended trial, with a drawing if a space and a store are given."""
 
     def __init__(self, space: SearchSpace | None = None, store: Path | None = None) -> None:
         self._space = space
@@ -124,7 +124,7 @@ class NoteWriter(Callback):
         self._best: float | None = None
 
     def run_started(self, run: Run) -> None:
-        """Read what all notes need; of a trial whose process was killed before its note, the run tells once more."""
+        """Read what all notes need; a trial whose process was killed before its note is told again."""
         self._names = objective_names(run.study)
         self._images = remembered_images(run.study)
 
@@ -154,7 +154,7 @@ class NoteWriter(Callback):
         try:
             svg = draw_trial(self._space, ended).svg
             return dashboard.keep(self._store, trial_id_of(ended), {dashboard.DRAWING: svg.encode()})
-        except (NasOptunaError, OSError):  # a note without a drawing is better than none
+        except (NasOptunaError, OSError):  # the note goes without a drawing
             return {}
 
     def _is_new_best(self, study: Study, value: float) -> bool:
@@ -166,7 +166,7 @@ class NoteWriter(Callback):
 
 
 def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, report: TestReport) -> None:
-    """Show what retraining found beside its trial: the network's file, the confusion matrix, the test accuracy."""
+    """Add the results of a retraining to its trial's note: network file, confusion matrix, test accuracy."""
     number, matrix = trial_id_of(trial), "confusion-matrix.svg"
     picture = Confusion.of(report).svg().encode()
     dashboard.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})
@@ -184,7 +184,7 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
 def write_study_note(study: Study) -> None:
     """Write the note of a study for the dashboard, unless a person has changed it."""
     if study.user_attrs.get(StudyKey.SPEC) is None:
-        return  # a plain study of Optuna's, with an objective of ours
+        return  # a plain Optuna study with our objective
     attributes = study_system_attributes(study)
     dashboard.remove_figures(study, attributes)
     before = note_in(attributes)

@@ -1,6 +1,6 @@
-"""``nas-optuna report``: a study as one self-contained HTML page for somebody who was not there.
+"""``nas-optuna report``: a study as one self-contained HTML page.
 
-Each function gives what one section of ``templates/report.html.j2`` shows, or nothing where there is nothing to show.
+Each function gives the values of one section of ``templates/report.html.j2``, or None for an empty section.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ from nas_optuna.training import evaluate
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 SHOWN_CLASSES = 20
-"""Classes that are listed, worst first."""
+"""The most classes that are listed, worst first."""
 MANY = 40
-"""Curves from which on they would hide each other, and are drawn thin."""
+"""More curves than this would hide each other, and are drawn thin."""
 LEAST_FOR_IMPORTANCE = 10
-"""Trials to compare below which a share of importance would be a guess."""
+"""The fewest trials from which importance is estimated."""
 LEAST_FOR_CHECK = 5
-"""Networks trained alone below which a rank correlation says nothing."""
+"""The fewest networks trained alone from which a rank correlation is computed."""
 
 
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
@@ -97,7 +97,7 @@ def _heading(facts: StudyFacts) -> Section:
 
 
 def _unfinished(facts: StudyFacts) -> Section:
-    """Why there is no winner yet, and what to type."""
+    """Why there is no winner yet, and the next commands."""
     ends = {TrialState.COMPLETE: "outside the limits", TrialState.PRUNED: "stopped by the pruner"}
     finished = [trial for trial in facts.trials if trial.state.is_finished()]
     causes = Counter(TrialRecord.of(trial).cause or ends.get(trial.state, "failed") for trial in finished)
@@ -150,7 +150,7 @@ def _test(facts: StudyFacts) -> Section | None:
 
 
 def _mistakes(facts: StudyFacts) -> list[tuple[str, str, str]]:
-    """The winner's mistakes, where its weights were kept: class, what it was taken for, and the small picture."""
+    """The winner's mistakes, if its weights were kept: class, predicted class, and a small picture."""
     if facts.files is None or facts.winners is None:
         return []
     best = facts.winners.best
@@ -163,7 +163,7 @@ def _mistakes(facts: StudyFacts) -> list[tuple[str, str, str]]:
         experiment.require_same(facts.study)
         search = experiment.search
         network = kept_network(facts.study, search, best, kept).classifier.network
-    except NasOptunaError:  # whatever it lacks, the report is whole without these pictures
+    except NasOptunaError:  # whatever is missing, the report goes without these pictures
         return []
     images, names = search.data.validation, search.data.train.classes
     loader = BatchLoader(images, search.spec.recipe.batch_size, search.space.input_size, cpu)
@@ -279,7 +279,7 @@ def _version(package: str) -> str | None:
 
 
 def what_mattered(facts: StudyFacts) -> Section | None:
-    """How much each parameter matters; None where there are too few trials to compare."""
+    """The importance of each parameter; None if there are too few trials to compare."""
     epoch, values = _compared(facts)
     if len(values) < LEAST_FOR_IMPORTANCE:
         return None
@@ -295,8 +295,8 @@ def what_mattered(facts: StudyFacts) -> Section | None:
 
 
 def _compared(facts: StudyFacts) -> tuple[int | None, dict[int, float]]:
-    """Values that compare trials, by number: final, or of the last epoch that enough have reached."""
-    # A pruner leaves few complete trials in a short search, and what it has stopped tells something, too.
+    """Trial number → value: the final one, or the one of the last epoch that enough trials have reached."""
+    # A pruner leaves few complete trials in a short search, and those that it stopped tell something, too.
     if len(facts.complete) >= LEAST_FOR_IMPORTANCE:
         return None, {trial.number: trial.values[0] for trial in facts.complete}
     by_epoch: dict[int, dict[int, float]] = {}
@@ -308,7 +308,7 @@ def _compared(facts: StudyFacts) -> tuple[int | None, dict[int, float]]:
 
 
 def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
-    """Optuna's estimate, from a study in memory in which these trials end with these values."""
+    """Optuna's estimate, from a study in memory whose trials have these values."""
     storage = optuna.storages.InMemoryStorage()
     storage.create_new_study([facts.study.directions[0]], "compared")
     compared = optuna.load_study(study_name="compared", storage=storage)
@@ -319,7 +319,7 @@ def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mappi
 
 
 def supernet_section(facts: StudyFacts) -> Section | None:
-    """Argmax, probabilities, entropies and rank correlation; None where no supernet was trained."""
+    """Argmax, probabilities, entropies and rank correlation; None if no supernet was trained."""
     try:
         result = read_result(facts.study)
         space = space_of(facts.study)
@@ -335,8 +335,7 @@ def supernet_section(facts: StudyFacts) -> Section | None:
 
 
 def _entropies(facts: StudyFacts, artifact: str) -> Markup | None:
-    """The entropy of each parameter's alphas over the epochs, from the file that the training left behind."""
-    # None where the strategy trained none.
+    """The entropy of each parameter's alphas over the epochs, from the training's file; None without alphas."""
     if facts.files is None or not artifact:
         return None
     try:
@@ -362,7 +361,7 @@ def _entropies(facts: StudyFacts, artifact: str) -> Markup | None:
 
 
 def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:
-    """What the supernet says of each network that was trained alone, against its accuracy."""
+    """The supernet's score of each network that was trained alone, against its accuracy."""
     from scipy.stats import kendalltau
 
     scorer = find_predictor(facts.study, {name: p.choices for name, p in space.parameters.items()})

@@ -1,14 +1,16 @@
-"""Pages from the templates beside this file, and what pictures share: all text is text, and only ours is markup."""
+"""Pages from the templates beside this file, and helpers for pictures; no text of a study becomes markup."""
 
 from __future__ import annotations
 
 import xml.sax.saxutils as xml
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from nas_optuna.errors import printable, shortened
+from nas_optuna.errors import NasOptunaError, printable, shortened
+from nas_optuna.files import write_file
 from nas_optuna.quantities import plural
 
 if TYPE_CHECKING:
@@ -16,8 +18,18 @@ if TYPE_CHECKING:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page of a template; a value is escaped unless it is a `Markup`."""
+    """Fill in a template; values are escaped unless they are `Markup`."""
     return _environment().get_template(template).render(values)
+
+
+def save(path: Path | str, text: str) -> Path:
+    """Write a page or a picture to a file; a `NasOptunaError` if that fails."""
+    path = Path(path)
+    try:
+        write_file(path, text)
+    except OSError as error:
+        raise NasOptunaError(f"cannot write {path}: {error.strerror}") from error
+    return path
 
 
 @cache
@@ -37,15 +49,15 @@ def _environment() -> jinja2.Environment:
 
 
 def _printable(value: object) -> object:
-    """Text without control characters, which a page may not hold even where they are escaped."""
+    """Text without control characters, which a page must not contain, not even escaped."""
     if isinstance(value, Markup):
         return value
     return "" if value is None else printable(str(value))
 
 
 def escaped(text: str, room: int = 200) -> str:
-    """Text that is no markup, shortened in its middle where it is too long."""
-    return xml.escape(shortened(printable(text), room))  # XML refuses control characters even where they are escaped
+    """Text escaped for XML, without control characters, and shortened in its middle if it is too long."""
+    return xml.escape(shortened(printable(text), room))
 
 
 def attribute(text: str) -> str:
@@ -54,7 +66,7 @@ def attribute(text: str) -> str:
 
 
 def framed(name: str, label: str, width: float, height: float, style: str, parts: str) -> str:
-    """One self-contained SVG element on a sheet of paper; its style is for the CSS class `name`."""
+    """One self-contained SVG element with a background; its style is for the CSS class `name`."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="{name}" role="img" aria-label={attribute(label)}'
         f' width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'

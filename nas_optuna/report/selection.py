@@ -1,4 +1,4 @@
-"""Which trial of a study is meant: the best one, the cheapest that is as good, or one by its number."""
+"""Selection of a trial of a study: the best, the cheapest that is as good, or one by its number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nas_optuna.study.trial_queue import REFERENCE
 
 
 def space_of(study: Study) -> SearchSpace:
-    """The space that a study searches, made from what the study remembers, without its images."""
+    """The space of a study, made without its images."""
     spec = study_spec(study)
     identity = study.user_attrs.get(StudyKey.SPACE)
     if identity is None:
@@ -39,7 +39,7 @@ def space_of(study: Study) -> SearchSpace:
 
 
 def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
-    """What the best or `chosen` trial has brought; None without one, or where the first objective is no accuracy."""
+    """The gain of the best or `chosen` trial; None without one, or if the first objective is no accuracy."""
     images, trials = remembered_images(study), longest_trained(complete_trials(study))
     best = chosen or best_of(study, trials)
     if best is None or images is None or objective_names(study)[0] not in ACCURACIES:
@@ -57,24 +57,24 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
 
 
 def measured(trial: FrozenTrial, images: int | None) -> Measured:
-    """The first value of a complete trial, and its standard error; 0 where that is not known."""
+    """The first value of a complete trial, and its standard error; 0 if that is unknown."""
     return Measured(trial.values[0], _error(trial, images) or 0.0)
 
 
 def _error(trial: FrozenTrial, images: int | None) -> float | None:
-    """One standard error of a trial's first value, where that is an accuracy, in full precision or not."""
+    """One standard error of a trial's first value if that is an accuracy, whatever its precision."""
     return standard_error(replace(TrialRecord.of(trial), accuracy=trial.values[0]), images)
 
 
 def validation_images(study: Study, data_directory: Path | None = None) -> int | None:
-    """How many images a study's accuracies were measured on; None where neither it nor this machine knows."""
+    """How many images a study's accuracies were measured on; None if neither the study nor this machine knows."""
     known = remembered_images(study)
     if known is not None:
         return known
     from nas_optuna.data import load_data
     from nas_optuna.data.catalog import is_code
 
-    if is_code(study_spec(study).data.name):  # a number is not worth running somebody's code for
+    if is_code(study_spec(study).data.name):  # third-party code is not run just to get a number
         return None
     try:
         return len(load_data(study_spec(study).data, data_directory).validation)
@@ -84,13 +84,12 @@ def validation_images(study: Study, data_directory: Path | None = None) -> int |
 
 @dataclass(frozen=True)
 class Winners:
-    """The best trial of a study, and those that chance alone may have put behind it."""
+    """The best trial of a study, and those that may be behind it only by chance."""
 
     best: FrozenTrial  # the best complete trial in the first objective
-    # one standard error of its accuracy; None where that is not known, or the first objective is another
-    error: float | None
-    # the complete trials whose accuracies are at most one standard error below the best one's, by falling accuracy;
-    # the best one itself is among them, and no network is twice
+    error: float | None  # one standard error of its accuracy; None if that is unknown, or another objective is first
+    # the complete trials whose accuracies are at most one standard error below the best, the best first; each network
+    # once
     tied: tuple[FrozenTrial, ...]
     cheapest: FrozenTrial  # the one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984)
 
@@ -101,7 +100,7 @@ class Winners:
 
 
 def winners(study: Study, images: int | None, among: Collection[int] | None = None) -> Winners | None:
-    """The best trial `among` those numbered, and those as good on so many images; None without a complete one."""
+    """The winners among all trials or those with the numbers `among`; None without a complete trial."""
     trials = [t for t in longest_trained(complete_trials(study)) if among is None or t.number in among]
     best = best_of(study, trials)
     if best is None:
@@ -116,12 +115,12 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
         if trial.values[0] >= least and (trial.number == best.number or attribute(trial, TrialKey.DUPLICATE_OF) is None)
     ]
     tied.sort(key=lambda trial: (-trial.values[0], trial.number))
-    # MACs decide what is cheapest: every trial has them, on every device alike.
+    # MACs decide which is cheapest: every trial has them, and they are the same on every device.
     return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost("macs"), math.inf)))
 
 
 def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float | None]:
-    """Milliseconds of each complete trial's network by a latency table, by its number, and the table's margin."""
+    """Trial number → milliseconds of each complete trial's network by a latency table, and the table's margin."""
     from nas_optuna.costs.latency_table import LatencyTable
 
     space = space_of(study)
@@ -132,13 +131,13 @@ def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float |
 
 
 def objective_names(study: Study) -> list[str]:
-    """What a study optimises, in order; a study that is not ours may not say what its values are."""
+    """Names of a study's objectives, in order; a study that is not ours may not name them."""
     several = [f"value_{i}" for i in range(len(study.directions))] if len(study.directions) > 1 else ["value"]
     return study.metric_names or several
 
 
 def require_error(study: Study, found: Winners, remedy: str) -> None:
-    """Refuse, with a remedy, to tell what is as good as the best where no standard error is known."""
+    """Refuse, with a remedy, to select a network as good as the best if no standard error is known."""
     if found.error is None:
         name = objective_names(study)[0]
         unknown = "does not know on how many images accuracies were measured"
@@ -147,14 +146,14 @@ def require_error(study: Study, found: Winners, remedy: str) -> None:
 
 
 def no_complete_trial(study: Study) -> StudyError:
-    """What to raise where a command needs a complete trial."""
+    """The error of a command that needs a complete trial."""
     name = study.study_name
     remedy = f"; {command(study, 'run', '--study', name)} makes some" if has_spec(study) else ""
     return StudyError(f"study {name!r} has no complete trial yet{remedy}")
 
 
 def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:
-    """The trial that a person names: ``"best"``, ``"cheapest"`` within one standard error of the best, or a number."""
+    """The trial named ``"best"`` or ``"cheapest"`` (within one standard error of the best), or by its number."""
     study = read_once(study)
     trials = study.get_trials(deepcopy=False)
     if which in ("best", "cheapest"):
