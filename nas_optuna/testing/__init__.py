@@ -1,6 +1,6 @@
-"""Suites for parts of your own: subclass one in a pytest file and say how to make the part.
+"""Test suites for your own parts: subclass one in a pytest file and define how to make the part.
 
-Ours run through the same suites. They need pytest to be run, and nothing beyond torch and Optuna to be imported.
+The built-in parts pass the same suites. Running them needs pytest; importing them needs only torch and Optuna.
 """
 
 from nas_optuna.testing.searches import EvaluatorSuite, SamplerSuite

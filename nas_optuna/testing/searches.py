@@ -1,4 +1,4 @@
-"""What every evaluator must fulfil, and every sampler beside Optuna's own suites (`optuna.testing.pytest_samplers`)."""
+"""Suites for evaluators, and for samplers beside Optuna's own suites (`optuna.testing.pytest_samplers`)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EvaluatorSuite(ABC):
     """Subclass it as ``class TestMine(EvaluatorSuite)`` and implement `make_evaluator`.
 
     Attributes:
-        tolerance: The largest relative difference of figures that counts as none.
+        tolerance: The largest difference of figures, relative or absolute, that counts as equal.
 
     Examples:
         ::
@@ -42,11 +42,11 @@ class EvaluatorSuite(ABC):
         """Make an evaluator whose training takes a second and has at least two steps, anew on each call."""
 
     def make_different_evaluators(self) -> list[Evaluator]:
-        """Evaluators that give other values than `make_evaluator`'s, each in one respect."""
+        """Evaluators that differ from `make_evaluator`'s in one respect each, and so give other values."""
         return []
 
     def architecture(self, evaluator: Evaluator) -> Architecture:
-        """What is trained."""
+        """The architecture that is trained."""
         return evaluator.space.sample(random.Random(0))
 
     def run(self, evaluator: Evaluator, folder: Path | None = None) -> Iterator[Measurement]:
@@ -62,7 +62,7 @@ class EvaluatorSuite(ABC):
         assert all(m.seconds >= 0 for m in measured)
 
     def test_a_training_that_goes_on_gives_the_same_numbers(self) -> None:
-        """What an earlier process left behind changes nothing but the time."""
+        """A training that is resumed in another process differs only in its time."""
         with tempfile.TemporaryDirectory() as folder:
             whole = list(self.run(self.make_evaluator(), Path(folder) / "whole"))
             first = list(islice(self.run(self.make_evaluator(), Path(folder) / "parts"), 1))
@@ -102,7 +102,7 @@ class SamplerSuite(ABC):
         """Make the sampler for a space."""
 
     def space(self) -> SearchSpace:
-        """What is searched."""
+        """The space that is searched."""
         return ConvSpace(depth=2, filters=(4, 8, 16), kernels=(3, 5), input_size=8)
 
     def search(self, study: optuna.Study, trials: int) -> list[dict[str, object]]:
@@ -128,7 +128,7 @@ class SamplerSuite(ABC):
             space.architecture(params)
 
     def test_a_search_goes_on_in_a_new_process(self) -> None:
-        """A sampler that is made anew knows what the study knows."""
+        """A new sampler continues from what is stored in the study."""
         space = self.space()
         with tempfile.TemporaryDirectory() as folder:
             url = f"sqlite:///{Path(folder) / 's.db'}"
@@ -141,7 +141,7 @@ class SamplerSuite(ABC):
             assert self.search(parts, self.trials - self.trials // 2) == self.search(whole, self.trials)
 
     def test_several_workers_share_a_study(self) -> None:
-        """Samplers that propose in turn, with trials unfinished, do not fail."""
+        """Samplers that propose in turn, while trials are running, do not fail."""
         space = self.space()
         study = optuna.create_study(direction="maximize", sampler=self.make_sampler(space, 1))
         other = optuna.load_study(

@@ -1,4 +1,4 @@
-"""What every search space and its supernet must fulfil."""
+"""Suites for search spaces and their supernets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SpaceSuite(ABC):
     """Subclass it as ``class TestMine(SpaceSuite)`` and implement `make_space`.
 
     Attributes:
-        architectures: How many random architectures each test looks at.
+        architectures: How many random architectures each test checks.
 
     Examples:
         >>> from nas_optuna import ConvSpace
@@ -96,7 +96,7 @@ class SpaceSuite(ABC):
         assert self.make_space().identity() == self.make_space().identity()
 
     def test_use_does_not_change_the_identity(self) -> None:
-        """What a space remembers of its networks begins with an underscore, or each process would train them anew."""
+        """A space keeps computed values under names with an underscore, or each process would train networks anew."""
         space = self.make_space()
         before = space_identity(space)
         for architecture in self.drawn(space):
@@ -105,7 +105,7 @@ class SpaceSuite(ABC):
         assert space_identity(space) == before
 
     def test_operations_make_up_the_network(self) -> None:
-        """Where a space has operations, each can be built on its own and all of them are reachable."""
+        """If a space has operations, each can be built on its own, and all of them are reachable."""
         space = self.make_space()
         if not isinstance(space, Decomposable):
             return
@@ -122,8 +122,8 @@ class SupernetSuite(ABC):
     """Subclass it as ``class TestMine(SupernetSuite)`` and implement `make_space`.
 
     Attributes:
-        architectures: How many random architectures each test looks at.
-        tolerance: The largest difference of outputs that counts as none.
+        architectures: How many random architectures each test checks.
+        tolerance: The largest difference of outputs that counts as equal.
 
     Examples:
         >>> from nas_optuna import ConvSpace

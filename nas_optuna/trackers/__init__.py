@@ -1,7 +1,8 @@
-"""Trackers: callbacks that copy a run to another tool, as it happens.
+"""Trackers: callbacks that copy a run to another tool while it happens.
 
-A new one is a file here and a line in `TRACKERS`; third parties register the entry point group ``nas_optuna.trackers``
-or are named as ``package.module:Class``. It is called with the text after its name's colon, where there is one.
+A new one is a file here and a line in `TRACKERS`; third parties register an entry point in the group
+``nas_optuna.trackers``, or are named as ``package.module:Class``. It is called with the text after the colon of its
+name, if there is one.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ TRACKERS = Registry(
 
 
 def create_tracker(text: str) -> Callback:
-    """The tracker that a person names.
+    """The tracker of that name.
 
     Args:
-        text: ``NAME:PLACE``, e.g. ``tensorboard:DIR`` or ``mlflow:URI``; ``mlflow`` or ``wandb`` alone for its own
+        text: ``NAME:PLACE``, e.g. ``tensorboard:DIR`` or ``mlflow:URI``; ``mlflow`` or ``wandb`` alone uses its own
             default. NAME is a built-in tracker or an entry point. ``package.module:Class`` and ``file.py:Class`` have
             no place.
 
@@ -66,7 +67,7 @@ def create_tracker(text: str) -> Callback:
 
 
 def create_trackers(texts: Iterable[str] | None) -> list[Callback]:
-    """The trackers that a person names, in order; see `create_tracker`."""
+    """The trackers of several names, in order; see `create_tracker`."""
     return [create_tracker(text) for text in texts or ()]
 
 
@@ -89,18 +90,18 @@ def figures(study: Study, ended: FrozenTrial) -> dict[str, float]:
 
 
 def facts(ended: FrozenTrial) -> dict[str, Any]:
-    """What is no number: architecture, state, and the choices that the trial made."""
+    """Architecture, state and choices of a trial."""
     record = TrialRecord.of(ended)
     own = {"architecture": record.architecture, "state": record.state}
     return own | {f"param.{name}" if name in own else name: value for name, value in ended.params.items()}
 
 
 class AcceptableNames:
-    """Names as another tool takes them: what it refuses becomes ``_``, and two names stay two.
+    """Turns names into ones that another tool accepts; different names stay different.
 
     Args:
-        refused: Matches a run of characters that the tool refuses.
-        longest: Characters that it keeps.
+        refused: Matches a run of characters that the tool refuses; it becomes ``_``.
+        longest: The most characters of a name.
     """
 
     def __init__(self, refused: str, longest: int) -> None:
@@ -123,7 +124,7 @@ class AcceptableNames:
 
 
 def drawing(study: Study, ended: FrozenTrial) -> str | None:
-    """A trial's network as SVG; None where it has none or cannot be drawn."""
+    """A trial's network as SVG; None if it has none or cannot be drawn."""
     if not TrialRecord.of(ended).architecture:
         return None
     try:

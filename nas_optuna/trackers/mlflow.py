@@ -1,4 +1,4 @@
-"""MLflow: a parent run per study and process, a child run per trial."""
+"""MLflow: a parent run per study and process, and a child run per trial."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from nas_optuna.report.confusion import Confusion
 from nas_optuna.trackers import AcceptableNames, drawing, facts, figures
 
 _LONGEST = 500
-"""Characters of a parameter that every MLflow store keeps."""
+"""The most characters of a parameter that every MLflow store keeps."""
 _AT_ONCE = 100
-"""Parameters that a server takes in one request."""
+"""The most parameters that a server accepts in one request."""
 _PATIENCE = 3.0
-"""Seconds in which a server has to answer at all."""
+"""Seconds within which a server must answer."""
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""MLflow's own defaults wait for a silent server for six minutes, and print two lines a run to where our JSON goes. A
-user's settings in the environment win."""
+"""MLflow's defaults wait six minutes for a silent server, and print two lines per run to stdout, where our JSON goes. A
+user's settings in the environment take precedence."""
 
 
 class MlflowTracker(Callback):
-    """Logs through a client of its own, so that an active run of the user's is left alone."""
+    """Logs through a separate client, so that a user's active run is not affected."""
 
     def __init__(self, uri: str | None = None) -> None:
         for name, value in _SETTINGS.items():
@@ -92,11 +92,11 @@ class MlflowTracker(Callback):
         self._client.log_text(self._parent, Confusion.of(report).svg(), "confusion-matrix.svg")
 
     def run_finished(self, run: Run) -> None:
-        """End the parent run, and what an interrupted trial left open."""
+        """End the parent run, and those that an interrupted trial left open."""
         self._end("FINISHED")
 
     def close(self) -> None:
-        """End every run, so that none is shown as running for ever."""
+        """End every run, so that none is shown as running forever."""
         if self._parent:
             _require_answer(self._client.tracking_uri)
             self._end("FAILED")
@@ -119,7 +119,7 @@ class MlflowTracker(Callback):
 
 
 def _require_answer(uri: str) -> None:
-    """Refuse a server that does not answer at once, whatever it answers: a run must not wait for it."""
+    """Refuse a server that does not answer soon, because a run must not wait for it."""
     place = urlsplit(uri)
     host = place.hostname or ""
     if place.scheme not in ("http", "https") or (place.scheme in getproxies() and not proxy_bypass(host)):
@@ -127,7 +127,7 @@ def _require_answer(uri: str) -> None:
     connection: http.client.HTTPConnection
     if place.scheme == "http":
         connection = http.client.HTTPConnection(host, place.port, timeout=_PATIENCE)
-    else:  # whether its certificate is right is for MLflow to say
+    else:  # MLflow itself checks the certificate
         unverified = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection(host, place.port, timeout=_PATIENCE, context=unverified)
     try:

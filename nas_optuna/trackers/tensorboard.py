@@ -1,4 +1,4 @@
-"""TensorBoard: one run per trial, with its curves, its choices and its figures."""
+"""TensorBoard: one run per trial, with its curves, choices and figures."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ class TensorBoardTracker(Callback):
         del self._writers[subject.name]
 
     def tested(self, run: Run, report: TestReport) -> None:
-        """Write the test accuracy, and the accuracy of each class as a table: TensorBoard shows no SVG."""
+        """Write the test accuracy, and a table of classes, because TensorBoard shows no SVG."""
         classes = filled(CLASS_COLUMNS, Confusion.of(report).accuracies())
         with SummaryWriter(str(self._run)) as writer:
             writer.add_scalar("test_accuracy", report.mean, 0)
             writer.add_text("test accuracy of each class", table(classes["columns"], classes["rows"]), 0)
 
     def run_finished(self, run: Run) -> None:
-        """Close what an interrupted trial left open."""
+        """Close files that an interrupted trial left open."""
         self.close()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run per trial, in one group per study and process."""
+"""Weights & Biases: one run per trial, in one group per study and process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nas_optuna.report.confusion import Confusion
 from nas_optuna.trackers import drawing, facts, figures
 
 _PATIENCE = 15.0
-"""Seconds in which a server has to take a run's beginning."""
+"""Seconds within which a server must accept a new run."""
 
 
 class WandbTracker(Callback):
-    """Logs to a project, beside an active run of the user's. ``WANDB_MODE=offline`` keeps everything in files.
+    """Logs to a project, beside a user's active run. ``WANDB_MODE=offline`` keeps everything in files.
 
     Examples:
         >>> tracker = WandbTracker("digits")
@@ -61,7 +61,7 @@ class WandbTracker(Callback):
         self._runs[""].log({"test_accuracy": report.mean, "confusion_matrix": matrix})
 
     def run_finished(self, run: Run) -> None:
-        """End the study's run, and what an interrupted trial left open."""
+        """End the study's run, and those that an interrupted trial left open."""
         self._end(0)
 
     def close(self) -> None:
