@@ -45,6 +45,12 @@ class Database(RDBStorage):
         # its locks for ever: the server waits for the rest as within a statement, which no limit on idle sessions ends.
         self.engine.dialect.use_insertmanyvalues_wo_returning = self.engine.dialect.use_insertmanyvalues
 
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Open it again in another process; what a SQLite URL says after ``?`` is for `storage` alone."""
+        url = state["url"]
+        super().__setstate__(state | {"url": url.partition("?")[0]} if "creator" in state["engine_kwargs"] else state)
+        self.url = url
+
     def _opened_at_once(self, url: str, engine_kwargs: dict[str, Any]) -> bool:
         """Open a database that has this version's tables without importing Alembic, which takes 0.1 s."""
         try:

@@ -28,6 +28,9 @@ PATIENCE = 60.0
 ``NAS_OPTUNA_STORAGE_PATIENCE`` is another number."""
 
 _LONGEST_URL = 4000
+_LONGEST_WAIT = 1e7
+_WITHOUT_EFFECT = ("check_same_thread", "uri")
+"""What the URL of a SQLite file may say because others have it so; our connections need neither."""
 _REMEDIES = {
     "readonly": "may you write to it, and to its folder?",
     "unable to open database file": "is the folder there, and may you write to it?",
@@ -204,7 +207,7 @@ def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
         seconds = float(text) if text else default
     except ValueError:
         seconds = -1.0
-    if not least <= seconds < 1e7:
+    if not least <= seconds < _LONGEST_WAIT:
         above = " above 0" if least else ""
         raise StudyError(f"{variable} must be a number of seconds{above}, got {text[:40]!r}")
     return seconds
@@ -222,22 +225,26 @@ def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
         return RetryingStorage(opened, 0.0 if in_memory else patience)
     file = database.absolute()
     mode, timeout = _sqlite_settings(url, patience)
-    return RetryingStorage(
-        Database(url.partition("?")[0], {"creator": partial(_connect, file, timeout, mode)}), file=file
-    )
+    opened = Database(url.partition("?")[0], {"creator": partial(_connect, file, timeout, mode)})
+    opened.url = url  # whole, for the commands that we print
+    return RetryingStorage(opened, file=file)
 
 
 def _sqlite_settings(url: str, patience: float) -> tuple[str, float]:
     """What the URL of a SQLite file says after ``?``: how to open it, and the seconds to wait for a lock."""
     given = _parsed(url).normalized_query
     mode, timeout = given.get("mode", ("rw",))[-1], given.get("timeout", ("",))[-1]
-    known = given.keys() <= {"mode", "timeout"} and mode in ("ro", "rw", "rwc")
-    if not known or not (timeout or "0").replace(".", "0", 1).isdigit():
+    known = given.keys() <= {"mode", "timeout", *_WITHOUT_EFFECT} and mode in ("ro", "rw", "rwc")
+    try:
+        seconds = float(timeout or patience)
+    except ValueError:
+        seconds = -1.0
+    if not known or not 0 <= seconds < _LONGEST_WAIT:
         raise StudyError(
             f"the storage's URL ends in {shown('?' + url.partition('?')[2])}; of a SQLite file it may say ?mode=ro,"
-            " which only reads, and ?timeout=SECONDS"
+            " which only reads, and ?timeout=SECONDS; leave out the rest"
         )
-    return "ro" if mode == "ro" else "rw", float(timeout or patience)
+    return "ro" if mode == "ro" else "rw", seconds
 
 
 def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:

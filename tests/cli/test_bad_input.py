@@ -150,7 +150,8 @@ def test_an_unknown_section(command: Command, key: str) -> None:
         ("sqlite:///x.db?mode=ro", "there is no database x.db"),
         ("sqlite:///x.db?mode=memory", "it may say ?mode=ro"),
         ("sqlite:///x.db?cache=shared", "it may say ?mode=ro"),
-        ("sqlite:///x.db?timeout=soon", "?timeout=SECONDS"),
+        ("sqlite:///x.db?cache_size=1", "leave out the rest"),
+        *((f"sqlite:///x.db?timeout={text}", "?timeout=SECONDS") for text in ("soon", ".", "²", "-1", "nan", "9" * 22)),
     ],
 )
 def test_a_storage_that_cannot_be_opened(command: Command, url: str, reason: str) -> None:

@@ -1,12 +1,16 @@
 """What the command line does with names of studies and URLs of storages that it cannot use."""
 
 import json
+import pickle
 import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import command as studies_command
+from nas_optuna.study.studies import load_study
 from tests.helpers import Command, tiny
 
 
@@ -132,3 +136,24 @@ def test_a_url_with_a_timeout_is_used_without_a_remark(command: Command) -> None
     result = command("study", "list", "--storage", url)
     assert (result.code, result.err) == (0, "")
     assert "mine" in result.out
+
+
+@pytest.mark.parametrize("said", ["timeout=1e3", "timeout=.5", "check_same_thread=false", "uri=true&timeout=2"])
+def test_what_a_url_may_say_of_a_sqlite_file(command: Command, said: str) -> None:
+    assert command("study", "create", "mine", *tiny(), "--storage", f"sqlite:///other.db?{said}").code == 0
+    result = command("study", "list", "--storage", f"sqlite:///other.db?{said}")
+    assert (result.code, result.err) == (0, "")
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_command_for_a_study_has_the_whole_url(study: str) -> None:
+    url = "sqlite:///nas-optuna.db?mode=ro&timeout=5"
+    for opened in (open_storage(url), pickle.loads(pickle.dumps(open_storage(url)))):
+        loaded = load_study(opened, "nas")
+        assert studies_command(loaded, "best") == f"nas-optuna best --storage '{url}'"
+        assert loaded.trials
+
+
+def test_the_command_for_a_new_study_has_the_timeout(command: Command) -> None:
+    made = command("study", "create", "mine", *tiny(), "--storage", "sqlite:///other.db?timeout=5")
+    assert "--storage 'sqlite:///other.db?timeout=5'" in made.err
