@@ -12,9 +12,7 @@ from nas_optuna.digests import hex_digest
 Fill = Literal["black", "reflect"]
 """What fills the border of a shifted image."""
 
-MAX_SIDE = 4096
-"""Pixels a side of what a network sees at most: what is kept of one with more could not be read again."""
-_Pixels = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+_Pixels = Annotated[int, Field(ge=1, le=32_768)]  # `nas_optuna.data.pixels` takes no more
 
 
 _ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix", "progressive")
@@ -89,6 +87,10 @@ class Recipe(BaseModel):
     progressive: Annotated[float, Field(ge=0, lt=1)] | Literal["auto"] = 0.0
     cuda_graphs: bool = True
     compile: bool = False
+
+    def passes(self, images: int) -> float:
+        """How often a training by this recipe sees each of so many images."""
+        return self.epochs * (self.epoch_size or images) / max(1, images)
 
     @property
     def settings(self) -> dict[str, Any]:

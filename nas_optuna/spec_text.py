@@ -231,14 +231,20 @@ _UNION_MEMBER = re.compile(r"(?:constrained-|function-|literal\[|tuple\[|list\[|
 
 def problem_of(error: ValidationError, *section: str) -> str:
     """Describe in one line which value is refused, and why."""
-    first, *others = error.errors()
-    parts = [str(part) for part in first["loc"]]
-    messages = [first["msg"]]
-    if parts and _UNION_MEMBER.fullmatch(parts[-1]):
-        messages += [other["msg"] for other in others if other["loc"][:-1] == first["loc"][:-1]]
-    said = ", or ".join(dict.fromkeys(plainer(message.removeprefix("Value error, ")) for message in messages))
-    place = ".".join([*section, *(part for part in parts if not _UNION_MEMBER.fullmatch(part))])
-    return f"{named(place)}: {said.replace(', or it must be ', ', or ')}, got {shown(first['input'])}"
+    problems = error.errors()
+    first = problems[0]
+    place = first["loc"][:-1] if _is_union_member(first["loc"][-1:]) else first["loc"]
+    inside = [p for p in problems if p["loc"][: len(place)] == place and len(p["loc"]) > len(place) + 1]
+    if isinstance(first["input"], list | tuple) and inside:  # it may be a list, and an item of it is refused
+        first, place = inside[0], inside[0]["loc"]
+    kinds = [first] if place == first["loc"] else [p for p in problems if p["loc"][:-1] == place]
+    said = ", or ".join(dict.fromkeys(plainer(p["msg"].removeprefix("Value error, ")) for p in kinds))
+    parts = [*section, *(str(part) for part in place if not _is_union_member((part,)))]
+    return f"{named('.'.join(parts))}: {said.replace(', or it must be ', ', or ')}, got {shown(first['input'])}"
+
+
+def _is_union_member(last: tuple[int | str, ...]) -> bool:
+    return any(_UNION_MEMBER.fullmatch(str(part)) for part in last)
 
 
 _CHOSE_DARTS = frozenset(

@@ -47,8 +47,7 @@ class Augmentation:
         shift = max(1, round(images.side / 10)) if recipe.shift == "auto" else recipe.shift
         mix = recipe.mix
         if mix == "auto":
-            passes = recipe.epochs * (recipe.epoch_size or len(images)) / len(images)
-            mix = MIXED_SHARE if passes >= FEWEST_PASSES else 0.0
+            mix = MIXED_SHARE if recipe.passes(len(images)) >= FEWEST_PASSES else 0.0
         found = cls(shift, flip, recipe.cutout, recipe.shift_fill, mix)
         return None if found == cls() else found
 

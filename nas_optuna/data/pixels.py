@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 50_000_000
 """The most pixels of a picture as it is decoded; a JPEG may be decoded at down to an eighth of its size."""
 
+
 MAX_SIDE = 32_768
 """The largest side of a network's input in pixels."""
 
@@ -136,7 +137,7 @@ def open_picture(file: str | Path) -> Image.Image:
     except UnidentifiedImageError:  # which says no more than the file's name
         if not Path(file).stat().st_size:
             raise UnsuitablePicture("it is empty; delete it") from None
-        known = ", ".join(FORMATS)
+        known = ", ".join(name for name in FORMATS if name in Image.OPEN)
         raise UnsuitablePicture(f"it is damaged, or none of {known}; convert it to PNG or JPEG, or delete it") from None
 
 

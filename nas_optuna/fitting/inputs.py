@@ -61,7 +61,7 @@ def name_of(data: Any, folder: Path) -> str:
         return _kept({str(name): _array(values, f"{name!s:.40}") for name, values in data.items()}, folder)
     if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
         return _kept({"images": _images(data[0]), "labels": _labels(data[1])}, folder)
-    if hasattr(data, "shape"):
+    if hasattr(data, "shape") and hasattr(data, "dtype"):
         raise DataError("these are images without labels; give the pair (images, labels)")
     if hasattr(data, "__getitem__") and isinstance(data, Sized) and not isinstance(data, bytes | IterableDataset):
         return _kept(_collected(data), folder)
@@ -76,7 +76,12 @@ def _is_whole(value: Any) -> bool:
     if isinstance(value, tuple | list):
         shapes = [tuple(getattr(each, "shape", ())) for each in value]
         return len(shapes) == 2 and len(shapes[0]) > 2 and shapes[0][:1] == shapes[1][:1]
-    return hasattr(value, "__getitem__") and not (hasattr(value, "shape") or isinstance(value, str | bytes | Mapping))
+    if hasattr(value, "shape") or not hasattr(value, "__getitem__") or isinstance(value, str | bytes | Mapping):
+        return False
+    try:
+        return isinstance(first := value[0], tuple | list) and len(first) == 2
+    except Exception:  # of the user's code, or of what has no items by number
+        return False
 
 
 def _collected(dataset: Any) -> Arrays:

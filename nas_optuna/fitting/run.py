@@ -31,7 +31,7 @@ from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, pa
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
 from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, require_own_folder
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
-from nas_optuna.fitting.spec import advice, decided_size, smaller_space, spec_for
+from nas_optuna.fitting.spec import advice, decided_before, smaller_space, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
@@ -149,7 +149,7 @@ class Fit:
         state = {} if study is None else dict(study.user_attrs.get(StudyKey.FIT, {}))
         self.budget.spent += state.get("spent", 0.0)
         if study is not None:
-            self.spec = self.spec.override(decided_size(self.spec, study_spec(study)))
+            self.spec = self.spec.override(decided_before(self.spec, study_spec(study)))
             self._require_same(study, images=bool(state.get("done")))
             if state.get("done") and all((self.folder / name).is_file() for name in (WEIGHTS, PAGE)):
                 self.say(f"{named(self.folder)} holds the finished network; another folder begins anew")

@@ -20,6 +20,8 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
 
 SAMPLER = "neighbours"
+PROGRESSIVE = 'recipe.progressive="auto"'
+"""What the last training of a fit from random weights does, unless somebody names another share."""
 """The sampler that makes the most of few short trainings, unless the user names another."""
 FEW = 5000
 """With fewer training images a pretrained network is suggested: with 1,500 of CIFAR-10 it is 13 points ahead."""
@@ -37,6 +39,8 @@ def spec_for(
     """The preset for own images with a data set and with the user's settings; a limit of None is none."""
     refuse_named(overrides)
     given = [f"data.name={json.dumps(name)}"]
+    if preset_for(space) == OWN_IMAGES:
+        given.append(PROGRESSIVE)
     given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
     preset = StudySpec.from_toml(find_spec(preset_for(space)))
     spec = preset.with_parts(space=space, sampler=sampler or SAMPLER, seed=seed).override([*given, *overrides])
@@ -84,12 +88,15 @@ def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> li
     return []
 
 
-def decided_size(spec: StudySpec, stored: StudySpec) -> list[str]:
-    """The overrides with which an earlier run of the same fit has made its space smaller."""
-    if not spec.limits or spec.space.name != "residual":
-        return []
-    options = stored.space.options
-    return [f"space.{name}={options[name]}" for name in ("width", "stages") if name in options]
+def decided_before(spec: StudySpec, stored: StudySpec) -> list[str]:
+    """Overrides for what an earlier run of the same fit decided: its space's size, and a setting that came later."""
+    decided = []
+    if spec.recipe.progressive == "auto":
+        decided.append(f"recipe.progressive={json.dumps(stored.recipe.progressive)}")
+    if spec.limits and spec.space.name == "residual":
+        options = stored.space.options
+        decided += [f"space.{name}={options[name]}" for name in ("width", "stages") if name in options]
+    return decided
 
 
 def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:

@@ -74,6 +74,7 @@ class TPESampler(optuna.samplers.TPESampler):
     """Optuna's sampler, restricted to those of its candidates that are allowed, if any are."""
 
     allowed: Allowed | None = None
+    _distributions: dict[str, BaseDistribution] | None = None  # None before the first proposal as a whole
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -86,11 +87,9 @@ class TPESampler(optuna.samplers.TPESampler):
         self, samples: dict[str, NDArray[Any]], mpe_below: Any, mpe_above: Any
     ) -> NDArray[np.float64]:
         merit: NDArray[np.float64] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
-        if self.allowed is not None and samples.keys() >= self._distributions.keys():
-            named = [
-                {n: d.to_external_repr(samples[n][i]) for n, d in self._distributions.items()}
-                for i in range(len(merit))
-            ]
+        known = self._distributions
+        if self.allowed is not None and known is not None and samples.keys() >= known.keys():
+            named = [{n: d.to_external_repr(samples[n][i]) for n, d in known.items()} for i in range(len(merit))]
             merit = np.where([self.allowed(params) for params in named], merit, -np.inf)
         return merit
 

@@ -135,8 +135,7 @@ def fit(
     """
     steps = steps_per_epoch(recipe, train.size)
     with network_failures("the training cannot begin"):
-        passes = recipe.epochs * steps * train.batch_size / max(1, train.size)
-        step = TrainStep(network, recipe, device, total_steps=recipe.epochs * steps, passes=passes)
+        step = TrainStep(network, recipe, device, recipe.epochs * steps, passes=recipe.passes(train.size))
     results = _restore(step, checkpoints, None if pace else recipe.epochs, steps) if checkpoints else []
     yield from results
     for epoch in _epochs(step, results, recipe.epochs, steps, pace):

@@ -156,16 +156,18 @@ def mixes_images(network: nn.Module, images: Tensor) -> bool:
 
 
 @torch.no_grad()
-def takes(network: nn.Module, images: Tensor) -> bool:
-    """Whether a network computes something of images of this size, too, rather than of one size only."""
-    was_training = network.training
+def takes(network: nn.Module, images: Tensor, others: Tensor) -> bool:
+    """Whether a network gives as many outputs for images of another size; it is asked in its mode, and not changed."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
-        with seeded(0):
-            return isinstance(network.eval()(images[:1]), Tensor)
+        with RandomState(0, images.device).current():
+            shapes = [network(batch[:2]).shape for batch in (images, others)]
+        return bool(shapes[0] == shapes[1])
     except Exception:  # whatever a network that cannot do so raises
         return False
     finally:
-        network.train(was_training)
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def _is_known(module: nn.Module) -> bool:

@@ -27,7 +27,6 @@ from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError, describe_error, named, reason_of
 from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
-from nas_optuna.recipe import MAX_SIDE
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture, checked_input_size
 from nas_optuna.spec import StudySpec
@@ -43,6 +42,7 @@ _MAX_METADATA = 16 * 2**20
 """Bytes; the names of 100,000 classes are a tenth of it."""
 _MAX_NESTING = 8
 _MAX_CHOICES = 1000
+_MAX_SIDE = 4096
 _MAX_NUMBER = 2**31
 _BATCH = 256
 
@@ -79,8 +79,8 @@ class Header(BaseModel):
     def format_of_pixels(self) -> PixelFormat:
         """The format of the training images."""
         pixels = PixelFormat.from_dict(self.pixels)
-        if max(pixels.channels, pixels.height, pixels.width, *pixels.input_size) > MAX_SIDE:
-            raise ValueError(f"sizes of images are at most {MAX_SIDE}")
+        if max(pixels.channels, pixels.height, pixels.width, *pixels.input_size) > _MAX_SIDE:
+            raise ValueError(f"sizes of images are at most {_MAX_SIDE}")
         return pixels
 
 

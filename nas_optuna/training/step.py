@@ -92,6 +92,7 @@ class TrainStep:
         self._inputs: tuple[Tensor, Tensor] | None = None
         self._full_batches = 0
         self._microbatch_size: int | None = None  # known once a batch has been seen
+        self._batch_size: int | None = None  # of the first batch, which is as large as any
         self._size: torch.Size | None = None  # height and width of the last images
         few = PROGRESSIVE if passes < MOST_PASSES else 0.0
         self._progressive = few if recipe.progressive == "auto" else recipe.progressive
@@ -104,7 +105,8 @@ class TrainStep:
         if self._microbatch_size is None:
             self.mixes = mixes_images(self.network, images)
             self._microbatch_size = microbatch_size(self.network, images)
-        if self._graph_reason is None and len(images) == self.recipe.batch_size:
+        self._batch_size = self._batch_size or len(images)
+        if self._graph_reason is None and len(images) == self._batch_size:
             self._graphed(images, labels)
         else:
             self._eager(images, labels)
@@ -115,7 +117,7 @@ class TrainStep:
         if self._smaller is not False:
             small = F.interpolate(images, scale_factor=SMALLER, mode="bilinear", align_corners=False)
             if self._smaller is None:
-                self._smaller = min(small.shape[2:]) >= SMALLEST and takes(self.network, small)
+                self._smaller = min(small.shape[2:]) >= SMALLEST and takes(self.network, images, small)
             self._smaller = self._smaller and self.steps < self._progressive * self.total_steps
             images = small if self._smaller else images
         if images.shape[2:] != self._size:

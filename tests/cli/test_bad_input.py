@@ -61,7 +61,7 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath': its function failed to load",)),
         ((*RUN, "--set", "data.train_limit=5000"), ("data.train_limit = 5000 is more than the 1438 images",)),
         ((*RUN, "--set", "data.train_limit=2"), ("cannot be split with validation_fraction = 0.2",)),
-        ((*RUN, "--image-size", 5000), ("recipe.input_size: it must be at most 4096",)),
+        ((*RUN, "--image-size", 50000), ("recipe.input_size: it must be at most 32768",)),
         ((*RUN, "--image-size", 0), ("recipe.input_size: it must be at least 1",)),
         ((*RUN, "--set", "recipe.input_size=[16,40000]"), ("recipe.input_size",)),
         ((*RUN, "--set", "recipe.mix=2"), ("recipe.mix: it must be at most 1",)),

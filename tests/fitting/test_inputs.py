@@ -1,6 +1,6 @@
 """Whatever a person gives as pictures is understood, or refused in one line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,19 @@ class Items(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         return self.item(index)
+
+
+class Column(Sequence[Any]):
+    """What a table reads when it is asked for, without a shape."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[range(COUNT)[index]]
 
 
 class Stream(IterableDataset[Any]):
@@ -95,6 +108,19 @@ def test_labels_of_any_kind_are_two_classes(tmp_path: Path, labels: Any) -> None
 )
 def test_images_of_any_kind_are_read(tmp_path: Path, images: Any, shape: tuple[int, ...]) -> None:
     assert load_data(name_of((images, LABELS), tmp_path)).train.images.shape[1:] == shape
+
+
+@pytest.mark.parametrize("as_pair", [True, False])
+def test_columns_that_are_read_by_number_are_images_and_labels(tmp_path: Path, as_pair: bool) -> None:
+    images, labels = Column(GREY), Column(LABELS)
+    given: Any = (images, labels) if as_pair else {"images": images, "labels": labels}
+    assert load_data(name_of(given, tmp_path)).train.images.shape[1:] == (1, 8, 8)
+
+
+def test_a_dataset_may_say_the_shape_of_its_items(tmp_path: Path) -> None:
+    dataset = Items(lambda i: (GREY[i], int(LABELS[i])))
+    dataset.shape = (8, 8)  # type: ignore[attr-defined]
+    assert load_data(name_of(dataset, tmp_path)).train.images.shape[1:] == (1, 8, 8)
 
 
 def test_pil_images_keep_their_pixels(tmp_path: Path) -> None:

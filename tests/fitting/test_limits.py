@@ -8,7 +8,7 @@ import torch
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.spec import smaller_space, spec_for
+from nas_optuna.fitting.spec import decided_before, smaller_space, spec_for
 from tests.fitting.conftest import Limited
 
 CPU = torch.device("cpu")
@@ -25,6 +25,16 @@ def test_a_space_has_its_reference_inside_the_limit(most: int) -> None:
     assert reference is not None
     assert experiment.objective.costs.only(["params"], reference)["params"] < 3 * most
     assert (smaller == spec) is (most == 1_000_000)
+
+
+def test_a_fit_that_began_before_a_setting_was_there_goes_on_without_it() -> None:
+    spec = spec_for("digits")
+    assert spec.recipe.progressive == "auto"
+    before = spec.override(["recipe.progressive=0"])
+    assert spec.override(decided_before(spec, before)) == before
+    named = spec_for("digits", overrides=["recipe.progressive=0.5"])
+    assert named.override(decided_before(named, before)) == named
+    assert spec_for("digits", space="backbone").recipe.progressive == 0
 
 
 def test_a_limit_that_no_network_meets_is_one_line(tmp_path: Path) -> None:

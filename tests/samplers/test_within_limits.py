@@ -45,6 +45,17 @@ def test_a_sampler_that_is_told_the_limits_proposes_inside_at_once(name: str) ->
     assert sum(p == 1 for p in proposals) >= 0.8 * len(proposals), proposals
 
 
+def test_a_parameter_of_one_choice_is_proposed_beside_a_limit() -> None:
+    """Optuna asks for it by itself, before the sampler has seen the other parameters."""
+    space = ConvSpace(depth=2, strides=(1,))
+    sampler = WithinLimitsSampler(
+        lambda s: create_sampler("tpe", space, s, {}), space, lambda a: max(0.0, filters(a) / 48 - 1), 0
+    )
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(lambda trial: filters(space.suggest(trial)), n_trials=16)
+    assert all(filters(space.architecture(trial.params)) <= 48 for trial in study.trials)
+
+
 def test_a_study_pinned_and_limited_keeps_both() -> None:
     def make(seed: int) -> optuna.samplers.BaseSampler:
         return FixedSampler(create_sampler("arch", SPACE, seed, {}), {"conv1.filters": 24})
