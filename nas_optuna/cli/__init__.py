@@ -16,7 +16,7 @@ import typer
 from nas_optuna.cli import latency, lists, networks, results, run, study, supernet
 from nas_optuna.cli.options import CLOCK, Command, Group, with_options
 from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
-from nas_optuna.errors import NasOptunaError, SpecError, StudyError, nearest, plainer, reason_of, shown
+from nas_optuna.errors import NasOptunaError, SpecError, nearest, plainer, shown
 
 _GROUPS = {
     "study": ("Create, list, show, delete and export studies.", "create mine --spec mnist-fast"),
@@ -123,20 +123,20 @@ def main(arguments: list[str] | None = None) -> int:
         CLOCK.began = time.monotonic()
         return _run(arguments)
     try:
-        return _run(sys.argv[1:])
+        return _run(None)
     finally:
         end_facts()
 
 
-def _run(words: list[str]) -> int:
+def _run(arguments: list[str] | None) -> int:
+    words = sys.argv[1:] if arguments is None else arguments
     set_defaults(next((word for word in words if not word.startswith("-")), ""))
     prepare_streams()
     be_quiet(False)
     try:
         _require_text(words)
-        _require_folder()
         with _without_chatter():
-            result = app(words, standalone_mode=False)
+            result = app(arguments, standalone_mode=False)  # only for None, * and ~ are expanded on Windows
             sys.stdout.flush()
     except NasOptunaError as error:
         print_error(str(error))
@@ -205,14 +205,6 @@ def _require_text(arguments: Sequence[str]) -> None:
         if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
             what = "--storage" if "://" in word else shown(word)  # a URL may contain a password
             raise SpecError(f"{what} is not text in UTF-8; write names and paths in UTF-8")
-
-
-def _require_folder() -> None:
-    """Refuse a current folder that was deleted: what loads libraries would end the process with a riddle."""
-    try:
-        os.getcwd()
-    except OSError as error:
-        raise StudyError(f"the current folder cannot be used: {reason_of(error)}; cd to one that is there") from None
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import re
 import shlex
 import sqlite3
@@ -20,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, reason_of
 from nas_optuna.masking import mask_urls
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ NAMES = {
     "STRATEGIES": "nas_optuna.oneshot.strategies:STRATEGIES",
 }
 """Placeholder for a registry's names in an option's help → the registry, which is imported when it is needed."""
+_WITHOUT_FOLDER = frozenset({"best", *(f"study {verb}" for verb in ("list", "show", "export", "release", "delete"))})
+"""Commands that need no current folder if their storage has an absolute path."""
 _KEYS = re.compile(rf"\b({'|'.join(NAMES)})\b")
 
 
@@ -108,6 +111,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run it; if it is interrupted and can be continued, say how."""
+        _require_folder(ctx)
         try:
             with facts_apart():
                 return super().invoke(ctx)
@@ -117,7 +121,8 @@ class Command(TyperCommand):
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # what rich makes of it
                 raise
-            raise SpecError(f"code of yours ends the process (SystemExit: {ended}); let it raise an error") from ended
+            status = "" if ended.code in (None, "") else f" (SystemExit: {ended})"
+            raise SpecError(f"code of yours ends the process{status}; let it raise an error") from ended
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, those without a panel first."""
@@ -131,6 +136,24 @@ class Command(TyperCommand):
         for name in sorted(sections, key=lambda name: (name != "Arguments", name != "Options", name == "Details")):
             with formatter.section(name):
                 formatter.write_dl(sections[name])
+
+
+def _require_folder(context: typer.Context) -> None:
+    """Refuse a current folder that was deleted, unless a command needs neither it nor torch, which ends the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        from nas_optuna.study.storage import sqlite_file, storage_url
+
+        if " ".join(_words_of(context)) in _WITHOUT_FOLDER:
+            database = sqlite_file(storage_url(context.params["storage"]))
+            if database is None or database.is_absolute():
+                return
+        raise StudyError(f"the current folder cannot be used: {reason_of(error)}; cd to one that is there") from None
+
+
+def _words_of(context: typer.Context) -> list[str]:
+    return context.command_path.removeprefix(context.find_root().command_path).split()
 
 
 class Group(TyperGroup):
@@ -313,7 +336,7 @@ class MovedStudyOptions(TrustedStudyOptions):
 
 def command_line(context: typer.Context, **changed: Any) -> str:
     """The command line that repeats a command, without passwords, and with some options `changed` or dropped (None)."""
-    words = context.command_path.removeprefix(context.find_root().command_path).split()
+    words = _words_of(context)
     for parameter in context.command.params:
         value = changed.get(parameter.name, context.params[parameter.name])
         if value is None or value is False or value == parameter.default:

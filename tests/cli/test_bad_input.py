@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 import pytest
 
-from nas_optuna import Experiment
+from nas_optuna import Experiment, cli
 from tests.cli.refusals import DATABASE, RUN, refused
 from tests.helpers import Command, tiny
 
@@ -162,12 +162,50 @@ def test_a_storage_that_cannot_be_opened(command: Command, url: str, reason: str
         assert "ret" not in error.replace("interpret", "")
 
 
-@pytest.mark.parametrize("arguments", [("study", "list"), (*RUN, *tiny()), ("export",)], ids=str)
+@pytest.mark.parametrize("arguments", [("study", "list"), (*RUN, *tiny()), ("export", "--out", "model")], ids=str)
 def test_a_current_folder_that_is_gone(command: Command, place: Path, arguments: tuple[object, ...]) -> None:
     place.rmdir()
     result = command(*arguments)
     assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
     assert "the current folder cannot be used: No such file or directory; cd to" in result.err
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("run", "--help"), ("study", "--help")], ids=str)
+def test_help_and_version_need_no_current_folder(command: Command, place: Path, arguments: tuple[object, ...]) -> None:
+    place.rmdir()
+    result = command(*arguments)
+    assert (result.code, result.err) == (0, "")
+    assert "nas-optuna" in result.out
+
+
+def test_a_database_with_an_absolute_path_needs_no_current_folder(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path}/nas.db"
+    assert command("study", "create", *tiny(), "--storage", url).code == 0
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for arguments in (
+        ("study", "list"),
+        ("study", "show", "nas"),
+        ("study", "export"),
+        ("study", "delete", "nas", "--yes"),
+    ):
+        result = command(*arguments, "--storage", url)
+        assert result.code == 0, result.err
+    assert "the current folder cannot be used" in command("report", "--storage", url).err
+
+
+def test_words_of_the_process_are_left_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has no shell that expands * and ~; the parser does, where it is given no words."""
+    given: list[object] = []
+    monkeypatch.setattr(cli, "app", lambda words, **_: given.append(words))
+    monkeypatch.setattr("sys.argv", ["nas-optuna", "study", "list"])
+    monkeypatch.setattr(cli, "end_facts", lambda: None)
+    assert (cli.main(), cli.main(["study", "list"])) == (0, 0)
+    assert given == [None, ["study", "list"]]
 
 
 def test_a_storage_from_the_environment_is_masked_as_well(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

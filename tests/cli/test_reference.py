@@ -46,6 +46,9 @@ def explodes(task):
 def leaves(task):
     raise SystemExit(3)
 
+def leaves_silently(task):
+    raise SystemExit
+
 @nas_optuna.space
 def several(c, task):
     return linear(task)
@@ -89,6 +92,7 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
             "reference 'own.py:fixed': the training cannot begin: ValueError: optimizer got an empty parameter list",
         ),
         ("own.py:explodes", "reference 'own.py:explodes': the loss is not finite in epoch 1"),
+        ("own.py:leaves_silently", "code of yours ends the process; let it raise an error"),
         ("own.py:leaves", "code of yours ends the process (SystemExit: 3)"),
         ("script.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),
         ("arguments.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),
