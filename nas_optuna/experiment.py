@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,8 +37,15 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler, with_default_search
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.storage import open_storage
-from nas_optuna.study.studies import create_study, load_study, require_same_space, require_same_spec, study_spec
+from nas_optuna.study.storage import open_storage, sqlite_file
+from nas_optuna.study.studies import (
+    create_study,
+    load_study,
+    require_same_space,
+    require_same_spec,
+    study_names,
+    study_spec,
+)
 from nas_optuna.training.fit import never
 
 logger = logging.getLogger(__name__)
@@ -189,7 +197,10 @@ class Experiment:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
             SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
         """
-        self._require_later_parts()
+        if isinstance(storage, str) and _is_there(storage):
+            storage = open_storage(storage, create=True)
+        if isinstance(storage, str) or name not in study_names(storage):
+            self._require_later_parts()
         if isinstance(storage, str):
             storage = open_storage(storage, create=True)
         try:
@@ -209,7 +220,14 @@ class Experiment:
         STRATEGIES.find(self.spec.supernet.strategy)
         make_runtime(self.spec.latency.runtime)
         if self.spec.reference:
-            reference.as_space(self.spec.reference, self.space)
+            reference.require_training(self.objective)
+            _ = self.reference_space
+
+    @cached_property
+    def reference_space(self) -> SearchSpace:
+        """A space that contains only the network that the spec's reference builds; it is built once."""
+        assert self.spec.reference is not None
+        return reference.as_space(self.spec.reference, self.space)
 
     def require_same(self, study: Study) -> None:
         """Refuse a study that began with another space or other images.
@@ -274,7 +292,7 @@ class Experiment:
         begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)
         with told.during(begun):
             if self.spec.reference and kind == "search":
-                reference.measure(study, self.spec.reference, self.objective, told)
+                reference.measure(study, self.spec.reference, self.objective, told, lambda: self.reference_space)
             work = Work(study, self.objective, self.data, handle)
             executor = executor or LocalExecutor()
             return executor.run(work, TrialBudget(trials, timeout, total), stop=stop or StopRequest(), told=told)
@@ -329,6 +347,12 @@ class Experiment:
         ranges = [name for name, d in found.items() if not isinstance(d, CategoricalDistribution)]
         if ranges and not getattr(innermost(self.sampler), "numbers", True):
             yield f"sampler {self.spec.sampler.name} proposes choices only: {', '.join(ranges)} is drawn at random"
+
+
+def _is_there(url: str) -> bool:
+    """Whether a storage can hold a study already: all but a SQLite file that is not there."""
+    database = sqlite_file(url)
+    return database is None or database.exists()
 
 
 @dataclass(frozen=True)

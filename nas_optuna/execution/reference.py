@@ -65,15 +65,34 @@ def _told_of(name: str) -> Iterator[None]:
         raise SpecError(f"reference {name!r}: {problem}") from error
 
 
-def measure(study: Study, name: str, objective: EvaluatorObjective, told: Callback) -> None:
-    """Train the user's network like a trial of the objective, once, and record its figures with the study."""
+def require_training(objective: EvaluatorObjective) -> TrainingEvaluator:
+    """The objective's evaluator, which trains by the recipe, as a reference needs it."""
+    if not isinstance(objective.evaluator, TrainingEvaluator):
+        raise SpecError("a reference is trained by the recipe, and the study has an evaluator of its own")
+    return objective.evaluator
+
+
+def measure(
+    study: Study,
+    name: str,
+    objective: EvaluatorObjective,
+    told: Callback,
+    own: Callable[[], SearchSpace] | None = None,
+) -> None:
+    """Train the user's network like a trial of the objective, once, and record its figures with the study.
+
+    Args:
+        study: Remembers the figures.
+        name: The reference.
+        objective: Has the training.
+        told: Is told of each step.
+        own: Returns what `as_space` has made already; None makes it.
+    """
     known: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
     if (known.get("name"), known.get("identity")) == (name, objective.identity):
         return
-    if not isinstance(objective.evaluator, TrainingEvaluator):
-        raise SpecError("a reference is trained by the recipe, and the study has an evaluator of its own")
-    evaluator = copy.copy(objective.evaluator)
-    evaluator.space = as_space(name, objective.space)
+    evaluator = copy.copy(require_training(objective))
+    evaluator.space = own() if own else as_space(name, objective.space)
     first = objective.criteria[0].metric
     judged = first if first in ACCURACIES else "accuracy"
     last, seconds = None, 0.0

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from nas_optuna import Experiment
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import load_study, study_spec
 from tests.helpers import Command, tiny
 
 OWN = """
@@ -109,3 +112,68 @@ def test_what_is_no_network_is_one_line(command: Command, name: str, says: str) 
     result = command("run", "--trials", 1, *tiny(), "--reference", name)
     assert result.code == 2
     assert says in result.err.splitlines()[-1]
+
+
+EVALUATOR = """
+from nas_optuna import Measurement
+
+class Mine:
+    def __init__(self, context):
+        self.space = context.space(in_channels=1, outputs=10, input_size=8)
+        self.steps, self.identity = 1, "mine"
+
+    def evaluate(self, architecture, *, resume, stop):
+        yield Measurement(1, {"accuracy": 0.5}, 0.0)
+"""
+
+COUNTED = (
+    OWN
+    + """
+from pathlib import Path
+
+def counted(task):
+    with Path("built").open("a") as file:
+        file.write("x")
+    return linear(task)
+"""
+)
+
+
+def built() -> int:
+    """How often the network of `COUNTED` was built since the last call."""
+    file = Path("built")
+    count = len(file.read_text()) if file.exists() else 0
+    file.unlink(missing_ok=True)
+    return count
+
+
+def test_an_own_network_is_not_tried_out_twice(command: Command) -> None:
+    Path("own.py").write_text(COUNTED)
+    words = (*tiny(), "--reference", "own.py:counted")
+    assert command("study", "create", "first", *words).code == 0
+    tried = built()
+    assert command("study", "create", "first", *words).code == 2
+    assert built() == 0, "the study is there"
+    assert command("run", "--study", "second", "--trials", 1, *words).code == 0
+    assert tried < built() <= tried + 5, "the training builds a few"
+
+
+def test_an_experiment_of_a_study_that_is_there_does_not_try_its_network(command: Command) -> None:
+    Path("own.py").write_text(COUNTED)
+    assert command("study", "create", *tiny(), "--reference", "own.py:counted").code == 0
+    built()
+    url = "sqlite:///nas-optuna.db"
+    spec = study_spec(load_study(open_storage(url), "nas"))
+    Experiment.from_spec(spec, device="cpu").create(url, "nas", load_if_exists=True)
+    assert built() == 0
+
+
+def test_an_evaluator_of_ones_own_trains_no_reference(command: Command, place: Path) -> None:
+    Path("own.py").write_text(OWN)
+    Path("ev.py").write_text(EVALUATOR)
+    result = command("run", "--set", "evaluator.name=ev.py:Mine", "--reference", "own.py:linear", "--trials", 1)
+    assert result.code == 2
+    assert result.err.splitlines()[-1].endswith(
+        "a reference is trained by the recipe, and the study has an evaluator of its own"
+    )
+    assert not list(place.glob("*.db"))
