@@ -158,8 +158,10 @@ class RungSearch:
     ) -> None:
         """Train the networks in the queue one by one, then the sampler's proposals until the rung is full."""
         # At least `at_least` are trained in any case, so that a search ends with a network even without time.
-        if self.experiment.spec.reference:  # it is not one of the rung's networks
-            measure(self.study, self.experiment.spec.reference, objective, Callbacks(self.callbacks))
+        mine = self.experiment.spec.reference
+        if mine:  # it is not one of the rung's networks
+            told = Callbacks(self.callbacks)
+            measure(self.study, mine, objective, told, lambda: self.experiment.reference_space)
         done = finished(self.study, objective)
         known = set(map(_architecture, done))
         missing = rung.networks - len(done)
