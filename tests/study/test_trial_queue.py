@@ -1,5 +1,5 @@
 import itertools
-from types import SimpleNamespace
+from collections.abc import Iterable
 from typing import Any, cast
 
 import optuna
@@ -31,18 +31,26 @@ def waiting(study: optuna.Study) -> list[tuple[str, dict[str, Any]]]:
     return [(t.user_attrs[TrialKey.ORIGIN], t.system_attrs["fixed_params"]) for t in study.trials]
 
 
-class Opposed:
+class Made:
+    """A cost of 0 for its cheapest architecture, else 1."""
+
+    proxy = None
+
+    def __init__(self, cheapest: Architecture) -> None:
+        self.cheapest = cheapest
+
+    def __call__(self, architecture: Architecture) -> float:
+        return float(architecture != self.cheapest)
+
+
+class Opposed(dict[str, Made]):
     """Costs of which each has a cheapest architecture of its own."""
 
-    def only(self, names: list[str], architecture: Architecture) -> dict[str, float]:
-        best = {"macs": ALL[1], "params": ALL[2]}
-        return {name: float(architecture != best[name]) for name in names}
-
-    def __getitem__(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(proxy=None)
+    def only(self, names: Iterable[str], architecture: Architecture) -> dict[str, float]:
+        return {name: self[name](architecture) for name in names}
 
 
-OPPOSED = cast(StudyCosts, Opposed())
+OPPOSED = cast(StudyCosts, Opposed({"macs": Made(ALL[1]), "params": Made(ALL[2])}))
 FREE = Limits({}, OPPOSED, SPACE)
 
 
