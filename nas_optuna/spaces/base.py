@@ -67,9 +67,7 @@ def text_of(choice: Choice) -> str:
 
 @dataclass(frozen=True)
 class Operation:
-    """A piece of a network that can be built, counted and measured on its own.
-
-    A cost that is summed over a network's operations (MACs, or latency from a table) is the cost of the network.
+    """A piece of a network that can be built and measured on its own, and whose costs add up to the network's.
 
     Attributes:
         kind: Its kind, e.g. ``"conv"`` or ``"head"``.

@@ -4,8 +4,7 @@ Built with plain numbers, each *is* torch's own layer, so the network of a trial
 contains no classes of ours. Built with a number from `Choices.elastic`, as in a supernet, it has the weights of the
 largest choice: every smaller width is its first channels, every smaller kernel its centre (Cai et al. 2020,
 "Once-for-all", section 3.2). Choices are mixed by masks on weights and channels, not by mixing feature maps, so that a
-step costs about as much as one of the largest network, however many choices there are. A stride changes the size of
-what follows and is always drawn.
+step costs about as much as one of the largest network. A stride changes the size of what follows and is always drawn.
 
 One choice is computed with sliced weights, at its own cost. If choices are mixed, everything is computed, and a layer
 multiplies the channels of its *input* by their weight in the mixture, because layers between (a norm, an activation, a
