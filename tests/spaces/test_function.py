@@ -1,7 +1,6 @@
 """Define by run: what tracing finds, how architectures are written, and what a bad function gets."""
 
 import copy
-import functools
 import pickle
 import random
 from collections.abc import Callable
@@ -251,19 +250,6 @@ def test_a_bad_function_is_refused_in_one_line_before_anything_is_trained(
     with pytest.raises(SpecError, match=message) as caught:
         made(build)
     assert "\n" not in str(caught.value)
-
-
-class Nameless:
-    """An object that can be called, and has no name to be pickled by."""
-
-    def __call__(self, c: Any, task: Any) -> Any:
-        return network.build(c, task)
-
-
-@pytest.mark.parametrize("build", [functools.partial(no_logits), Nameless(), 5])
-def test_what_has_no_name_is_no_space(build: Any) -> None:
-    with pytest.raises(SpecError, match="@space decorates a function"):
-        nas.space(build)
 
 
 def test_only_our_own_training_needs_logits() -> None:

@@ -342,3 +342,16 @@ def test_a_supernet_that_shares_names_is_copied_whole() -> None:
     torch.testing.assert_close(
         supernet(images, supernet.path(architecture)), supernet.extract(architecture).eval()(images)
     )
+
+
+class Nameless:
+    """An object that can be called, and has no name to be pickled by."""
+
+    def __call__(self, c: Any, task: Any) -> Any:
+        raise AssertionError("it is refused before it is called")
+
+
+@pytest.mark.parametrize("build", [functools.partial(print), Nameless(), 5])
+def test_what_has_no_name_is_no_space(build: Any) -> None:
+    with pytest.raises(SpecError, match="@space decorates a function"):
+        nas.space(build)
