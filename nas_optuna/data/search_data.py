@@ -157,7 +157,7 @@ def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
 
 
 def with_pixels(data: SearchData, pixels: Iterable[Tensor]) -> SearchData:
-    """The same search data with its pixels in other memory, so that the fingerprint is unchanged."""
+    """Search data with its pixels replaced by equal ones in another place; it keeps its fingerprint."""
     parts = zip((data.train, data.validation), pixels, strict=True)
     found = SearchData(data.name, *(replace(part, images=images) for part, images in parts))
     vars(found)["fingerprint"] = data.fingerprint  # where `cached_property` keeps it

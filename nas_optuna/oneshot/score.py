@@ -255,7 +255,7 @@ class Score:
         return bool(np.isfinite(self.scale[: SIZES.start]).any())
 
     def of_sizes(self) -> Score:
-        """The same score without shared accuracy and loss, to see what these add."""
+        """This score without the accuracy and loss of shared weights, which shows how much these add to sizes."""
         scale = self.scale.copy()
         scale[: SIZES.start] = np.inf
         return replace(self, scale=scale)

@@ -41,7 +41,10 @@ SCORED_STARTUP = 3
 """How many trials must have finished if a supernet's score tells where to begin."""
 
 MOST_AHEAD = 16
-"""Of this many trials before ours, those without a choice are assumed to be choosing now; older ones are dead."""
+"""Trials just before ours that are running without parameters are assumed to be choosing them now, up to this many.
+
+Older ones are assumed to have been killed before they chose.
+"""
 
 
 @dataclass(frozen=True)

@@ -302,11 +302,13 @@ def roll_back(connection: Any, record: ConnectionPoolEntry, state: PoolResetStat
 
 
 IDLE_LIMITS = {
-    "postgresql": lambda seconds: f"SET idle_in_transaction_session_timeout = {round(1000 * seconds)}",  # milliseconds
-    "mysql": lambda seconds: f"SET SESSION wait_timeout = {round(seconds)}",
-    "mariadb": lambda seconds: f"SET SESSION wait_timeout = {round(seconds)}",
+    "postgresql": "SET idle_in_transaction_session_timeout = '{:.0f}s'",
+    "mysql": "SET SESSION wait_timeout = {:.0f}",
+    "mariadb": "SET SESSION wait_timeout = {:.0f}",
 }
 """What tells each server to end a session that idles within a transaction; MySQL's ends any idle session."""
+_LONGEST_IDLE = 1e6
+"""Seconds; servers refuse a limit of more than some 24 days."""
 
 
 def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
@@ -316,7 +318,7 @@ def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
     # that was ended outside of a transaction.
     def limit(connection: Any, record: ConnectionPoolEntry) -> None:
         with closing(connection.cursor()) as cursor:
-            cursor.execute(IDLE_LIMITS[scheme](max(1.0, seconds())))
+            cursor.execute(IDLE_LIMITS[scheme].format(min(max(1.0, seconds()), _LONGEST_IDLE)))
         connection.commit()
 
     return limit

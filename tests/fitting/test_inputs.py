@@ -38,6 +38,12 @@ class Items(Dataset[Any]):
         return self.item(index)
 
 
+class Shaped(Items):
+    """It says the shape of its images."""
+
+    shape = (8, 8)
+
+
 class Column(Sequence[Any]):
     """What a table reads when it is asked for, without a shape."""
 
@@ -118,8 +124,7 @@ def test_columns_that_are_read_by_number_are_images_and_labels(tmp_path: Path, a
 
 
 def test_a_dataset_may_say_the_shape_of_its_items(tmp_path: Path) -> None:
-    dataset = Items(lambda i: (GREY[i], int(LABELS[i])))
-    dataset.shape = (8, 8)  # type: ignore[attr-defined]
+    dataset = Shaped(lambda i: (GREY[i], int(LABELS[i])))
     assert load_data(name_of(dataset, tmp_path)).train.images.shape[1:] == (1, 8, 8)
 
 
