@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ class Confusion:
         """The picture: one self-contained SVG element, which follows the reader's light or dark setting."""
         n = len(self.classes)
         cell = 30.0 if n <= MOST_NUMBERS else max(4.0, 600.0 / n)
-        shown = max(1, round(12 / cell))  # every how many names are shown, so that they do not overlap
+        shown = math.ceil(14 / cell)  # every how many names are shown, so that they do not overlap
         upright = max(map(len, self.classes), default=0) > cell / 7  # names that do not fit side by side are turned
         left, top = 104.0, 100.0 if upright else 22.0
         parts = []

@@ -182,7 +182,7 @@ def _ranking(facts: StudyFacts) -> Section | None:
 
 
 def _progress(facts: StudyFacts) -> Section | None:
-    if not facts.trials:
+    if sum(1 + len(curve_of(trial)) for trial in facts.trials) <= 2:  # charts of one dot each
         return None
     dots = [(t.number, t.values[0]) for t in facts.complete]
     best = staircase(dots, maximize=facts.maximize)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import xml.sax.saxutils as xml
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from nas_optuna.errors import NasOptunaError, printable, shortened
 from nas_optuna.files import write_file
@@ -44,7 +45,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters["plural"] = plural
+    found.filters |= {"plural": plural, "breakable": _breakable}
     return found
 
 
@@ -53,6 +54,11 @@ def _printable(value: object) -> object:
     if isinstance(value, Markup):
         return value
     return "" if value is None else printable(str(value))
+
+
+def _breakable(value: object) -> Markup:
+    """A value whose lines break after the choices of an architecture rather than within words."""
+    return Markup(re.sub(r",(?=[a-z])", ",<wbr>", str(escape(_printable(value)))))
 
 
 def escaped(text: str, room: int = 200) -> str:

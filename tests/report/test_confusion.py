@@ -1,6 +1,8 @@
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import optuna
@@ -63,6 +65,14 @@ def test_the_picture_is_well_formed_and_has_every_cell_that_counts(classes: int)
         assert len(cells) == 2 * classes + 1  # the diagonal, the mistakes, and the paper
         assert "&lt;class 0&gt; taken for &lt;class 1&gt;: 2 of 10" in svg
     assert len(svg) < 3e6
+
+
+@pytest.mark.parametrize("classes", [10, 25, 60, 100, 200])
+def test_names_beside_the_picture_do_not_overlap(classes: int) -> None:
+    matrix = found(classes)
+    svg = Confusion(matrix.classes, matrix.predictions).svg()
+    rows = [float(y) for y in re.findall(r'<text class="end" x="[^"]*" y="([^"]*)"', svg)]
+    assert min(below - above for above, below in pairwise(rows)) >= 13.9
 
 
 def test_the_report_says_what_was_taken_for_what() -> None:

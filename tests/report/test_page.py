@@ -85,7 +85,7 @@ class _Tags(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
-        if tag != "meta":
+        if tag not in ("meta", "wbr"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -287,6 +287,25 @@ def test_control_characters_of_users_are_replaced() -> None:
     page = report(study)
     assert "<td>a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c</td>" in page
     assert not set("\x00\x1b") & set(page)
+
+
+def test_lines_break_after_the_choices_of_an_architecture() -> None:
+    study = made()
+    add(study, 1)
+    entry = {"architecture": "a=1,b=<2>", "mean": 0.8, "spread": None, "seeds": [0], "images": 1900, "test_images": 5}
+    study.set_user_attr(StudyKey.RETRAINED, [entry])
+    page = report(study)
+    tags(page)
+    assert "a=1,<wbr>b=&lt;2&gt;" in page
+    assert "1,900 for training" in page
+
+
+def test_a_single_dot_is_no_chart() -> None:
+    study = made()
+    add(study, 1, epochs=1)
+    assert "Learning curves" not in report(study)
+    add(study, 2, epochs=1)
+    assert "Learning curves" in report(study)
 
 
 def test_the_test_set_is_shown_once() -> None:
