@@ -240,7 +240,9 @@ def problem_of(error: ValidationError, *section: str) -> str:
     kinds = [first] if place == first["loc"] else [p for p in problems if p["loc"][:-1] == place]
     said = ", or ".join(dict.fromkeys(plainer(p["msg"].removeprefix("Value error, ")) for p in kinds))
     parts = [*section, *(str(part) for part in place if not _is_union_member((part,)))]
-    return f"{named('.'.join(parts))}: {said.replace(', or it must be ', ', or ')}, got {shown(first['input'])}"
+    of_section = first["type"] == "value_error" and isinstance(first["input"], dict)  # the message names its keys
+    got = "" if of_section else f", got {shown(first['input'])}"
+    return f"{named('.'.join(parts))}: {said.replace(', or it must be ', ', or ')}{got}"
 
 
 def _is_union_member(last: tuple[int | str, ...]) -> bool:

@@ -124,6 +124,7 @@ def test_files_that_no_spec_can_be_are_refused(tmp_path: Path, text: str) -> Non
         ({"recipe": {"input_size": [4, "a"]}}, "recipe.input_size.1: it must be a whole number, got 'a'"),
         ({"recipe": {"input_size": [0, 5]}}, "recipe.input_size.0: it must be at least 1, got 0"),
         ({"recipe": {"epochs": 0, "batch_size": 0}}, "recipe.epochs: it must be at least 1, got 0"),
+        ({"supernet": {"latency_power": 2}}, 'supernet: latency_power belongs to latency_loss = "fbnet"'),
         ({"sampler": 5}, "sampler: it must be a section of settings, got 5"),
     ],
 )

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import DataError, named
+from nas_optuna.errors import DataError, named, shortened
+from nas_optuna.quantities import plural
 from nas_optuna.spec import ResizePolicy
 
 MAX_CLASSES = 100_000
@@ -285,10 +286,12 @@ def dimensions(height: int, width: int) -> str:
 
 def class_counts(classes: Sequence[str], counts: Sequence[int], listed: int = 12) -> str:
     """``cat 40, dog 38``; only the extremes where there are more than `listed` classes."""
-    names = [named(name)[:40] for name in classes]
+    names = [shortened(named(name), 40) for name in classes]
     if len(names) <= listed:
         return ", ".join(f"{name} {count:,}" for name, count in zip(names, counts, strict=True))
     fewest, most = (extreme(range(len(counts)), key=lambda i: counts[i]) for extreme in (min, max))
+    if counts[fewest] == counts[most]:
+        return f"{len(names)} classes of {plural(counts[most], 'image')} each"
     return (
         f"{len(names)} classes of {counts[fewest]:,} to {counts[most]:,} images each"
         f" (fewest {names[fewest]}, most {names[most]})"

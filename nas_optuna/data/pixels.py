@@ -208,6 +208,8 @@ def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
     for top in range(0, picture.height, rows):
         box = (0, top, picture.width, min(top + rows, picture.height))
         strip = picture.crop(box)
+        if strip.mode == "LAB":  # Pillow converts it to nothing else
+            strip = strip.convert("RGB")
         if transparent:
             strip = strip.convert("RGBA")
             ground = Image.new("RGBA", strip.size, (pixels.background,) * 3 + (255,))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import optuna
 
+from nas_optuna.data.images import class_counts
 from tests.helpers import Command, tiny
 
 RUN = ("run", "--sampler", "random", "--trials", 1)
@@ -77,3 +78,10 @@ def test_an_objective_that_is_a_cost_stands_once_in_a_front(command: Command) ->
 
 def test_class_counts_say_what_they_hold(command: Command) -> None:
     assert "classes, by images that train or select: 0 20, 1 20" in command(*RUN, *tiny()).err
+
+
+def test_class_counts_of_many_or_long_names() -> None:
+    many = [f"class {i}" for i in range(20)]
+    assert class_counts(many, [16] * 20) == "20 classes of 16 images each"
+    assert class_counts(many, [15, *[16] * 19]) == ("20 classes of 15 to 16 images each (fewest class 0, most class 1)")
+    assert class_counts(["a" * 50], [3]) == f"{'a' * 20}…{'a' * 19} 3"

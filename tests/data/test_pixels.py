@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from nas_optuna import load_network
 from nas_optuna.data import BatchLoader, ImageSet, load_data, load_images
 from nas_optuna.data import pixels as pixels_module
+from nas_optuna.data.pictures import picture_pixels
 from nas_optuna.data.pixels import MAX_PIXELS, PixelFormat
 from nas_optuna.errors import DataError
 from nas_optuna.export import export_network
@@ -128,6 +129,16 @@ def test_colours_whose_upper_bits_are_empty_are_refused_by_name(tmp_path: Path, 
         return
     with pytest.raises(DataError, match="3 pictures with 16-bit colours that use the lower bits only; convert them"):
         load_images(f"folder:{root}", True)
+
+
+def test_colours_of_lab_become_grey_where_a_network_sees_grey(tmp_path: Path) -> None:
+    grey = Image.new("RGB", (6, 6), (90, 90, 90))
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    file = tmp_path / "lab.tif"
+    ImageCms.applyTransform(grey, to_lab).save(file)
+    for channels in (1, 3):
+        pixels = PixelFormat(channels, 6, 6, (0.0,) * channels, (1.0,) * channels, (6, 6))
+        assert np.abs(picture_pixels(file, pixels).astype(int) - 90).max() <= 1
 
 
 def test_a_picture_of_too_many_pixels_is_to_be_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

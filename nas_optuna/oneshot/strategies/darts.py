@@ -177,7 +177,10 @@ class DartsOptions(StrategyOptions):
     @model_validator(mode="after")
     def _honourable(self) -> DartsOptions:
         if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas")
+            raise ValueError(
+                f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas; raise epochs"
+                " or lower warmup_epochs"
+            )
         if self.update == "joint" and self.order == 2:
             raise ValueError('order = 2 needs update = "alternating"')
         if self.optimizer == "adamw" and self.update == "joint":
