@@ -86,7 +86,8 @@ class StudyFacts:
     def described(self, record: TrialRecord, *, typed: bool = False) -> list[tuple[str, object]]:
         """One trial as names and values: number, architecture, and figures as in `figures_of`."""
         named = [("trial", record.number), ("architecture", record.architecture)]
-        return [*named, *figures_of(record, self.names, self.images, typed=typed), ("epochs", record.epochs)]
+        chosen = [] if typed else [(name, _setting(name, record)) for name in record.settings]
+        return [*named, *figures_of(record, self.names, self.images, typed=typed), ("epochs", record.epochs), *chosen]
 
     def columns(
         self, records: Sequence[TrialRecord], *, kept: int = 1, brief: bool = False, errors: bool = True
@@ -115,6 +116,10 @@ class StudyFacts:
             ),
             Column("epochs", lambda record: record.epochs or None, right=True, rank=5),
             *(
+                Column(name, partial(_setting, name), right=True, rank=4)
+                for name in dict.fromkeys(name for record in records for name in record.settings)
+            ),
+            *(
                 Column(each.heading, partial(cost, each), right=True, rank=rank)
                 for each, rank in zip(costs, ranks, strict=False)
             ),
@@ -124,6 +129,12 @@ class StudyFacts:
     def command(self, name: str, *words: str) -> str:
         """A command for this study, for a person to type."""
         return command(self.study, name, "--study", self.study.study_name, *words)
+
+
+def _setting(name: str, record: TrialRecord) -> object:
+    """What a trial chose for a setting of the recipe, in four digits."""
+    value = record.settings.get(name)
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def objectives_of(
@@ -212,7 +223,7 @@ def rows(study: Study) -> list[dict[str, Any]]:
     result = []
     for trial in study.get_trials(deepcopy=False):
         record = TrialRecord.of(trial).to_dict()
-        values, costs = record.pop("values"), record.pop("costs")
+        values, costs, _ = record.pop("values"), record.pop("costs"), record.pop("settings")
         record |= costs | dict(zip(names, values, strict=False)) | {f"param.{k}": v for k, v in trial.params.items()}
         result.append(record)
     return result

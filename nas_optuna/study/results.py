@@ -13,6 +13,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError, unknown
+from nas_optuna.hyperparameters import PREFIX
 from nas_optuna.objectives import COSTS, Criterion, parse_criterion
 from nas_optuna.quantities import Direction
 from nas_optuna.study.optuna_internals import read_once
@@ -42,6 +43,7 @@ class TrialRecord:
         duplicate_of: Number of the trial whose training was reused.
         continues: Number of the stopped trial whose training this one continued.
         spread: Standard deviation over the recipe's repeats, if there are several.
+        settings: What it chose for the settings of the recipe that are searched.
 
     Examples:
         >>> import optuna
@@ -64,6 +66,7 @@ class TrialRecord:
     duplicate_of: int | None
     continues: int | None
     spread: float | None
+    settings: dict[str, Any]
 
     @classmethod
     def of(cls, trial: FrozenTrial) -> TrialRecord:
@@ -84,6 +87,7 @@ class TrialRecord:
             duplicate_of=attribute(TrialKey.DUPLICATE_OF),
             continues=attribute(TrialKey.CONTINUES),
             spread=attribute(TrialKey.SPREAD),
+            settings={k.removeprefix(PREFIX): v for k, v in trial.params.items() if k.startswith(PREFIX)},
         )
 
     def to_dict(self) -> dict[str, Any]:

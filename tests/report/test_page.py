@@ -9,20 +9,20 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
 from nas_optuna.cli.results import print_ranking
 from nas_optuna.report.comparison import comparison_page, summary_of
-from nas_optuna.report.facts import StudyFacts
+from nas_optuna.report.facts import StudyFacts, to_json
 from nas_optuna.report.notes import study_note
 from nas_optuna.report.page import report
 from nas_optuna.report.selection import choose
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import storage_of
-from nas_optuna.study.results import front_of
+from nas_optuna.study.results import TrialRecord, front_of
 from nas_optuna.study.schema import StudyKey, TrialKey, flaw_of_study
 from nas_optuna.study.studies import create_study
 from nas_optuna.study.trial_queue import REFERENCE
@@ -298,6 +298,19 @@ def test_lines_break_after_the_choices_of_an_architecture() -> None:
     tags(page)
     assert "a=1,<wbr>b=&lt;2&gt;" in page
     assert "1,900 for training" in page
+
+
+def test_searched_settings_of_the_recipe_stand_beside_the_architecture() -> None:
+    study = made()
+    ranges = {"recipe.learning_rate": FloatDistribution(1e-4, 0.1), "recipe.batch_size": IntDistribution(1, 64)}
+    chosen = {"recipe.learning_rate": 0.0012345678, "recipe.batch_size": 48}
+    for value in (0.8, 0.9):
+        study.add_trial(create_trial(value=value, params=chosen, distributions=ranges))
+    text = plain(report(study))
+    assert text.count("learning_rate") == 3  # the winner, the ranking, the spec
+    assert text.count("0.001235") == text.count("  48  ") == 3
+    assert TrialRecord.of(study.trials[0]).settings == {"learning_rate": 0.0012345678, "batch_size": 48}
+    assert "settings" not in to_json(study)
 
 
 def test_a_single_dot_is_no_chart() -> None:
