@@ -76,8 +76,7 @@ _BOUNDED = ("accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy")
 METRICS = Registry(
     "metric",
     "nas_optuna.metrics",
-    {name: f"nas_optuna.training.evaluate:{name}" for name in (*_BOUNDED, "negative_log_likelihood")}
-    | {"accuracy_int8": "nas_optuna.training.evaluate:accuracy"},
+    {name: f"nas_optuna.training.evaluate:{name}" for name in (*_BOUNDED, "negative_log_likelihood", "accuracy_int8")},
 )
 _BUILTIN: Mapping[str, Metric] = {
     **{name: Metric(name) for name in _BOUNDED},

@@ -48,7 +48,7 @@ _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
     "latency measure": (latency.measure, "--space conv --device cpu --out table.json"),
     "latency check": (latency.check, "table.json --save-overhead"),
     "latency kit": (latency.kit, "--space conv --out kit"),
-    "space show": (lists.space_show, "--set space.depth=20"),
+    "space show": (lists.space_show, "--space macro"),
     "list": (lists.list_, "samplers --json"),
     "samplers": (lists.listing("samplers", "List every sampler: as list samplers."), "--json"),
     "devices": (lists.listing("devices", "List every device: as list devices."), "--json"),

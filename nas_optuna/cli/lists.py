@@ -12,6 +12,7 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.options import completes, named_by
 from nas_optuna.cli.printing import Column, print_json, print_table, say
+from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.devices import list_devices
 from nas_optuna.errors import DataError, SpecError, unknown
@@ -65,14 +66,11 @@ def data_fetch(
     say(f"kept in {data_dir or data_directory()}")
 
 
-def space_show(
-    spec: options.Spec = None, set_: options.Set = None, data_dir: options.DataDir = None, json: options.Json = False
-) -> None:
+def space_show(given_options: SpecOptions, data_dir: options.DataDir = None, json: options.Json = False) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
-    from nas_optuna.cli.run_options import SpecOptions
     from nas_optuna.spec_parts import make_evaluator
 
-    given = SpecOptions(spec=spec, set_=set_).read()
+    given = given_options.read()
     try:
         space = make_evaluator(given, data_dir, "cpu")[1].space
     except DataError:

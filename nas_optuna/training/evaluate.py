@@ -35,6 +35,11 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(1) == targets).float().mean()
 
 
+def accuracy_int8(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Share of correct predictions of the network in eight bits."""
+    return accuracy(outputs, targets)
+
+
 def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean recall over the classes that occur."""
     table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()

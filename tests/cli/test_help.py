@@ -1,8 +1,11 @@
+import json
 import re
 import shlex
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -67,3 +70,14 @@ def test_there_are_the_commands_that_are_promised() -> None:
     names = {" ".join(words) for words in commands()}
     assert names >= {"run", "best", "devices", "dashboard", "space show", "data list", "data fetch"}
     assert names >= {f"study {name}" for name in ("create", "list", "show", "delete", "export")}
+
+
+def test_a_space_is_shown_by_the_options_of_run(command: Command, tmp_path: Path) -> None:
+    np.savez(tmp_path / "own.npz", images=np.zeros((40, 12, 12), np.uint8), labels=np.arange(40) % 2)
+    shown = command("space", "show", "--data", tmp_path / "own.npz", "--space", "conv", "--set", "space.depth=1")
+    assert shown.out.startswith("space conv: 24 architectures")
+
+
+def test_the_list_of_metrics_tells_them_apart(command: Command) -> None:
+    advice = [row["advice"] for row in json.loads(command("list", "metrics", "--json").out)]
+    assert len(set(advice)) == len(advice)
