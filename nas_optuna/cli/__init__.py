@@ -17,6 +17,7 @@ from nas_optuna.cli import latency, lists, networks, results, run, study, supern
 from nas_optuna.cli.options import CLOCK, Command, Group, with_options
 from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
 from nas_optuna.errors import NasOptunaError, SpecError, nearest, plainer, shown
+from nas_optuna.study.storage import failure
 
 _GROUPS = {
     "study": ("Create, list, show, delete and export studies.", "create mine --spec mnist-fast"),
@@ -163,8 +164,6 @@ def _run(arguments: list[str] | None) -> int:
     except Exception as error:
         if "optuna" not in sys.modules:
             raise
-        from nas_optuna.study.storage import failure
-
         if (problem := failure(error)) is None:
             raise
         print_error(problem)

@@ -21,8 +21,9 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, reason_of
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, reason_of, shown
 from nas_optuna.masking import mask_urls
+from nas_optuna.study.storage import open_storage, sqlite_file, storage_url
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -143,8 +144,6 @@ def _require_folder(context: typer.Context) -> None:
     try:
         os.getcwd()
     except OSError as error:
-        from nas_optuna.study.storage import sqlite_file, storage_url
-
         if " ".join(_words_of(context)) in _WITHOUT_FOLDER:
             database = sqlite_file(storage_url(context.params["storage"]))
             if database is None or database.is_absolute():
@@ -179,8 +178,6 @@ def completes(*keys: str) -> Callable[[str], list[str]]:
 
 def study_names(context: typer.Context, incomplete: str) -> list[str]:
     """Complete the names of studies in a SQLite file; a server is not queried while somebody types."""
-    from nas_optuna.study.storage import sqlite_file, storage_url
-
     try:
         file = sqlite_file(storage_url(context.params.get("storage")))
         if file is None or not file.is_file():
@@ -231,6 +228,20 @@ def option(
     if keys := _KEYS.findall(help):
         more["autocompletion"] = completes(*keys)
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)
+
+
+def pairs(option: str, texts: Sequence[str] | None, example: str, read: Callable[[str], Any] = str) -> dict[str, Any]:
+    """The values of a repeated option NAME=VALUE by name, each as `read` reads it."""
+    found = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        try:
+            found[name.strip()] = read(value.strip())
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise SpecError(f"{option} needs NAME=VALUE, got {shown(text)}; e.g. {option} {example}")
+    return found
 
 
 Storage = Annotated[str | None, option("Database; NAS_OPTUNA_STORAGE, else sqlite:///nas-optuna.db.", "URL")]
@@ -285,15 +296,13 @@ class StudyOptions:
     @property
     def url(self) -> str:
         """The storage's URL."""
-        from nas_optuna.study.storage import storage_url
-
         return storage_url(self.storage)
 
     def open(self) -> Study:
         """The stored study."""
-        from nas_optuna.study import storage, studies
+        from nas_optuna.study.studies import load_study
 
-        return studies.load_study(storage.open_storage(self.url), self.study)
+        return load_study(open_storage(self.url), self.study)
 
     def files(self, study: Study | None, given: Path | None = None) -> Path:
         """The folder for files of the study, as named now or as the study remembers it."""

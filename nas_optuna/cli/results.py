@@ -29,6 +29,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
+from nas_optuna.study.storage import open_storage, storage_url
 
 if TYPE_CHECKING:
     from nas_optuna.report.facts import StudyFacts
@@ -165,7 +166,7 @@ def pareto(
 
     facts = StudyFacts(stored.open())
     studies.study_spec(facts.study)  # refuses a study that is not ours
-    front = results.front_of(facts.study, _reference(reference or []))
+    front = results.front_of(facts.study, options.pairs("--reference", reference, "latency_ms=2", float))
     if not front.records:
         raise no_complete_trial(facts.study)
     print_json(front.to_dict()) if json else _print_front(facts, front)
@@ -196,19 +197,6 @@ def _print_front(facts: StudyFacts, front: Front) -> None:
     print_table(title, columns, front.records)
     corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
-
-
-def _reference(given: list[str]) -> dict[str, float]:
-    reference = {}
-    for text in given:
-        name, equals, value = text.rpartition("=")
-        try:
-            reference[name] = float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise SpecError(f"--reference needs NAME=VALUE, got {text!r}; e.g. --reference latency_ms=2")
-    return reference
 
 
 def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
@@ -327,7 +315,6 @@ def compare(
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
     from nas_optuna.report.comparison import columns_for, comparison_page, differences, require_comparable, summary_of
-    from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import load_study
 
     opened = open_storage(storage_url(storage))
@@ -356,7 +343,6 @@ def dashboard(
 
     from nas_optuna.report.dashboard import ArtifactFolders, OwnPagesOnly, ReadableAttributes, create_server
     from nas_optuna.study.files import folders
-    from nas_optuna.study.storage import open_storage, storage_url
 
     url = storage_url(storage)
     opened = open_storage(url)

@@ -17,6 +17,7 @@ from nas_optuna.devices import use_threads
 from nas_optuna.errors import StudyError
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import plural
+from nas_optuna.study.storage import absolute, is_kept
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -60,13 +61,13 @@ def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
     """The run, fully checked: nothing is written or started before."""
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.experiment import Experiment
-    from nas_optuna.study import lease_table, storage, studies, supernet_result, trial_queue
+    from nas_optuna.study import lease_table, studies, supernet_result, trial_queue
     from nas_optuna.trackers import create_trackers
 
     if plan.workers.threads is not None:
         use_threads(plan.workers.threads)
     lease_table.seconds()
-    if plan.keep_weights is not None and not storage.is_kept(plan.url):
+    if plan.keep_weights is not None and not is_kept(plan.url):
         raise StudyError(
             "--keep-weights is of no use with a storage that forgets the study when the command ends;"
             " --storage sqlite:///nas-optuna.db keeps both"
@@ -135,13 +136,13 @@ class _Search:
     def handle(self) -> ExperimentHandle | None:
         """The handle for workers; None if other processes cannot open the study."""
         from nas_optuna.experiment import ExperimentHandle
-        from nas_optuna.study import files, storage
+        from nas_optuna.study import files
 
         plan, checkpoints = self.plan, self.experiment.objective.checkpoints
-        if not storage.is_kept(plan.url):
+        if not is_kept(plan.url):
             return None
         return ExperimentHandle(
-            storage.absolute(plan.url),
+            absolute(plan.url),
             plan.study,
             data_directory=plan.data_dir.absolute() if plan.data_dir else None,
             checkpoints=checkpoints.absolute() if checkpoints else None,
@@ -156,7 +157,6 @@ class _Search:
         from nas_optuna.cli.progress import watch
         from nas_optuna.execution import loop, trial_files
         from nas_optuna.report.notes import NoteWriter
-        from nas_optuna.study.storage import is_kept
 
         plan, experiment, stop = self.plan, self.experiment, self.stop
         if self.warm_trials:
@@ -224,14 +224,14 @@ class _Search:
 
 
 def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome, study: Study) -> int:
-    from nas_optuna.study import results, storage, studies
+    from nas_optuna.study import results, studies
 
     if outcome.interrupted:
         left = None if plan.count is None or plan.fixed else plan.count - outcome.trials
         again = options.command_line(context, trials=left, enqueue=None)
         say("stopped after the last trial" if left == 0 else f"stopped; nothing is lost. Continue: {again}")
         return 130
-    if storage.is_kept(plan.url):
+    if is_kept(plan.url):
         named = () if plan.study == "nas" else ("--study", plan.study)
         winner = [
             (studies.command(study, "best", *named), "the winner and its figures"),

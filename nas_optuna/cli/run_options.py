@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -14,6 +13,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, completes, option
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, StudyExists, shown, unknown
+from nas_optuna.study.storage import open_storage, sqlite_file
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -119,9 +119,9 @@ class SpecOptions:
         """The spec with the sampler, pruner and seed of the command line, then with the other overrides."""
         parts = spec.with_parts(space=self.space, sampler=self.sampler, pruner=self.pruner, seed=self.seed)
         values = parts.to_dict()
-        values["fixed"] |= dict(map(partial(_pair, "--fix"), self.fix or ()))
-        for name, what in map(partial(_pair, "--search"), self.search or ()):
-            values["search"][name.removeprefix("recipe.")] = what
+        values["fixed"] |= options.pairs("--fix", self.fix, "conv1.stride=1")
+        searched = options.pairs("--search", self.search, "recipe.learning_rate=1e-4..1e-1:log")
+        values["search"] |= {name.removeprefix("recipe."): what for name, what in searched.items()}
         result = type(spec).from_dict(values, "the command line").override(self.set_ or (), "--set")
         for flag, text in named_overrides(self):
             result = result.override([text], flag)
@@ -147,23 +147,12 @@ def _of_spec(key: str, value: Any) -> Any:
     return str(value.resolve()) if isinstance(value, Path) else value
 
 
-_EXAMPLES = {"--fix": "conv1.stride=1", "--search": "recipe.learning_rate=1e-4..1e-1:log"}
-
-
-def _pair(option: str, text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name.strip():
-        raise SpecError(f"{option} needs NAME=VALUE, got {shown(text)}; e.g. {option} {_EXAMPLES[option]}")
-    return name.strip(), value.strip()
-
-
 def find_target(
     stored: TrustedStudyOptions, given: SpecOptions, extra: Sequence[str] = ()
 ) -> tuple[Study | None, StudySpec]:
     """The study, if it exists, and its spec with the changes of the command line."""
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study import studies, trust
-    from nas_optuna.study.storage import open_storage, sqlite_file
 
     url, name, database = stored.url, stored.study, sqlite_file(stored.url)
     storage = None if database is not None and not database.exists() else open_storage(url)

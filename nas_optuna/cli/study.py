@@ -17,6 +17,7 @@ from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.masking import mask_urls
 from nas_optuna.quantities import plural
+from nas_optuna.study.storage import is_kept, open_storage, storage_url
 
 Name = Annotated[
     str | None,
@@ -51,7 +52,7 @@ def create(
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     from nas_optuna.experiment import Experiment
     from nas_optuna.spec_parts import code_named
-    from nas_optuna.study import storage, studies, trust
+    from nas_optuna.study import studies, trust
 
     stored = named_study.stored()
     name, url = stored.study, stored.url
@@ -62,7 +63,7 @@ def create(
     say(f"created study {name!r} in {mask_urls(url)}: {experiment.describe()}", *experiment.notes())
     if json:
         print_json({"study": name, "storage": mask_urls(url), "spec": experiment.spec.to_dict()})
-    if not storage.is_kept(url):
+    if not is_kept(url):
         say("this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it")
         return
     say(f"next: {studies.command(study, 'run', '--study', name, '--trials', '20')}")
@@ -70,7 +71,6 @@ def create(
 
 def list_(storage: options.Storage = None, json: options.Json = False) -> None:
     """List the studies of a storage."""
-    from nas_optuna.study.storage import open_storage, storage_url
     from nas_optuna.study.studies import summaries
 
     found = summaries(open_storage(storage_url(storage)))
@@ -114,14 +114,14 @@ def delete(
 ) -> None:
     """Delete a study with its trials, checkpoints and weights; asks first."""
     from nas_optuna.report.dashboard import of_study
-    from nas_optuna.study import storage, studies, transactions
+    from nas_optuna.study import studies, transactions
     from nas_optuna.study.files import elsewhere, folders
 
     name = named_study.given()
     if name is None:
         raise SpecError("which study? give its NAME; nas-optuna study list lists them")
-    url = storage.storage_url(named_study.storage)
-    opened = storage.open_storage(url)
+    url = storage_url(named_study.storage)
+    opened = open_storage(url)
     trials = sum(transactions.counts(opened).get(name, {}).values())
     attributes: dict[str, Any] = {}
     shown: list[str] = []

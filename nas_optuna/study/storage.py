@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sqlite3
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from nas_optuna.errors import StudyError, shown
-from nas_optuna.files import scratch_folder
 from nas_optuna.masking import is_secret, mask_urls
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from sqlalchemy import URL
 
     from nas_optuna.study.database import RetryingStorage
@@ -258,49 +255,11 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
 
 
 def _create(database: Path) -> None:
-    """Make a SQLite file that nobody sees before it is complete."""
-    # It is made in another folder and then renamed in one step; if another process was faster, that one's is used.
-    # A log without its database is left behind if a process was killed and then only the database was deleted; SQLite
-    # would apply it to the new one.
-    with scratch_folder(database.parent) as folder:
-        unseen = folder / "new.db"
-        unseen.touch()
-        _open(f"sqlite:///{unseen}", unseen, 0.0).database.engine.dispose()
-        if _file_system(folder.absolute()) not in _ON_THE_NETWORK:
-            with closing(sqlite3.connect(unseen)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-        with _alone_in(database.parent):
-            _publish(unseen, database)
-
-
-def _publish(unseen: Path, database: Path) -> None:
-    """Give a file its name, unless the name is taken, even by another program."""
-    if os.path.lexists(database):
-        return
-    for suffix in ("-journal", "-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
-    try:
-        os.link(unseen, database)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without links
-        unseen.rename(database)
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from entering this block with the same folder, if the system can lock folders."""
-    try:
-        import fcntl
-    except ImportError:  # Windows, where a file is not renamed to a name that is taken
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    """Make an empty SQLite file; it gets its tables when it is opened, as every database does."""
+    # SQLite ignores the log that a deleted file of this name has left.
+    with closing(sqlite3.connect(database)) as connection:
+        if _file_system(database.absolute().parent) not in _ON_THE_NETWORK:
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _has_raced(error: BaseException) -> bool:

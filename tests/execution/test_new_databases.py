@@ -38,28 +38,12 @@ def test_a_sqlite_file_is_made_once_by_many(tmp_path: Path, beginning: str) -> N
         assert not list(folder.glob(".nas-optuna-*"))
 
 
-def test_a_database_that_another_program_makes_meanwhile_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def meanwhile(database: os.PathLike[str]) -> bool:
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("CREATE TABLE mine (x)")
-        return False
-
-    monkeypatch.setattr(os.path, "lexists", meanwhile)
+def test_a_database_that_another_program_makes_meanwhile_is_kept(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
+        connection.execute("CREATE TABLE mine (x)")
     storage._create(tmp_path / "s.db")
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
         assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
-
-
-def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    assert together(4, created(url(tmp_path)), tmp_path / "log") == [0] * 4, logs(tmp_path / "log")
-    assert integrity(tmp_path / "s.db") == "ok"
-    assert len(opened(tmp_path).trials) == 8
 
 
 def test_a_process_that_is_killed_while_it_makes_a_database_leaves_none(tmp_path: Path) -> None:
