@@ -88,6 +88,7 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
 def show(named_study: NamedStudy, all_: options.All = False, json: options.Json = False) -> None:
     """Show a study's spec and its best trials."""
     from nas_optuna.report.facts import StudyFacts
+    from nas_optuna.study import studies
 
     facts = StudyFacts(named_study.stored().open())
     name, spec = facts.study.study_name, facts.spec.to_dict()
@@ -95,7 +96,7 @@ def show(named_study: NamedStudy, all_: options.All = False, json: options.Json 
         print_json({"study": name, "spec": spec, "trials": [record.to_dict() for record in facts.records]})
         return
     rows = [
-        (section, ", ".join(f"{k} = {v}" for k, v in value.items() if v is not None))
+        (section, ", ".join(f"{k} = {studies.written(v)}" for k, v in value.items() if v is not None))
         for section, value in spec.items()
         if isinstance(value, dict) and value
     ]

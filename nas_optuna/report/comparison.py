@@ -11,7 +11,7 @@ from typing import Any
 from optuna.study import Study
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError, shown
+from nas_optuna.errors import StudyError
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
 from nas_optuna.quantities import duration
@@ -24,7 +24,7 @@ from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import TrialRecord, best_trial, complete_trials
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import standard_error, with_error
-from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.studies import maximizes, study_spec, written
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def differences(studies: Sequence[Study]) -> tuple[str, ...]:
     found: dict[str, dict[str, list[str]]] = {}
     for study in studies:
         for name, value in _what_decides(study).items():
-            text = value if isinstance(value, str) else shown(value)
+            text = written(value)
             found.setdefault(name, {}).setdefault(text, []).append(study.study_name)
     return tuple(
         f"{name}: " + "; ".join(f"{value} in {', '.join(names)}" for value, names in by_value.items())

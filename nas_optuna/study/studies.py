@@ -143,13 +143,18 @@ def require_same_spec(study: Study, given: StudySpec) -> None:
 def _changes(began: Any, now: Any) -> str:
     """What has changed in a section, in a few words."""
     if not (isinstance(began, dict) and isinstance(now, dict)):
-        return f"{_written(began)} → {_written(now)}"
+        return f"{written(began)} → {written(now)}"
     keys = [key for key in {**began, **now} if began.get(key) != now.get(key)]
-    return ", ".join(f"{named(key)} {_written(began.get(key))} → {_written(now.get(key))}" for key in keys[:3])
+    return ", ".join(f"{named(key)} {written(began.get(key))} → {written(now.get(key))}" for key in keys[:3])
 
 
-def _written(value: Any) -> str:
-    return "none" if value is None else named(", ".join(map(str, value)) if isinstance(value, list) else value)
+def written(value: Any) -> str:
+    """A value of a spec for a person: ``3, 5, 7``, ``true``, ``none``."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.12g}"
+    return named(", ".join(map(written, value)) if isinstance(value, list) else value)
 
 
 _MAY_CHANGE = frozenset({"sampler", "pruner", "supernet", "fixed", "reference", "among", "keep_paused"})

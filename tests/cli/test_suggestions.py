@@ -121,7 +121,7 @@ def test_data_that_are_none_have_a_name(command: Command, data: str, said: str) 
         (("--set", "space.depth=3"), "another 'space' (depth 2 → 3)"),
         (("--epochs", "12", "--set", "space.depth=3"), "another 'space' (depth 2 → 3); 'recipe' (epochs 1 → 12)"),
         (("--objective", "macro_f1"), "another 'objectives' (accuracy → macro_f1)"),
-        (("--max-macs", "3M"), "another 'limits' (macs none → 3000000.0)"),
+        (("--max-macs", "3M"), "another 'limits' (macs none → 3000000)"),
     ],
 )
 def test_what_has_changed_is_shown(command: Command, study: str, words: tuple[str, ...], said: str) -> None:
