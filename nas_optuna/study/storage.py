@@ -248,9 +248,17 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
     """Connect to a SQLite file that exists: SQLite would make an empty one in the place of one that was deleted."""
     # With a write-ahead log, which our own databases have, it is safe not to wait for the disk at each commit.
     file = f"file:{quote(str(database))}?mode={mode}"
-    connection = sqlite3.connect(file, uri=True, timeout=timeout, check_same_thread=False)
-    if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
-        connection.execute("PRAGMA synchronous=NORMAL")
+    connect = partial(sqlite3.connect, uri=True, timeout=timeout, check_same_thread=False)
+    connection = connect(file)
+    try:
+        if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+            connection.execute("PRAGMA synchronous=NORMAL")
+    except sqlite3.OperationalError:
+        connection.close()
+        # Where this process may not write, it can read without a log, if nobody else has one.
+        if os.access(database.parent, os.W_OK) or database.with_name(f"{database.name}-wal").exists():
+            raise
+        connection = connect(f"{file}&immutable=1")
     return connection
 
 

@@ -1,10 +1,12 @@
 """What the command line does with names of studies and URLs of storages that it cannot use."""
 
 import json
+import os
 import pickle
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,6 +123,36 @@ def test_a_url_that_only_reads_does_only_that(command: Command, study: str) -> N
     assert "readonly database; may you write to it" in result.err.splitlines()[-1]
     with closing(sqlite3.connect(database)) as connection:
         assert list(connection.iterdump()) == before
+
+
+def test_a_database_in_a_folder_where_nobody_may_write_is_read(
+    command: Command, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithoutLog(sqlite3.Connection):
+        """As SQLite answers where it cannot make the log's files."""
+
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+            if sql == "PRAGMA journal_mode":
+                raise sqlite3.OperationalError("attempt to write a readonly database")
+            return super().execute(sql, *values)
+
+    real, may_write = sqlite3.connect, [True]
+
+    def connect(file: str, **options: Any) -> sqlite3.Connection:
+        return real(file, factory=sqlite3.Connection if "immutable=1" in file else WithoutLog, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr(os, "access", lambda path, mode: may_write[0])
+    refused = command("study", "list")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    may_write[0] = False
+    assert command("best", "--study", study).code == 0
+    Path("nas-optuna.db-wal").touch()
+    assert command("best", "--study", study).code == 2
+    Path("nas-optuna.db-wal").unlink()
+    written = command("study", "delete", study, "--yes")
+    assert written.code == 2
+    assert "may you write to it" in written.err
 
 
 def test_a_study_that_nobody_has_run_is_not_run_where_its_database_only_reads(command: Command) -> None:
