@@ -106,12 +106,18 @@ def _of_container(figure: str) -> list[str]:
     return (Path("/sys/fs/cgroup") / figure).read_text(encoding="ascii").split()
 
 
+_MOST_THREADS = 64
+"""So many threads are allowed on a small machine, too, since a cluster's nodes may be larger."""
+
+
 def use_threads(count: int) -> None:
     """Compute on the CPU with this many threads in this process."""
     import torch
 
     if count < 1:
         raise DeviceError(f"the number of threads must be at least 1, got {count}")
+    if count > (most := max(_MOST_THREADS, 4 * (os.cpu_count() or 1))):
+        raise DeviceError(f"{count:,} threads are more than this machine can use; take at most {most}")
     torch.set_num_threads(count)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import reprlib
+import sysconfig
+import traceback
 from collections.abc import Iterable, Mapping
 
 from nas_optuna.masking import mask_urls
@@ -103,21 +106,36 @@ def named(path: object) -> str:
     return shortened(printable(str(path)), NAMED)
 
 
+def place_of(error: BaseException) -> str:
+    """The last line outside of libraries that an error passed, as ``" (mine.py:12)"``; empty if there is none."""
+    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    known = ("<", *(folder + os.sep for folder in (*libraries, os.path.dirname(__file__))))
+    passed = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [f" ({os.path.basename(file)}:{line})" for file, line in passed if not file.startswith(known)]
+    return own[-1] if own else ""
+
+
 def reason_of(error: BaseException, limit: int = NAMED) -> str:
-    """An error's message in one line of at most `limit` characters."""
+    """An error's message in one line of at most `limit` characters; outside of libraries as `describe_error` has it."""
+    if place_of(error):
+        return describe_error(error, limit)
+    return _message_of(error, limit)
+
+
+def _message_of(error: BaseException, limit: int) -> str:
     told = error.strerror if isinstance(error, OSError) and error.strerror else error
     return shortened(printable(str(told)), limit) or type(error).__name__
 
 
 def describe_error(error: BaseException, limit: int = 120) -> str:
-    """An error's type and message in one line of at most `limit` characters.
+    """An error's type, message and `place_of` in one line of at most `limit` characters.
 
     Examples:
         >>> describe_error(ValueError("no such layer"))
         'ValueError: no such layer'
     """
-    kind, told = type(error).__name__, reason_of(error, limit)
-    return shortened(kind if told == kind else f"{kind}: {told}", limit)
+    kind, told, place = type(error).__name__, _message_of(error, limit), place_of(error)
+    return shortened(kind if told == kind else f"{kind}: {told}", limit - len(place)) + place
 
 
 _PLAINER = {
@@ -126,7 +144,7 @@ _PLAINER = {
     ),
     r"Input should be a valid number(, unable to parse string as a number)?": "it must be a number",
     r"Input should be a valid boolean(, unable to interpret input)?": "it must be true or false",
-    r"Input should be a valid dictionary or instance of \w+": "it must be a section of settings",
+    r"Input should be a valid dictionary( or instance of \w+)?": "it must be a section of settings",
     r"Input should be a valid tuple": "it must be a list",
     r"(Tuple|List) should have at (least|most) (\d+ items?) after validation, not \d+": r"it must have at \2 \3",
     r"Input should be greater than or equal to": "it must be at least",

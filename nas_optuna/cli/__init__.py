@@ -16,7 +16,7 @@ import typer
 from nas_optuna.cli import latency, lists, networks, results, run, study, supernet
 from nas_optuna.cli.options import CLOCK, Command, Group, with_options
 from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
-from nas_optuna.errors import NasOptunaError, SpecError, nearest, plainer, shown
+from nas_optuna.errors import NasOptunaError, SpecError, describe_error, nearest, place_of, plainer, shown
 from nas_optuna.study.storage import failure
 
 _GROUPS = {
@@ -158,17 +158,22 @@ def _run(arguments: list[str] | None) -> int:
         discard(sys.stdout)  # the parser and rich turn a broken pipe into this
         return 0
     except OSError as error:
-        print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}")
+        print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}{place_of(error)}")
         discard(sys.stdout)
         return 2
     except Exception as error:
-        if "optuna" not in sys.modules:
-            raise
-        if (problem := failure(error)) is None:
+        if (problem := _problem(error)) is None:
             raise
         print_error(problem)
         return 2
     return result if isinstance(result, int) else 0
+
+
+def _problem(error: Exception) -> str | None:
+    """One line for an error of a storage or of a user's code; None for a mistake of ours."""
+    if "optuna" in sys.modules and (problem := failure(error)) is not None:
+        return problem
+    return f"your code failed: {describe_error(error, 300)}" if place_of(error) else None
 
 
 def _version(wanted: bool) -> None:

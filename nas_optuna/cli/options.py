@@ -21,7 +21,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, reason_of, shown
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, place_of, reason_of, shown
 from nas_optuna.masking import mask_urls
 from nas_optuna.study.storage import open_storage, sqlite_file, storage_url
 
@@ -122,7 +122,7 @@ class Command(TyperCommand):
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # what rich makes of it
                 raise
-            status = "" if ended.code in (None, "") else f" (SystemExit: {ended})"
+            status = ("" if ended.code in (None, "") else f" (SystemExit: {ended})") + place_of(ended)
             raise SpecError(f"code of yours ends the process{status}; let it raise an error") from ended
 
     def format_options(self, ctx: Any, formatter: Any) -> None:

@@ -169,11 +169,20 @@ def find_target(
     return study, wanted
 
 
+_UNTIMED = {"macs", "params", "memory", "flash", "arena"}
+"""Costs that no runtime measures."""
+
+
 def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptions) -> Study:
     """The new study of an experiment, or the one that another process has just made from the same spec."""
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.trust import remember
 
+    if given.latency_runtime and not set(experiment.objective.costs.names) - _UNTIMED:
+        raise SpecError(
+            "--latency-runtime is of no use where latency is neither an objective nor limited; add --objective"
+            " latency_ms or --max-latency MS, or leave it out"
+        )
     try:
         study = experiment.create(stored.url, stored.study)
     except StudyExists:

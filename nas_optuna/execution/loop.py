@@ -17,6 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nas_optuna import errors
 from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaError, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
@@ -250,7 +251,7 @@ class _Run:
             refused = isinstance(error, ArchitectureError)
             if not refused and (_is_ours(error) or not optuna_internals.is_enqueued(trial)):
                 raise
-            text = str(error) if refused else f"{type(error).__name__}: {error}"
+            text = str(error) if refused else errors.describe_error(error, _CAUSE_LENGTH)
             trial.set_user_attr(TrialKey.CAUSE, " ".join(text.split())[:_CAUSE_LENGTH])
             return None, TrialState.FAIL
 
@@ -259,10 +260,10 @@ class _Run:
             raise lease.LostError
         try:
             return self.study.tell(trial, value, state)
-        except (UpdateFinishedTrialError, KeyError):
+        except (UpdateFinishedTrialError, KeyError) as error:
             # Either the server went away after it had written the end, so the call was repeated; or a grid sampler
             # looked up the grid point of an enqueued trial, which has none.
-            if lease.status(self.study, trial_id) != LeaseStatus.TOLD:
+            if errors.place_of(error) or lease.status(self.study, trial_id) != LeaseStatus.TOLD:
                 raise
             return optuna_internals.read_trial(self.study, trial_id)
 
@@ -284,9 +285,14 @@ class _Run:
             return  # the next run takes the trial over when this process has ended
         if _is_ours(error):
             lease.release(self.study, trial_id)
+            return
+        found = optuna_internals.read_trial(self.study, trial_id)
+        if found.state.is_finished():  # its sampler fails to learn from it
+            self.told.trial_finished(Subject(f"trial {found.number}", None, study=self.study), found)
         else:
-            self.study.tell(optuna_internals.read_trial(self.study, trial_id).number, state=TrialState.FAIL)
-            lease.close(self.study, trial_id)
+            optuna_internals.set_trial_attribute(self.study, found, TrialKey.CAUSE, errors.describe_error(error))
+            self.study.tell(found.number, state=TrialState.FAIL)
+        lease.close(self.study, trial_id)
 
     def _count(self, ended: FrozenTrial) -> None:
         self.budget.finish(0)

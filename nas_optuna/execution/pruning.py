@@ -26,8 +26,10 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
+from nas_optuna.errors import NasOptunaError, SpecError, describe_error, place_of
 from nas_optuna.study.optuna_internals import read_trial, storage_of, trial_id_of, with_storage
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.storage import failure
 from nas_optuna.study.transactions import set_trial_attributes
 
 
@@ -43,12 +45,17 @@ def report(trial: BaseTrial, value: float, step: int, attributes: Mapping[str, A
 def should_prune(
     trial: BaseTrial, costs: Mapping[str, float], direction: str = "maximize", *, maximized: Collection[str] = ()
 ) -> bool:
-    """Like ``trial.should_prune``, but also in a study with several objectives."""
-    if not _has_several_objectives(trial):
-        return trial.should_prune()
-    study = trial.study
-    view = with_storage(study, _OneObjective(storage_of(study), costs, StudyDirection[direction.upper()], maximized))
-    return study.pruner.prune(view, read_trial(view, trial_id_of(trial)))
+    """Like ``trial.should_prune``, but also in a study with several objectives; a user's pruner may raise anything."""
+    try:
+        if not _has_several_objectives(trial):
+            return trial.should_prune()
+        storage = storage_of(study := trial.study)
+        view = with_storage(study, _OneObjective(storage, costs, StudyDirection[direction.upper()], maximized))
+        return study.pruner.prune(view, read_trial(view, trial_id_of(trial)))
+    except Exception as error:
+        if isinstance(error, NasOptunaError) or failure(error) or not place_of(error):
+            raise
+        raise SpecError(f"your pruner failed: {describe_error(error, 300)}") from error
 
 
 def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:

@@ -202,10 +202,12 @@ def front_trials(study: Study) -> list[FrozenTrial]:
     trials = longest_trained(complete_trials(study))
     losses = losses_of(study, trials)
     front: list[int] = []
-    for i in np.lexsort(losses.T[::-1]):  # whatever beats a trial comes before it
-        others = losses[front]
-        if not ((others <= losses[i]).all(1) & (others < losses[i]).any(1)).any():
-            front.append(int(i))
+    left = np.lexsort(losses.T[::-1])  # whatever beats a trial comes before it
+    while len(left):
+        first, left = left[0], left[1:]
+        front.append(int(first))
+        beaten = (losses[first] <= losses[left]).all(1) & (losses[first] < losses[left]).any(1)
+        left = left[~beaten]
     return [trials[i] for i in sorted(front)]
 
 

@@ -7,7 +7,7 @@ package are known; a user's modules may draw random numbers, and whether they mi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from nas_optuna.devices import laid_out
+from nas_optuna.costs.complexity import size
+from nas_optuna.devices import free_memory, laid_out
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, describe_error
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
@@ -31,6 +32,9 @@ _OUT_OF_MEMORY = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 """Messages of other errors than `torch.OutOfMemoryError`: from the CPU's allocator, the driver, NVIDIA's libraries."""
+
+_MANY_WEIGHTS = 50_000_000
+"""Networks with fewer weights are built without a look at the memory."""
 
 
 @contextmanager
@@ -212,6 +216,18 @@ def largest_activation(network: nn.Module, images: Tensor) -> int:
     return largest
 
 
+def _require_memory(space: SearchSpace, architecture: Architecture, device: torch.device) -> None:
+    """Refuse a network whose weights do not fit into this machine, before the kernel kills the process."""
+    weights = 0
+    with suppress(Exception):  # building it will tell
+        weights = size(space, architecture)[1]
+    copies = 3 if device.type == "cpu" else 1  # with gradients and the optimizer's state
+    need, free = 4 * copies * weights, free_memory() if weights > _MANY_WEIGHTS else None
+    if free is not None and need > free:
+        has = f"{weights:,} weights, whose training takes {need / 1e9:,.0f} GB or more"
+        raise TrainingError(f"{architecture} has {has}, and {free / 1e9:,.0f} GB of memory are free", "oom")
+
+
 def make_network(
     space: SearchSpace, architecture: Architecture, recipe: Recipe, device: torch.device, seed: int
 ) -> nn.Module:
@@ -243,6 +259,7 @@ def make_network(
     """
     with network_failures(f"{architecture} cannot be built"), seeded(seed):
         space.require_logits(architecture)
+        _require_memory(space, architecture, device)
         network = space.build(architecture)
         if recipe.init == "kaiming" and space.draws_weights:
             network.apply(kaiming)

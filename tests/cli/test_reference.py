@@ -38,6 +38,10 @@ def nothing(task):
 def wide(task):
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), task.classes + 3))
 
+def huge(task):
+    wide = 10**9
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(task.shape), wide), nn.Linear(wide, task.classes))
+
 def fixed(task):
     return nn.Sequential(nn.Flatten(), nn.AdaptiveAvgPool1d(task.classes))
 
@@ -95,8 +99,12 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
             "reference 'own.py:fixed': the training cannot begin: ValueError: optimizer got an empty parameter list",
         ),
         ("own.py:explodes", "reference 'own.py:explodes': the loss is not finite in epoch 1"),
-        ("own.py:leaves_silently", "code of yours ends the process; let it raise an error"),
-        ("own.py:leaves", "code of yours ends the process (SystemExit: 3)"),
+        (
+            "own.py:huge",
+            "reference 'own.py:huge': fixed has 75,000,000,010 weights, whose training takes 900 GB or more",
+        ),
+        ("own.py:leaves_silently", "code of yours ends the process (own.py:46); let it raise an error"),
+        ("own.py:leaves", "code of yours ends the process (SystemExit: 3) (own.py:43)"),
         ("script.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),
         ("arguments.py:net", "cannot be imported: it ends its process; put what it runs below if __name__"),
         ("own.py:several", "is a space; name a function (task)"),

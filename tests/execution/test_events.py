@@ -123,4 +123,6 @@ def test_a_callback_that_raises_is_told_nothing_more(caplog: pytest.LogCaptureFi
     told.run_started(run)
     told.run_finished(run)
     assert [event[0] for event in listener.told] == ["run started", "run finished"]
-    assert [record.getMessage() for record in caplog.records] == ["Broken is told nothing more: no log"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "Broken is told nothing more: RuntimeError: no log (test_events.py:119)"
+    ]

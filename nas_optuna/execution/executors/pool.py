@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import optuna
 
 from nas_optuna.devices import use_threads
-from nas_optuna.errors import NasOptunaError, StudyError, printable
+from nas_optuna.errors import NasOptunaError, StudyError, describe_error, place_of, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
@@ -271,9 +271,9 @@ def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
         return error
     if (text := failure(error)) is not None:
         return StudyError(text)
-    if not isinstance(error, OSError):  # a bug of ours or of the user's code: a traceback shows where
+    if not (isinstance(error, OSError) or place_of(error)):  # a bug of ours: a traceback shows where
         logging.getLogger(__name__).error("%s", traceback.format_exc())
-    return StudyError(f"worker {worker} failed: {type(error).__name__}: {error}")
+    return StudyError(f"worker {worker} failed: {describe_error(error, 300)}")
 
 
 class _Handler(logging.Handler):
