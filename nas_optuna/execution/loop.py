@@ -131,11 +131,13 @@ def run(
     trials: int | None = None,
     timeout: float | None = None,
     total: int | None = None,
+    budget: TrialBudget | None = None,
     may_begin: Callable[[], bool] = always,
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> Outcome:
     """Run trials of a study until there are enough, time is up, or somebody asks to stop (also by ``study.stop()``)."""
+    # A budget, whose clock may run already, stands for the three limits before it.
     # It differs from ``study.optimize`` as follows:
     # - An interrupted trial goes back into the queue, as do trials whose process died or did not renew its lease; see
     #   `nas_optuna.study.lease`.
@@ -143,7 +145,7 @@ def run(
     # - A trial that fails (`TrainingError`, `ArchitectureError`, or anything in an enqueued one) does not end the run.
     # - A trial that somebody else took or deleted meanwhile is dropped with a warning.
     # - The callbacks are told of each step as well, if the objective is an `EvaluatorObjective`.
-    budget = TrialBudget(trials, timeout, total)
+    budget = budget or TrialBudget(trials, timeout, total)
     return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), may_begin, budget).run()
 
 

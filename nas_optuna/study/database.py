@@ -112,7 +112,8 @@ class Database(RDBStorage):
             return super().set_trial_state_values(trial_id, state, values)
         trials, model = tables()["trials"], models().TrialValueModel
         before = TrialState.WAITING if state == TrialState.RUNNING else TrialState.RUNNING
-        moment = {"datetime_start" if state == TrialState.RUNNING else "datetime_complete": _utc()}
+        now = datetime.now(UTC).replace(tzinfo=None)  # as Optuna keeps times
+        moment = {"datetime_start" if state == TrialState.RUNNING else "datetime_complete": now}
         stored = [model.value_to_stored_repr(value) for value in values or ()]
         with self.engine.begin() as connection:
             if state != TrialState.RUNNING:
@@ -183,11 +184,6 @@ class Database(RDBStorage):
     def _damaged(self, study_id: int, flaw: str) -> StudyError:
         name = self.get_study_name_from_id(study_id)
         return StudyError(f"study {name!r} cannot be read: {flaw}; restore a copy of the database, or delete the study")
-
-
-def _utc() -> datetime:
-    """The time as Optuna keeps it: UTC, without a time zone."""
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 logger = logging.getLogger(__name__)

@@ -180,12 +180,10 @@ class Held:
         """Keep renewing its lease until `end`, in a thread of its own."""
         while not self.lost and not self._ended.wait(lease_table.seconds() / 5):
             try:
-                self.lost = not _in_table(study, self._renew, True, with_retry=False)
+                stands = _in_table(study, lambda rows: lease_table.touch(rows, self.trial_id), True, with_retry=False)
+                self.lost = not stands
             except Exception:  # the database is away or busy, which the training's thread will report
                 logger.debug("the lease of a trial was not renewed", exc_info=True)
-
-    def _renew(self, connection: Connection) -> bool:
-        return lease_table.touch(connection, self.trial_id)
 
     def end(self) -> None:
         """Stop renewing its lease."""

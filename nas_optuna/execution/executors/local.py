@@ -92,15 +92,7 @@ class LocalExecutor(Executor):
         if self.options.is_one_process:
             from nas_optuna.execution.loop import run
 
-            return run(
-                work.study,
-                work.objective,
-                trials=budget.trials,
-                timeout=budget.timeout,
-                total=budget.total,
-                stop=stop,
-                callbacks=[told],
-            )
+            return run(work.study, work.objective, budget=budget, stop=stop, callbacks=[told])
         if work.handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a file or a database")
         from nas_optuna.execution.executors.pool import WorkerSpec
