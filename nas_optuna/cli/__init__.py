@@ -149,13 +149,10 @@ def _run(arguments: list[str] | None) -> int:
         return error.exit_code
     except typer.TyperException as error:
         return _usage(error)
-    except BrokenPipeError:  # e.g. `nas-optuna study list | head -1`
+    except (BrokenPipeError, SystemExit) as error:  # e.g. `nas-optuna study list | head -1`
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # the parser and rich turn a broken pipe into an exit
         discard(sys.stdout)
-        return 0
-    except SystemExit as error:
-        if not isinstance(error.__context__, BrokenPipeError):
-            raise
-        discard(sys.stdout)  # the parser and rich turn a broken pipe into this
         return 0
     except OSError as error:
         print_error(f"{f'{error.filename}: ' if error.filename else ''}{error.strerror or error}{place_of(error)}")

@@ -177,21 +177,17 @@ def export(
         trial_queue.enqueue_once(study, space, choices, EXPORT_ORIGIN)
     if path == STDOUT:
         return
-    if json:
-        print_json(
-            [
-                {"architecture": str(c.architecture), "by": c.by, "probability": c.probability, "params": p}
-                for c, p in zip(found, params, strict=True)
-            ]
-        )
-    else:
-        columns = (
-            Column("rank", lambda c: found.index(c) + 1, right=True),
-            Column("found by", lambda c: c.by, wrap=True),
-            Column("probability", lambda c: f"{c.probability:.3g}", right=True),
-            Column("architecture", lambda c: c.architecture, wrap=True),
-        )
-        print_table(f"study {stored.study}: the supernet's best", columns, found)
+    rows = [
+        {"architecture": str(c.architecture), "by": c.by, "probability": c.probability, "params": p}
+        for c, p in zip(found, params, strict=True)
+    ]
+    columns = (
+        Column("rank", lambda row: rows.index(row) + 1, right=True),
+        Column("found by", lambda row: row["by"], wrap=True),
+        Column("probability", lambda row: f"{row['probability']:.3g}", right=True),
+        Column("architecture", lambda row: row["architecture"], wrap=True),
+    )
+    print_table(f"study {stored.study}: the supernet's best", columns, rows, json=json)
     run = studies.command(study, "run", "--study", stored.study, "--fixed", str(path))
     say_next([(run, "train these on their own")])
 
