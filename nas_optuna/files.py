@@ -51,6 +51,26 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
             yield Path(name)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[bool]:
+    """Tell whether nobody else is in such a block with the same folder; True if the system has no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield True
+        return
+    descriptor, alone = os.open(folder, os.O_RDONLY), True
+    try:
+        with suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                alone = False
+        yield alone
+    finally:
+        os.close(descriptor)
+
+
 def _is_locked_here(file: IO[bytes]) -> bool:
     """Lock a file; False if another process holds the lock or the system has none."""
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -17,6 +18,7 @@ from nas_optuna.data.pictures import find_white, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep, orientation
 from nas_optuna.errors import DataError, SpecError, StudyError, describe_error, named, reason_of, shown
 from nas_optuna.export import files_of_ours
+from nas_optuna.files import alone_in
 from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
@@ -38,6 +40,19 @@ def require_own_folder(folder: Path, *, begun: bool) -> None:
     files_of_ours(folder / NETWORK)
     if (folder / PAGE).exists() and not begun:
         raise SpecError(f"{named(folder)} holds a {PAGE} that no fit wrote; choose another folder")
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """Make the folder of a fit, and refuse a second one that would work in it at the same time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"{named(folder)} cannot be a folder: {error.strerror}; choose another folder") from error
+    with alone_in(folder) as alone:
+        if not alone:
+            raise StudyError(f"another fit works in {named(folder)}; wait until it has ended, or choose another folder")
+        yield
 
 
 def name_of(data: Any, folder: Path) -> str:

@@ -29,7 +29,7 @@ from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
-from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, require_own_folder
+from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, own_folder, require_own_folder
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_before, smaller_space, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
@@ -135,12 +135,10 @@ class Fit:
         if self.spec.data.select_on == "test":
             raise SpecError("fit tests its network once, so test images must not select; leave out data.select_on")
         refuse_undivided(self.spec)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SpecError(
-                f"{named(self.folder)} cannot be a folder: {error.strerror}; choose another folder"
-            ) from error
+        with own_folder(self.folder):
+            return self._run()
+
+    def _run(self) -> Fitted:
         require_own_folder(self.folder, begun=False)
         url = f"sqlite:///{self.folder.absolute() / DATABASE}"
         with _in_a_folder():

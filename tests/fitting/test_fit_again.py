@@ -16,7 +16,7 @@ from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, TimeBudget
-from nas_optuna.fitting.inputs import name_of
+from nas_optuna.fitting.inputs import name_of, own_folder
 from nas_optuna.fitting.run import TRAINED, Fit
 from nas_optuna.fitting.rungs import run_within
 from nas_optuna.fitting.spec import spec_for, with_few_to_select
@@ -249,3 +249,11 @@ def test_a_share_of_images_that_select_is_honoured_where_it_is_named(monkeypatch
     assert spec_for("digits").data.validation_fraction < 0.1
     given = SpecOptions(set_=["data.validation_fraction=0.3"])  # of the command
     assert with_few_to_select(given.read(), given.overrides, None).data.validation_fraction == 0.3
+
+
+def test_a_second_fit_is_refused_while_one_works_in_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    with own_folder(folder), pytest.raises(StudyError, match=r"another fit works in .*model; wait until it has ended"):
+        work(folder)[0].run()
+    with own_folder(folder):
+        assert list(folder.iterdir()) == []
