@@ -112,14 +112,19 @@ class WorkerPool(ABC, Generic[W]):
 
     def handle(self, worker: W, message: Message) -> None:
         """Handle a worker's message."""
-        if isinstance(message, ReadyMessage):
-            worker.owner = message.owner
-        elif isinstance(message, LogMessage):
-            self._log_once(message.level, message.line)
-        elif isinstance(message, EventMessage):
-            self._tell(worker, message)
-        else:
-            self._finish(worker, message)
+        match message:
+            case ReadyMessage(owner):
+                worker.owner = owner
+            case LogMessage(level, line):
+                if line not in self._logged:  # several workers may say it, e.g. of a trial of another host
+                    self._logged.add(line)
+                    logger.log(level, "%s", line)
+            case EventMessage():
+                self._tell(worker, message)
+            case DoneMessage(error):
+                worker.done = True
+                self.budget.drop(worker.spec.number)
+                self.error = self.error or error
 
     def outcome(self, interrupted: bool) -> Outcome:
         """The joint outcome of all workers."""
@@ -165,18 +170,6 @@ class WorkerPool(ABC, Generic[W]):
         getattr(self._told, message.event)(subject, *message.more)
         if self._stopped():
             self.budget.close()
-
-    def _finish(self, worker: W, message: DoneMessage) -> None:
-        worker.done = True
-        self.budget.drop(worker.spec.number)
-        if message.error is not None and self.error is None:
-            self.error = message.error
-
-    def _log_once(self, level: int, line: str) -> None:
-        """Log a line only once if several workers say it, e.g. one about a trial of another host."""
-        if line not in self._logged:
-            self._logged.add(line)
-            logger.log(level, "%s", line)
 
 
 # --- one worker -------------------------------------------------------------------------------------------------------
