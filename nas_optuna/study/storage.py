@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sqlite3
-from contextlib import closing
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,7 +106,8 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     failures = (SQLAlchemyError, StorageInternalError, sqlite3.Error, ImportError, RuntimeError, ValueError, OSError)
     try:
         if database is not None and absent:
-            _create(database)
+            # It gets its tables as every new database does; SQLite drops a log that an earlier file has left.
+            database.touch()
         return persistently(
             partial(_open, url, database, patience), patience if with_retry else 0.0, is_undone=_has_raced
         )
@@ -251,6 +252,10 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
     connect = partial(sqlite3.connect, uri=True, timeout=timeout, check_same_thread=False)
     connection = connect(file)
     try:
+        is_new = mode == "rw" and connection.execute("PRAGMA page_count").fetchone() == (0,)
+        if is_new and _file_system(database.parent) not in _ON_THE_NETWORK:
+            with suppress(sqlite3.OperationalError):  # another process is doing so
+                connection.execute("PRAGMA journal_mode=WAL")
         if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
             connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.OperationalError:
@@ -260,14 +265,6 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
             raise
         connection = connect(f"{file}&immutable=1")
     return connection
-
-
-def _create(database: Path) -> None:
-    """Make an empty SQLite file; it gets its tables when it is opened, as every database does."""
-    # SQLite ignores the log that a deleted file of this name has left.
-    with closing(sqlite3.connect(database)) as connection:
-        if _file_system(database.absolute().parent) not in _ON_THE_NETWORK:
-            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _has_raced(error: BaseException) -> bool:

@@ -12,7 +12,6 @@ import optuna
 import pytest
 
 from nas_optuna.execution.loop import run
-from nas_optuna.study import storage
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import study_names
 from tests.execution.small_studies import cheap, created, integrity, opened, url
@@ -41,9 +40,9 @@ def test_a_sqlite_file_is_made_once_by_many(tmp_path: Path, beginning: str) -> N
 def test_a_database_that_another_program_makes_meanwhile_is_kept(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
         connection.execute("CREATE TABLE mine (x)")
-    storage._create(tmp_path / "s.db")
+    open_storage(url(tmp_path), create=True)
     with closing(sqlite3.connect(tmp_path / "s.db")) as connection:
-        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("mine",)]
+        assert connection.execute("SELECT name FROM sqlite_master WHERE name = 'mine'").fetchall() == [("mine",)]
 
 
 def test_a_process_that_is_killed_while_it_makes_a_database_leaves_none(tmp_path: Path) -> None:
