@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from nas_optuna.execution.evaluator import Measurement
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.fitting.clock import TimeBudget
+
+
+PATIENCE = 60.0
+"""Seconds after which a person is told that the first training has not ended an epoch."""
 
 
 @dataclass
@@ -142,6 +147,7 @@ class RunDisplay(Callback):
         self._bars = shown
         self._study: Study | None = None
         self._steps: int | None = None
+        self._slow: threading.Timer | None = None
 
     def run_started(self, run: Run) -> None:
         """Start to display a study."""
@@ -153,14 +159,22 @@ class RunDisplay(Callback):
     def trial_started(self, subject: Subject) -> None:
         """Show the trial's bar in its worker's line."""
         self._show(subject, 0, "")
+        if self._slow is None:
+            remedy = "smaller networks or images, or --set data.train_limit=N, make epochs shorter"
+            told = f"{subject.name} has trained for {PATIENCE:.0f} s, and no epoch has ended yet; {remedy}"
+            self._slow = threading.Timer(PATIENCE, say, [told])
+            self._slow.daemon = True
+            self._slow.start()
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move the trial's bar."""
+        self._calm()
         figure = next(iter(measurement.metrics.values()))
         self._show(subject, measurement.step, f"epochs · {figure:.4f} · {subject.architecture}")
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and without a live display print a line."""
+        self._calm()
         from nas_optuna.report import facts, selection
         from nas_optuna.study.results import TrialRecord
 
@@ -177,6 +191,14 @@ class RunDisplay(Callback):
                 f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {plural(record.epochs, 'epoch'):>9s}"
                 f"  {duration(record.seconds):>8s}  {record.architecture}{notes}  [{self._score}]"
             )
+
+    def run_finished(self, run: Run) -> None:
+        """Say nothing more."""
+        self._calm()
+
+    def _calm(self) -> None:
+        if self._slow is not None:
+            self._slow.cancel()
 
     def _show(self, subject: Subject, done: int, note: str) -> None:
         worker = subject.worker or 0

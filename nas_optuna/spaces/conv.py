@@ -129,8 +129,8 @@ class ConvSpace(ChainSpace):
     """A plain chain of convolutions, each followed by ReLU and 2×2 max pooling, then one linear layer.
 
     Its parameters are ``conv1.filters``, ``conv1.kernel``, ``conv1.stride``, ``conv2.filters``, …; all of
-    them are ordered. Padding is ``(kernel + 1) // 2``, one more than same padding, so that every side is at least 1,
-    however deep the chain is.
+    them are ordered. Padding is ``(kernel + 1) // 2``, one more than same padding, so that with odd kernels and
+    strides of at most 2 every side is at least 1, however deep the chain is; other networks cannot all be built.
 
     Args:
         depth: Number of convolutions.

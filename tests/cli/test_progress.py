@@ -1,5 +1,6 @@
 import io
 import sys
+import time
 
 import optuna
 import pytest
@@ -94,3 +95,19 @@ def test_a_terminal_shows_the_line_that_a_user_named_as_text(monkeypatch: pytest
     assert shown.are_live
     assert "3/7" in terminal.getvalue()
     assert "[red]f16\ufffdk3[/red]" in terminal.getvalue()
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_first_epoch_that_takes_long_is_told(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    monkeypatch.setattr(progress, "PATIENCE", 0.05)
+    display, subject = progress.RunDisplay(Score(total=4, timeout=None), Bars()), Subject("trial 0")
+    display.trial_started(subject)
+    if ended:
+        display.step_finished(subject, Measurement(1, {"accuracy": 0.5}, 0.0))
+    time.sleep(0.2)
+    assert capsys.readouterr().err.count("trial 0 has trained for") == (not ended)
+    display.trial_started(subject)
+    time.sleep(0.2)
+    assert capsys.readouterr().err == ""
