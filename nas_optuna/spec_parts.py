@@ -14,7 +14,7 @@ from nas_optuna.data import SearchData, load_data
 from nas_optuna.data.catalog import is_code
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, shown
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
@@ -78,6 +78,11 @@ def make_evaluator(
         return data, TrainingEvaluator(space, data, spec.recipe, where, metrics)
     context = EvaluatorContext(partial(create_space, spec.space.name, spec.space.options), where, data_directory)
     made: Evaluator = EVALUATORS.make(spec.evaluator.name, context, options=spec.evaluator.options, wanted=Evaluator)
+    for name, kind in (("identity", str), ("space", SearchSpace), ("steps", int)):
+        if not isinstance(found := getattr(made, name), kind):
+            raise SpecError(f"evaluator {spec.evaluator.name!r} has {name} {shown(found)}, not a {kind.__name__}")
+    if made.steps < 1:
+        raise SpecError(f"evaluator {spec.evaluator.name!r} has {made.steps} steps; it needs one at least")
     return None, made
 
 

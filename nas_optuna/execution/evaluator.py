@@ -30,6 +30,7 @@ from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe, StudySpec
+from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
 from nas_optuna.training.network import is_out_of_memory, resolve_precision
 
@@ -62,6 +63,7 @@ class Measurement:
     def __post_init__(self) -> None:
         plain = {name: _plain(value) for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", plain)
+        object.__setattr__(self, "seconds", _plain(self.seconds))
 
 
 def _plain(value: Any) -> Any:
@@ -198,15 +200,21 @@ def _require_sound(measured: object, step: int, needed: set[str]) -> None:
         raise TrainingError(f"the evaluator yielded a {type(measured).__name__}, not a Measurement")
     if measured.step != step:
         raise TrainingError(f"the evaluator yielded step {measured.step} where step {step} was due")
-    for name in sorted(needed):
-        value = measured.metrics.get(name)
+    numbers = {**measured.metrics, "seconds": measured.seconds, "epochs": measured.epochs}
+    for name, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            if name in measured.metrics:
-                raise TrainingError(f"the evaluator measured {name!r} as a {type(value).__name__}, not a number")
-            known = ", ".join(sorted(map(str, measured.metrics)))[:80]
-            raise TrainingError(f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})")
-        if not math.isfinite(value):
+            raise TrainingError(f"the evaluator measured {name!r} as a {type(value).__name__}, not a number")
+        if name == "seconds" and not math.isfinite(value):
+            raise TrainingError(f"the evaluator measured {value} seconds")
+        if name in needed and not math.isfinite(value):
             raise TrainingError(f"{name} is {value} in step {step}", f"non-finite {name}")
+    for name in sorted(needed - measured.metrics.keys()):
+        known = ", ".join(sorted(map(str, measured.metrics)))[:80]
+        raise TrainingError(f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})")
+    for name, value in measured.details.items():
+        if not hasattr(TrialKey, name):
+            raise TrainingError(f"the evaluator gives a detail {name!r}, and details are called as in TrialKey")
+        json.dumps(value)  # which names a type that cannot be stored
 
 
 def digest(*parts: Any) -> str:

@@ -18,8 +18,16 @@ from torch import Tensor, nn
 from nas_optuna.costs.quantise import CALIBRATION_IMAGES, quantised
 from nas_optuna.costs.runtimes import to_onnx
 from nas_optuna.data import BatchLoader
+from nas_optuna.errors import TrainingError
 from nas_optuna.randomness import RandomState
-from nas_optuna.training.network import autocast, may_draw, microbatch_size, network_failures, require_logits
+from nas_optuna.training.network import (
+    autocast,
+    kind_of,
+    may_draw,
+    microbatch_size,
+    network_failures,
+    require_logits,
+)
 
 
 def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
@@ -175,11 +183,11 @@ def evaluate(
         if metrics:
             outputs.append(logits.float())
     predicted, truth = torch.cat(predictions), torch.cat(targets)
+    table = confusion(predicted, truth, logits.shape[1]).cpu()
     found = _figures(
         metrics or {}, outputs, truth, lambda: outputs_in_eight_bits(network, calibration or loader, loader)
     )
     network.train(was_training)
-    table = confusion(predicted, truth, logits.shape[1]).cpu()
     accuracy = table.diagonal().sum().item() / loader.size
     return Evaluation((loss / loader.size).item(), accuracy, table, predicted.cpu(), found)
 
@@ -194,10 +202,14 @@ def _figures(
     found = {}
     rounded = [name for name, function in metrics.items() if getattr(function, "eight_bits", False)]
     said = in_eight_bits() if rounded else None
-    exact = (torch.cat(list(outputs)), targets) if metrics else ()
     for name, function in metrics.items():
+        seen = said if said and name in rounded else (torch.cat(list(outputs)), targets)
         with network_failures(f"metric {name!r} failed"):
-            found[name] = float(function(*(said if said and name in rounded else exact)))
+            value = function(*(part.clone() for part in seen))  # a user's function may change them
+            try:
+                found[name] = float(value)
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+                raise TrainingError(f"metric {name!r} gave {kind_of(value)}, not a number") from error
     return found
 
 

@@ -38,6 +38,25 @@ def sampler(space, seed, *, where, error):
     return Sampler(seed, where, getattr(builtins, error))
 
 
+def nothing(outputs, targets):
+    return None
+
+
+def changing(outputs, targets):
+    targets.zero_()
+    return float(outputs.zero_().sum())
+
+
+class Odd:
+    identity, space = "odd", None
+
+    def __init__(self, context, *, steps=1):
+        self.steps, self.space = steps, context.space(in_channels=1, outputs=10, input_size=8)
+
+    def evaluate(self, architecture, *, resume, stop):
+        yield None
+
+
 class Pruner(optuna.pruners.BasePruner):
     def prune(self, study, trial):
         return {}["missing"]
@@ -78,7 +97,29 @@ def test_the_error_of_an_own_pruner_loses_no_training(command: Command) -> None:
     own = ("--sampler", "random", "--pruner", "own.py:pruner")
     result = command("run", "--trials", 2, *own, *tiny(recipe__epochs=2))
     assert result.code == 2
-    assert result.err.splitlines()[-1] == "error: your pruner failed: KeyError: 'missing' (own.py:34)"
+    assert result.err.splitlines()[-1] == "error: your pruner failed: KeyError: 'missing' (own.py:53)"
     assert states() == ["WAITING"]
     assert command("run", "--trials", 1, "--pruner", "none").code == 0
     assert states() == ["COMPLETE"]
+
+
+def test_what_an_own_metric_returns_is_named_and_what_it_changes_is_its_own(command: Command) -> None:
+    Path("own.py").write_text(OWN)
+    both = ("--objective", "accuracy", "--objective", "own.py:changing")
+    assert command("run", "--trials", 1, "--seed", 1, *both, *tiny()).code == 0
+    assert command("run", "--study", "plain", "--trials", 1, "--seed", 1, *tiny()).code == 0
+    studies = [optuna.load_study(study_name=name, storage="sqlite:///nas-optuna.db") for name in ("nas", "plain")]
+    changed, plain = ({t.user_attrs["nas_optuna:architecture"]: t.values[0] for t in s.trials} for s in studies)
+    same = changed.keys() & plain.keys()
+    assert [changed[name] for name in same] == [plain[name] for name in same]
+    assert min(changed.values()) > 0
+    result = command("run", "--study", "none", "--trials", 3, "--objective", "own.py:nothing", *tiny())
+    assert "the first 3 trials all failed: metric 'own.py:nothing' gave a NoneType, not a number" in result.err
+
+
+@pytest.mark.parametrize("steps", ["0", "two", "1.5"])
+def test_an_own_evaluator_says_its_steps(command: Command, steps: str) -> None:
+    Path("own.py").write_text(OWN)
+    result = command("run", "--set", "evaluator.name=own.py:Odd", "--set", f"evaluator.steps={steps}")
+    assert result.code == 2
+    assert "evaluator 'own.py:Odd' has " in result.err.splitlines()[-1]

@@ -210,7 +210,7 @@ def test_one_stream_of_events_tells_everything(caplog: pytest.LogCaptureFixture)
     assert recorder.heard == ["run search 1 2", "trial 0 started", *steps, "trial 0 COMPLETE", "end"]
     assert plain == [0]
     assert failing.told == 1, "a callback that fails is told nothing more, and the search goes on"
-    assert "Failing is told nothing more: broken" in caplog.text
+    assert "Failing is told nothing more: ValueError: broken (test_evaluator.py:" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,27 @@ def test_a_figure_that_is_no_number_is_named() -> None:
         study.optimize(objective, n_trials=1)
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"seconds": None}, "'seconds' as a NoneType, not a number"),
+        ({"seconds": float("nan")}, "measured nan seconds"),
+        ({"seconds": 0.0, "epochs": None}, "'epochs' as a NoneType"),
+        ({"seconds": 0.0, "metrics": {"accuracy": 0.5, "f1": "high"}}, "'f1' as a str, not a number"),
+        ({"seconds": 0.0, "details": {"SPRAED": 1.0}}, "details are called as in TrialKey"),
+        ({"seconds": 0.0, "details": {"SPREAD": object()}}, "object is not JSON serializable"),
+    ],
+)
+def test_what_a_measurement_may_not_hold_fails_its_trial(given: dict[str, Any], says: str) -> None:
+    class Odd(Figures):
+        def evaluate(self, architecture: Any, *, resume: Path | None, stop: Any) -> Iterator[Measurement]:
+            yield Measurement(**{"step": 1, "metrics": {"accuracy": 0.5}, **given})
+
+    objective = nas.EvaluatorObjective(Odd(nas.space(pixels)(**SHAPE), float), device="cpu")
+    with pytest.raises(TrainingError, match=says):
+        optuna.create_study(direction="maximize").optimize(objective, n_trials=1)
+
+
 @pytest.mark.parametrize("width", [7, "wide", None, [2], {"a": 1}, 1e300, True])
 def test_an_impossible_value_in_the_queue_ends_its_trial_alone(width: Any, caplog: pytest.LogCaptureFixture) -> None:
     space = nas.space(pixels)(**SHAPE)
