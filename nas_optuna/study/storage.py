@@ -35,9 +35,10 @@ _REMEDIES = {
     "disk I/O error": "is the disk full, or gone? No finished trial is lost",
     "is full": "free some space and try again; no finished trial is lost",
     "not a database": "name another file as the storage",
+    "permission denied": "ask its owner for the right to use it",
     "malformed": "restore a copy, or name another file as the storage",
 }
-"""Remedies for SQLite's errors, by a part of their text."""
+"""Remedies for a database's errors, by a part of their text."""
 _DRIVERS = {
     "postgresql": ("'psycopg[binary]'", "postgresql+psycopg://"),
     "mysql": ("pymysql", "mysql+pymysql://"),
@@ -279,6 +280,9 @@ def _has_raced(error: BaseException) -> bool:
 
 def _reason(error: BaseException, url: str = "") -> str:
     """The cause and its remedy in one line, without the password that some drivers repeat."""
+    from nas_optuna.study.database import cause_of
+
+    error = cause_of(error)
     text = _without_secrets(" ".join(str(getattr(error, "orig", None) or error).split()), url)[:300]
     if isinstance(error, OSError):
         text = f"{error.strerror or text}: unable to open database file"

@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import ProgrammingError
 
+from nas_optuna.study import storage
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import command as studies_command
 from nas_optuna.study.studies import load_study
@@ -132,7 +135,7 @@ def test_a_database_in_a_folder_where_nobody_may_write_is_read(
         """As SQLite answers where it cannot make the log's files."""
 
         def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
-            if sql == "PRAGMA journal_mode":
+            if sql.startswith("PRAGMA"):
                 raise sqlite3.OperationalError("attempt to write a readonly database")
             return super().execute(sql, *values)
 
@@ -189,3 +192,15 @@ def test_a_command_for_a_study_has_the_whole_url(study: str) -> None:
 def test_the_command_for_a_new_study_has_the_timeout(command: Command) -> None:
     made = command("study", "create", "mine", *tiny(), "--storage", "sqlite:///other.db?timeout=5")
     assert "--storage 'sqlite:///other.db?timeout=5'" in made.err
+
+
+def test_rights_that_are_lacking_are_named_with_a_remedy(
+    command: Command, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        problem = ProgrammingError("SELECT 1", {}, RuntimeError("permission denied for table version_info"))
+        raise StorageInternalError("An exception is raised during the commit.") from problem
+
+    monkeypatch.setattr(storage, "_open", refuse)
+    result = command("best", "--study", study)
+    assert result.err.endswith("permission denied for table version_info; ask its owner for the right to use it\n")
