@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -53,11 +53,12 @@ class Database(RDBStorage):
 
     def _opened_at_once(self, url: str, engine_kwargs: dict[str, Any]) -> bool:
         """Open a database that has this version's tables without importing Alembic, which takes 0.1 s."""
+        found: Sequence[str] = ()
         try:
             engine = create_engine(url, **engine_kwargs)
-            with engine.connect() as connection:
+            with suppress(SQLAlchemyError), engine.connect() as connection:  # it may have no tables yet
                 found = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
-        except (SQLAlchemyError, ImportError, OSError, ValueError):  # Optuna says what is wrong, or makes the tables
+        except (SQLAlchemyError, ImportError, OSError, ValueError):  # Optuna says what is wrong
             return False
         if found != [SCHEMA]:
             engine.dispose()

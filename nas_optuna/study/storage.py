@@ -253,11 +253,12 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
     connect = partial(sqlite3.connect, uri=True, timeout=timeout, check_same_thread=False)
     connection = connect(file)
     try:
+        log = connection.execute("PRAGMA journal_mode").fetchone()
         is_new = mode == "rw" and connection.execute("PRAGMA page_count").fetchone() == (0,)
         if is_new and _file_system(database.parent) not in _ON_THE_NETWORK:
             with suppress(sqlite3.OperationalError):  # another process is doing so
-                connection.execute("PRAGMA journal_mode=WAL")
-        if connection.execute("PRAGMA journal_mode").fetchone() == ("wal",):
+                log = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        if log == ("wal",):
             connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.OperationalError:
         connection.close()
