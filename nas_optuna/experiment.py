@@ -295,7 +295,11 @@ class Experiment:
                 reference.measure(study, self.spec.reference, self.objective, told, lambda: self.reference_space)
             work = Work(study, self.objective, self.data, handle)
             executor = executor or LocalExecutor()
-            return executor.run(work, TrialBudget(trials, timeout, total), stop=stop or StopRequest(), told=told)
+            outcome = executor.run(work, TrialBudget(trials, timeout, total), stop=stop or StopRequest(), told=told)
+            if not isinstance(outcome, Outcome):  # of a user's executor
+                kind, gave = type(executor).__name__, type(outcome).__name__
+                raise SpecError(f"the trials are kept, but executor {kind} gave a {gave}, not an Outcome")
+            return outcome
 
     def begin_warm(self, study: Study, trials: int) -> None:
         """Let the study's supernet propose the first trials, and its sampler the others.

@@ -163,7 +163,7 @@ class _Search:
             experiment.begin_warm(study, self.warm_trials)
         trials = self._fill_queue(study)
         say(f"{plan.study}: {experiment.describe(within=plan.within is not None)}", *experiment.notes())
-        say(*executor.prepare(experiment.objective))
+        say(*(executor.prepare(experiment.objective) or ()))
         artifacts = plan.files(study, plan.workers.files) / "artifacts" if is_kept(plan.url) else None
         told: list[Callback | OptunaCallback] = [NoteWriter(experiment.space, artifacts)]
         if plan.keep_weights == "best" and experiment.objective.checkpoints:

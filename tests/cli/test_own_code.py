@@ -11,6 +11,15 @@ OWN = """
 import builtins
 
 import optuna
+from nas_optuna.execution.executors.local import LocalExecutor
+
+
+class Silent(LocalExecutor):
+    def prepare(self, objective):
+        super().prepare(objective)
+
+    def run(self, *work, **options):
+        super().run(*work, **options)
 
 
 class Sampler(optuna.samplers.RandomSampler):
@@ -88,7 +97,7 @@ def test_the_error_of_an_own_sampler_is_one_line_with_its_place(
     result = command("run", "--trials", 4, *own, *tiny(sampler__where=where, sampler__error=error))
     assert result.code == 2
     told = "'oh'" if error == "KeyError" else "oh"
-    assert result.err.splitlines()[-1] == f"error: your code failed: {error}: {told} (own.py:15)"
+    assert result.err.splitlines()[-1] == f"error: your code failed: {error}: {told} (own.py:24)"
     assert states() == kept
 
 
@@ -97,7 +106,7 @@ def test_the_error_of_an_own_pruner_loses_no_training(command: Command) -> None:
     own = ("--sampler", "random", "--pruner", "own.py:pruner")
     result = command("run", "--trials", 2, *own, *tiny(recipe__epochs=2))
     assert result.code == 2
-    assert result.err.splitlines()[-1] == "error: your pruner failed: KeyError: 'missing' (own.py:53)"
+    assert result.err.splitlines()[-1] == "error: your pruner failed: KeyError: 'missing' (own.py:62)"
     assert states() == ["WAITING"]
     assert command("run", "--trials", 1, "--pruner", "none").code == 0
     assert states() == ["COMPLETE"]
@@ -123,3 +132,11 @@ def test_an_own_evaluator_says_its_steps(command: Command, steps: str) -> None:
     result = command("run", "--set", "evaluator.name=own.py:Odd", "--set", f"evaluator.steps={steps}")
     assert result.code == 2
     assert "evaluator 'own.py:Odd' has " in result.err.splitlines()[-1]
+
+
+def test_an_own_executor_that_returns_nothing_keeps_its_trials(command: Command) -> None:
+    Path("own.py").write_text(OWN)
+    result = command("run", "--trials", 1, "--executor", "own.py:Silent", *tiny())
+    assert result.code == 2
+    assert result.err.splitlines()[-1].endswith("executor Silent gave a NoneType, not an Outcome")
+    assert states() == ["COMPLETE"]
