@@ -30,6 +30,7 @@ from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
 from nas_optuna.execution.evaluator import Measurement, Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import LONGEST, StudyKey, in_parts, read_parts
@@ -100,6 +101,14 @@ class TestReport:
         return facts | {"standard_error": error_on_test(facts), "class_accuracies": list(self.class_accuracies)}
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One training; the next one learns from its network."""
+
+    recipe: Recipe
+    pace: Pace | None = None
+
+
 def retrain(
     study: Study,
     search: Search,
@@ -111,16 +120,19 @@ def retrain(
     checkpoints: Path | None = None,
     interrupted: Callable[[], bool] = never,
     callbacks: Sequence[Callback | OptunaCallback] = (),
-    pace: Pace | None = None,
     parts: tuple[ImageSet, ImageSet] | None = None,
     weights: Mapping[str, Tensor] | None = None,
+    stages: Sequence[Stage] = (),
 ) -> tuple[TestReport, nn.Module, ImageSet]:
     """Train on training and validation images together, with several seeds, and score on the test set.
 
-    `weights` are those of a shorter training to continue from; otherwise they are drawn.
+    `weights` are those of a shorter training from which the first stage continues; otherwise they are drawn. Without
+    stages there is one training by the search's recipe.
     """
     where = resolve_device(device)
-    spec, space, recipe = search.spec, search.space, search.spec.recipe
+    spec, space = search.spec, search.space
+    stages = stages or (Stage(spec.recipe),)
+    recipe = stages[-1].recipe
     size = recipe.input_size
     if parts is None:
         images = load_training_images(spec.data, data_directory, input_size=size)
@@ -133,7 +145,7 @@ def retrain(
     told, run = Callbacks(callbacks), Run("retrain", study, seeds, recipe.epochs, None, {"what": str(architecture)})
     with told.during(run):
         trained = [
-            _trained(search, architecture, s, train, where, folder, interrupted, told, pace, weights) for s in numbers
+            _trained(space, architecture, s, stages, train, where, folder, interrupted, told, weights) for s in numbers
         ]
         networks, seconds = [network for network, _ in trained], sum(taken for _, taken in trained)
         # Only now, when there is nothing left to choose.
@@ -160,32 +172,45 @@ def retrain(
 
 
 def _trained(
-    search: Search,
+    space: SearchSpace,
     architecture: Architecture,
     seed: int,
+    stages: Sequence[Stage],
     images: BatchLoader,
     device: torch.device,
     folder: Path | None,
     interrupted: Callable[[], bool],
     told: Callback,
-    pace: Pace | None,
     weights: Mapping[str, Tensor] | None,
 ) -> tuple[nn.Module, float]:
     """The network of one seed, and its training time in seconds."""
-    recipe, seconds = search.spec.recipe, 0.0
-    subject = Subject(f"seed {seed}", None, str(architecture))
-    told.trial_started(subject)
-    network = make_network(search.space, architecture, recipe, device, seed)
-    if weights is not None:
-        network.load_state_dict(weights)
-    state = CheckpointFolder(folder / f"seed-{seed}") if folder else None
-    for result in fit(
-        network, images, None, recipe, device, seed=seed, checkpoints=state, interrupted=interrupted, pace=pace
-    ):
-        seconds += result.seconds
-        figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
-        told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
-    told.trial_finished(subject, None)
+    teacher, seconds = None, 0.0
+    for number, stage in enumerate(stages):
+        # A teacher that began with other weights sees other things in the images.
+        network = make_network(space, architecture, stage.recipe, device, seed + number)
+        if weights is not None and not number:
+            network.load_state_dict(weights)
+        name = f"seed {seed}" if number == len(stages) - 1 else f"teacher {seed}"
+        subject = Subject(name, None, str(architecture))
+        state = CheckpointFolder(folder / name.replace(" ", "-")) if folder else None
+        told.trial_started(subject)
+        for result in fit(
+            network,
+            images,
+            None,
+            stage.recipe,
+            device,
+            seed=seed + number,
+            checkpoints=state,
+            interrupted=interrupted,
+            pace=stage.pace,
+            teacher=teacher,
+        ):
+            seconds += result.seconds
+            figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
+            told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
+        told.trial_finished(subject, None)
+        teacher = network.eval()
     return network, seconds
 
 

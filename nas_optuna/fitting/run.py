@@ -27,8 +27,8 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
-from nas_optuna.fitting.clock import Clock, Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
-from nas_optuna.fitting.equal_seconds import TEST, epochs_within, seconds_per_step
+from nas_optuna.fitting.clock import Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
+from nas_optuna.fitting.equal_seconds import TEST, last_trainings, seconds_per_step, stages_of
 from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, own_folder, require_own_folder
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_before, smaller_space, spec_for
@@ -308,27 +308,28 @@ class _Running:
         reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
         weights, least = winner.left_by_the_search(self.study, self._kept)
         if final is None:
-            final = epochs_within(evaluator.recipe, budget.left - reserve, per_step, len(self.images), least=least)
+            final = last_trainings(evaluator.recipe, budget.left - reserve, per_step, len(self.images), least=least)
             final |= {"trial": winner.trial.number, "own": winner.own}
             self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
-        recipe = evaluator.recipe.model_copy(update={k: final[k] for k in ("epochs", "epoch_size")})
+        stages = stages_of(final, evaluator.recipe, budget, reserve)
         search = winner.in_search(self.experiment.search)
         what = f"your reference {self.fit.spec.reference}" if winner.own else str(architecture)
         doing = f"{'training' if weights is None else 'going on with'} {what} on all {len(self.images):,} images"
         late = "" if final["epochs"] else ": too little time is left, so it is taken as the search has left it"
-        self.fit.say(doing + late)
+        second = "; then a second network of its kind, which learns from it" if len(stages) > 1 else ""
+        self.fit.say(doing + late + second)
         report, network, _ = retrain(
             self.study,
-            replace(search, spec=search.spec.model_copy(update={"recipe": recipe})),
+            search,
             architecture,
             device=self.fit.device,
             data_directory=self.fit.data_directory,
             checkpoints=checkpoint_folder(self.files, STUDY),
             interrupted=self.fit.stop,
             callbacks=[*self.fit.callbacks, self.progress],
-            pace=Clock(budget, reserve, recipe.epochs),
             parts=(self.images if final["epochs"] else search.data.train, self.test_images),
             weights=weights,
+            stages=stages,
         )
         return replace(report, architecture=self.fit.spec.reference or "") if winner.own else report, network
 

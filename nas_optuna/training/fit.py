@@ -100,6 +100,7 @@ def fit(
     interrupted: Callable[[], bool] = never,
     metrics: Mapping[str, MetricFunction] | None = None,
     pace: Pace | None = None,
+    teacher: nn.Module | None = None,
 ) -> Iterator[EpochResult]:
     """Train a network in place by a recipe.
 
@@ -117,6 +118,8 @@ def fit(
         interrupted: Called between steps; when it returns True, `Interrupted` is raised.
         metrics: Further metrics of the validation images, by name.
         pace: Called before each epoch for the total number of epochs, if a clock decides that.
+        teacher: A trained network on the device, in evaluation mode, whose probabilities are nine tenths of the targets
+            (Hinton et al. 2015; of the same architecture, Furlanello et al. 2018).
 
     Yields:
         One result per epoch.
@@ -135,7 +138,8 @@ def fit(
     """
     steps = steps_per_epoch(recipe, train.size)
     with network_failures("the training cannot begin"):
-        step = TrainStep(network, recipe, device, recipe.epochs * steps, passes=recipe.passes(train.size))
+        passes = recipe.passes(train.size)
+        step = TrainStep(network, recipe, device, recipe.epochs * steps, passes=passes, teacher=teacher)
     results = _restore(step, checkpoints, None if pace else recipe.epochs, steps) if checkpoints else []
     yield from results
     for epoch in _epochs(step, results, recipe.epochs, steps, pace):

@@ -7,7 +7,7 @@ import torch
 
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.fitting.clock import BUSIEST, END, Clock, Load, Plan, Speed, TimeBudget
-from nas_optuna.fitting.equal_seconds import EPOCHS, epochs_within
+from nas_optuna.fitting.equal_seconds import EPOCHS, TAUGHT_FROM, epochs_within, last_trainings, stages_of
 from nas_optuna.spec import Recipe
 from nas_optuna.training import EpochResult, fit
 
@@ -25,6 +25,21 @@ def test_a_training_on_from_a_search_has_no_epochs_where_time_is_short(
 ) -> None:
     found = epochs_within(Recipe(batch_size=64), seconds, 0.1, 1000, least=least)
     assert found == {"epochs": epochs, "epoch_size": size}
+
+
+@pytest.mark.parametrize(("passes", "least", "divided"), [(0.9, 0.0, False), (1.1, 0.0, True), (1.1, 0.9, False)])
+def test_a_training_that_would_see_images_too_often_is_divided(passes: float, least: float, divided: bool) -> None:
+    recipe, seconds = Recipe(batch_size=50), passes * TAUGHT_FROM * 0.2  # 20 steps of 10 ms are a pass
+    found = last_trainings(recipe, seconds, 0.01, 1000, least=least * seconds)
+    assert ("teacher" in found) is divided
+    stages = stages_of(found, recipe, TimeBudget(seconds), 0.0)
+    taken = [s.recipe.epochs * (s.recipe.epoch_size or 0) / 50 * 0.01 for s in stages]
+    taken[-1] *= 4 / 3 if divided else 1  # the teacher looks at each image, too
+    assert sum(taken) == pytest.approx(seconds, rel=0.05)
+    assert taken[0] == pytest.approx(seconds / len(stages), rel=0.05)
+    for stage in stages:
+        assert stage.pace is not None
+        assert stage.pace([]) == stage.recipe.epochs
 
 
 def test_a_step_has_no_more_images_than_there_are() -> None:

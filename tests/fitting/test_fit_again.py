@@ -1,6 +1,7 @@
 """A fit that is repeated: after Ctrl-C, with another time, with other images, or beside a search with a clock."""
 
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from nas_optuna.data import load_images
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
+from nas_optuna.fitting import equal_seconds
 from nas_optuna.fitting.clock import Load, TimeBudget
 from nas_optuna.fitting.inputs import name_of, own_folder
 from nas_optuna.fitting.run import TRAINED, Fit
@@ -22,6 +24,7 @@ from nas_optuna.fitting.rungs import run_within
 from nas_optuna.fitting.spec import spec_for, with_few_to_select
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
+from nas_optuna.training import TrainStep
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 SECONDS = 12.0
@@ -121,6 +124,32 @@ def test_where_time_has_run_out_the_network_is_what_the_search_has_left(
     found = fitted.network.network.state_dict()
     assert all(torch.equal(found[name], value) for name, value in weights[0].items())
     assert fitted.report.images < 400  # those that chose it did not train it
+
+
+def test_a_last_training_by_a_teacher_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: Counter[str] = Counter()
+    plain = TrainStep.__call__
+
+    def counted(self: TrainStep, images: torch.Tensor, labels: torch.Tensor) -> None:
+        steps["plain" if self._teacher is None else "taught"] += 1
+        fit.stop.asked |= stops and steps["taught"] > 20
+        plain(self, images, labels)
+
+    monkeypatch.setattr(TrainStep, "__call__", counted)
+    monkeypatch.setattr(equal_seconds, "TAUGHT_FROM", 0.1)
+    stops, (fit, said) = True, work(tmp_path / "model")
+    with pytest.raises(Interrupted):
+        fit.run()
+    assert any("a second network of its kind, which learns from it" in line for line in said)
+    assert 20 < steps["taught"] < 25
+    steps.clear()
+    stops, (fit, _) = False, work(tmp_path / "model")
+    fitted = fit.run()
+    assert steps["plain"] < 20, "its teacher is not trained again; only a step is timed"
+    assert steps["taught"] > 0
+    assert fitted.report.mean > 0.3
 
 
 def test_a_report_that_is_missing_is_made(resumed: tuple[Path, list[str], list[str]], tmp_path: Path) -> None:

@@ -189,7 +189,10 @@ def test_a_dictionary_may_have_a_test_part(tmp_path: Path) -> None:
         ([Items(lambda i: (GREY[i], 0))] * 3, "divided into 3 parts; give one dictionary of arrays: x_train"),
         ({"train": Items(lambda i: (GREY[i], 0))}, "divided into 1 part; give one dictionary of arrays: x_train"),
         (Stream(), r"a Stream holds no pictures.*the list of what it gives, if that is pairs \(image, label\)"),
-        (Unmeasured(lambda i: (GREY[i], 0)), r"the Unmeasured does not say its length \(the index file is gone\)"),
+        (
+            Unmeasured(lambda i: (GREY[i], 0)),
+            r"the Unmeasured does not say its length \(OSError: the index file is gone",
+        ),
         (Items(lambda i: {"image": GREY[i], "label": i}), r"an item of the Items is a dict"),
         (Items(lambda i: 1 // 0), "item 0 of the Items cannot be read"),
         (Items(lambda i: (GREY[i], 0.7)), "must hold whole numbers or names"),

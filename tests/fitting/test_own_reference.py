@@ -11,7 +11,7 @@ from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import equal_seconds, run
 from nas_optuna.fitting.clock import Plan, Rung
-from nas_optuna.fitting.equal_seconds import epochs_within
+from nas_optuna.fitting.equal_seconds import last_trainings
 from nas_optuna.fitting.rungs import RungSearch
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.winner import Winner
@@ -66,7 +66,7 @@ def test_a_reference_for_whose_last_training_no_time_is_left_is_what_the_search_
 ) -> None:
     monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)  # of a busy machine
     monkeypatch.setattr(Measured, "is_ahead", lambda *_: False)
-    monkeypatch.setattr(run, "epochs_within", lambda *given, least: epochs_within(*given, least=1e6 * least))
+    monkeypatch.setattr(run, "last_trainings", lambda *given, least: last_trainings(*given, least=1e6 * least))
     said: list[str] = []
     fitted = fit(tmp_path / "model", f"{file}:good", said, *POOR[:-1])
     assert any("it is taken as the search has left it" in line for line in said)

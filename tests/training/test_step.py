@@ -1,5 +1,7 @@
 """The step: the same weights as the plainest loop, whatever it does to be fast."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -287,3 +289,18 @@ def test_a_progressive_training_that_goes_on_is_at_its_place_in_the_schedule() -
     step.steps = 5
     step(torch.rand(4, 1, 32, 32), torch.zeros(4, dtype=torch.int64))
     assert network.seen[-1] == 32
+
+
+def test_a_network_learns_what_its_teacher_sees() -> None:
+    """Nine tenths of the targets are the teacher's probabilities, which are not smoothed once more."""
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    network, weights = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), copy.deepcopy(teacher.state_dict())
+    images, labels = torch.rand(32, 1, 8, 8), torch.randint(10, (32,))
+    targets = 0.9 * teacher(images).softmax(1) + 0.1 * F.one_hot(labels, 10)
+    wanted = F.cross_entropy(network(images), targets, reduction="sum").item()
+    for given in (labels, F.one_hot(labels, 10).float()):
+        step = TrainStep(copy.deepcopy(network), Recipe(label_smoothing=0.1), CPU, total_steps=1, teacher=teacher)
+        step(images, given)
+        assert step.read_sums()[0] == pytest.approx(wanted, rel=1e-5)
+    assert all(torch.equal(value, weights[name]) for name, value in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())
