@@ -257,9 +257,9 @@ def make_network(
         >>> network(torch.zeros(2, 1, 8, 8)).shape
         torch.Size([2, 10])
     """
+    _require_memory(space, architecture, device)  # not with the seed, since building may draw
     with network_failures(f"{architecture} cannot be built"), seeded(seed):
         space.require_logits(architecture)
-        _require_memory(space, architecture, device)
         network = space.build(architecture)
         if recipe.init == "kaiming" and space.draws_weights:
             network.apply(kaiming)
