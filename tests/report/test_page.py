@@ -149,6 +149,20 @@ def test_the_commands_that_reproduce_it_name_the_storage_and_find_the_same(
     assert (again["architecture"], again["accuracy"]) == (first["architecture"], first["accuracy"])
 
 
+@pytest.mark.parametrize(
+    ("key", "again"),
+    [
+        (StudyKey.FIT, "fit digits --spec study.toml --within 90s --out"),
+        (StudyKey.WITHIN, "--spec study.toml --within 90s"),
+    ],
+)
+def test_a_search_with_a_clock_is_reproduced_with_its_time(key: StudyKey, again: str) -> None:
+    study = made()
+    study.set_user_attr(key, {"within": 90.0})
+    assert again in plain(report(study))
+    assert "--trials" not in plain(report(study))
+
+
 @pytest.mark.parametrize(("complete", "pruned", "shown"), [(1, 0, False), (9, 0, False), (10, 20, True), (1, 8, False)])
 def test_importance_is_shown_from_ten_trials_on(complete: int, pruned: int, shown: bool) -> None:
     study = made()
