@@ -12,7 +12,7 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.options import completes, named_by
 from nas_optuna.cli.printing import Column, print_json, print_table, say
-from nas_optuna.cli.run_options import SpecOptions
+from nas_optuna.cli.run_options import Data, ImageSize, Space, SpecOptions
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.devices import list_devices
 from nas_optuna.errors import DataError, SpecError, unknown
@@ -66,27 +66,35 @@ def data_fetch(
     say(f"kept in {data_dir or data_directory()}")
 
 
-def space_show(given_options: SpecOptions, data_dir: options.DataDir = None, json: options.Json = False) -> None:
+def space_show(
+    data: Data = None,
+    space: Space = None,
+    spec: options.Spec = None,
+    image_size: ImageSize = None,
+    set_: options.Set = None,
+    data_dir: options.DataDir = None,
+    json: options.Json = False,
+) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
     from nas_optuna.spec_parts import make_evaluator
 
-    given = given_options.read()
+    given = SpecOptions(data=data, space=space, spec=spec, image_size=image_size, set_=set_).read()
     try:
-        space = make_evaluator(given, data_dir, "cpu")[1].space
+        found = make_evaluator(given, data_dir, "cpu")[1].space
     except DataError:
         if given.data.name.startswith(("folder:", "npz:")):
             raise
         say(f"for one channel, ten classes and {given.recipe.input_size or 28} pixels, because the data are not here")
         shape: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": given.recipe.input_size or 28}
-        space = create_space(given.space.name, given.space.options, **shape)
+        found = create_space(given.space.name, given.space.options, **shape)
     if json:
-        parameters = {name: {"choices": list(p.choices), "ordered": p.ordered} for name, p in space.parameters.items()}
-        print_json({"name": space.name, "size": space.size, "parameters": parameters})
+        parameters = {name: {"choices": list(p.choices), "ordered": p.ordered} for name, p in found.parameters.items()}
+        print_json({"name": found.name, "size": found.size, "parameters": parameters})
         return
     rows = [
-        (name, ", ".join(map(str, p.choices)), "yes" if p.ordered else "no") for name, p in space.parameters.items()
+        (name, ", ".join(map(str, p.choices)), "yes" if p.ordered else "no") for name, p in found.parameters.items()
     ]
-    print_table(f"space {space.name}: {_size(space.size)}", ("parameter", "choices", "ordered"), rows)
+    print_table(f"space {found.name}: {_size(found.size)}", ("parameter", "choices", "ordered"), rows)
 
 
 def _size(size: int) -> str:

@@ -23,25 +23,30 @@ if TYPE_CHECKING:
     from nas_optuna.spec import StudySpec
 
 
+Data = Annotated[
+    str | None,
+    option(
+        "A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, ...",
+        "DATA",
+        autocompletion=completes("DATA"),
+    ),
+    "data.name",
+]
+Space = Annotated[str | None, option("Search space: SPACES or file.py:function.", "NAME")]
+ImageSize = Annotated[int | None, option("Pixels a side that networks see.", "N"), "recipe.input_size"]
+
+
 @dataclass(frozen=True)
 class SpecOptions:
     """Options for a study's spec; many have the one key of the spec that they set."""
 
-    data: Annotated[
-        str | None,
-        option(
-            "A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, ...",
-            "DATA",
-            autocompletion=completes("DATA"),
-        ),
-        "data.name",
-    ] = None
-    space: Annotated[str | None, option("Search space: SPACES or file.py:function.", "NAME")] = None
+    data: Data = None
+    space: Space = None
     spec: options.Spec = None
     sampler: Annotated[str | None, option("What proposes architectures: SAMPLERS.", "NAME")] = None
     pruner: Annotated[str | None, option("What stops unpromising trials: PRUNERS.", "NAME")] = None
     epochs: Annotated[int | None, option("Epochs of each training.", "N"), "recipe.epochs"] = None
-    image_size: Annotated[int | None, option("Pixels a side that networks see.", "N"), "recipe.input_size"] = None
+    image_size: ImageSize = None
     batch_size: Annotated[int | None, option("Images of a step.", "N"), "recipe.batch_size"] = None
     lr: Annotated[float | None, option("The learning rate at its peak.", "RATE"), "recipe.learning_rate"] = None
     objective: Annotated[

@@ -92,13 +92,12 @@ def require_comparable(studies: Sequence[Study]) -> str:
 
 def differences(studies: Sequence[Study]) -> tuple[str, ...]:
     """What differs between studies beside sampler and pruner, a line each; it may explain different values."""
-    found: dict[str, dict[str, list[str]]] = {}
+    found: dict[str, dict[tuple[str, str], list[str]]] = {}  # values that are written alike may differ
     for study in studies:
         for name, value in _what_decides(study).items():
-            text = written(value)
-            found.setdefault(name, {}).setdefault(text, []).append(study.study_name)
+            found.setdefault(name, {}).setdefault((written(value), repr(value)), []).append(study.study_name)
     return tuple(
-        f"{name}: " + "; ".join(f"{value} in {', '.join(names)}" for value, names in by_value.items())
+        f"{name}: " + "; ".join(f"{value} in {', '.join(names)}" for (value, _), names in by_value.items())
         for name, by_value in found.items()
         if len(by_value) > 1 or sum(map(len, by_value.values())) < len(studies)
     )

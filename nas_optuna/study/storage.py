@@ -262,8 +262,9 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous=NORMAL")
     except sqlite3.OperationalError:
         connection.close()
-        # Where this process may not write, it can read without a log, if nobody else has one.
-        if os.access(database.parent, os.W_OK) or database.with_name(f"{database.name}-wal").exists():
+        # Where this process may not write, it can read without a log, if nobody has left or needs one.
+        real = str(database.resolve())
+        if os.access(os.path.dirname(real), os.W_OK) or any(os.path.exists(real + s) for s in ("-wal", "-journal")):
             raise
         connection = connect(f"{file}&immutable=1")
     return connection

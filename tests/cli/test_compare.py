@@ -85,3 +85,11 @@ def test_class_counts_of_many_or_long_names() -> None:
     assert class_counts(many, [16] * 20) == "20 classes of 16 images each"
     assert class_counts(many, [15, *[16] * 19]) == ("20 classes of 15 to 16 images each (fewest class 0, most class 1)")
     assert class_counts(["a" * 50], [3]) == f"{'a' * 20}…{'a' * 19} 3"
+
+
+def test_values_that_are_shortened_to_the_same_text_differ(command: Command) -> None:
+    for name, size in (("a", 70), ("b", 71)):
+        sizes = [*range(10, 70), size, *range(80, 140)]  # the one that differs is in the middle
+        searched = ("--search", "recipe.batch_size=" + ",".join(map(str, sizes)))
+        assert command("study", "create", name, *tiny(), *searched).code == 0
+    assert "searched batch_size: " in command("compare", "a", "b").err

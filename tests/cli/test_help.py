@@ -76,6 +76,8 @@ def test_a_space_is_shown_by_the_options_of_run(command: Command, tmp_path: Path
     np.savez(tmp_path / "own.npz", images=np.zeros((40, 12, 12), np.uint8), labels=np.arange(40) % 2)
     shown = command("space", "show", "--data", tmp_path / "own.npz", "--space", "conv", "--set", "space.depth=1")
     assert shown.out.startswith("space conv: 24 architectures")
+    for ignored in ("--sampler", "--fix", "--max-macs", "--reference", "--latency-runtime"):
+        assert command("space", "show", ignored, "1").code == 2
 
 
 def test_the_list_of_metrics_tells_them_apart(command: Command) -> None:
