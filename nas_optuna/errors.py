@@ -108,11 +108,18 @@ def named(path: object) -> str:
 
 def place_of(error: BaseException) -> str:
     """The last line outside of libraries that an error passed, as ``" (mine.py:12)"``; empty if there is none."""
-    libraries = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    known = ("<", *(folder + os.sep for folder in (*libraries, os.path.dirname(__file__))))
-    passed = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    own = [f" ({os.path.basename(file)}:{line})" for file, line in passed if not file.startswith(known)]
-    return own[-1] if own else ""
+    folders = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), os.path.dirname(__file__))
+    known = tuple(folder + os.sep for folder in folders)
+    own = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename  # relative in compiled libraries, and "<…>" where there is none
+        if os.path.isabs(file) and not file.startswith(known) and not _INSTALLED & set(file.split(os.sep)):
+            own = f" ({shortened(printable(os.path.basename(file)), 60)}:{line})"
+    return own
+
+
+_INSTALLED = {"site-packages", "dist-packages"}
+"""Folders of libraries, of which the system's and the user's may be in use beside those of a virtual environment."""
 
 
 def reason_of(error: BaseException, limit: int = NAMED) -> str:

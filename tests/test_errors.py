@@ -2,11 +2,13 @@
 
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas_optuna import ConvSpace, NasOptunaError
-from nas_optuna.errors import SpecError, StudyError, TrainingError
+from nas_optuna.errors import SpecError, StudyError, TrainingError, describe_error, place_of
 from nas_optuna.execution.stopping import parse_until
 from nas_optuna.hyperparameters import parse_range
 from nas_optuna.metrics import find_metric
@@ -52,3 +54,16 @@ def test_errors_are_pickled_as_they_are() -> None:
     for error in (StudyError("gone"), TrainingError(LONG, "oom")):
         again = pickle.loads(pickle.dumps(error))
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
+
+
+@pytest.mark.parametrize("folder", ["user/site-packages/lib", "dist-packages"])
+def test_the_place_of_an_error_is_in_no_library(tmp_path: Path, folder: str) -> None:
+    library = {"choose": np.random.default_rng(0).choice}  # compiled: its sources have relative names
+    exec(compile("def wrong(): return choose(-1)", str(tmp_path / folder / "lib.py"), "exec"), library)
+    own = {"wrong": library["wrong"]}
+    exec(compile("def mine(): wrong()", str(tmp_path / ("m" * 200 + "\n.py")), "exec"), own)
+    with pytest.raises(ValueError, match="a must be") as caught:
+        own["mine"]()
+    said = describe_error(caught.value, 120)
+    assert (place_of(caught.value)[:4], said[-6:], len(said) <= 120) == (" (mm", ".py:1)", True)
+    assert said.isprintable()
