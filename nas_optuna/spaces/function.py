@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, reason_of, unknown
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, describe_error, reason_of, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import BuiltSpace, CostStep, source_of
@@ -87,8 +87,8 @@ class FunctionSpace(BuiltSpace):
             if count + 1 == _PROBES:
                 break
         assert first is not None
-        kind = "" if type(first) is RuntimeError else f"{type(first).__name__}: "
-        raise SpecError(f"space {self.name!r}: {kind}{reason_of(first, 240)}") from first
+        told = (reason_of if type(first) is RuntimeError else describe_error)(first, 240)
+        raise SpecError(f"space {self.name!r}: {told}") from first
 
     @cached_property
     def size(self) -> int:

@@ -239,7 +239,7 @@ def endless(c: Any, task: Any) -> Any:
         (candidate_of_text, "layer 'a': candidate 'silu' gives a str, not a module"),
         (too_wide, r"layer '2' \(Linear, weights \[10, 99\]\) cannot take \[2, 144\]: .*144.*99"),
         (wrong_norm, r"layer '1' \(BatchNorm2d, weights \[8\]\) cannot take \[2, 4, 6, 6\]"),
-        (misspelt, "AttributeError: .*Conv3"),
+        (misspelt, "': AttributeError: module .*Conv3"),
         (unnamed, "a parameter needs a name"),
         (endless, "1,000,000 values"),
     ],
