@@ -64,6 +64,7 @@ class Measurement:
         plain = {name: _plain(value) for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", plain)
         object.__setattr__(self, "seconds", _plain(self.seconds))
+        object.__setattr__(self, "epochs", _plain(self.epochs))
 
 
 def _plain(value: Any) -> Any:
@@ -200,14 +201,14 @@ def _require_sound(measured: object, step: int, needed: set[str]) -> None:
         raise TrainingError(f"the evaluator yielded a {type(measured).__name__}, not a Measurement")
     if measured.step != step:
         raise TrainingError(f"the evaluator yielded step {measured.step} where step {step} was due")
-    numbers = {**measured.metrics, "seconds": measured.seconds, "epochs": measured.epochs}
-    for name, value in numbers.items():
+    # A metric may have the name of one of ours.
+    for name, value in (*measured.metrics.items(), ("seconds", measured.seconds), ("epochs", measured.epochs)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TrainingError(f"the evaluator measured {name!r} as a {type(value).__name__}, not a number")
-        if name == "seconds" and not math.isfinite(value):
-            raise TrainingError(f"the evaluator measured {value} seconds")
         if name in needed and not math.isfinite(value):
             raise TrainingError(f"{name} is {value} in step {step}", f"non-finite {name}")
+    if not math.isfinite(measured.seconds):
+        raise TrainingError(f"the evaluator measured {measured.seconds} seconds")
     for name in sorted(needed - measured.metrics.keys()):
         known = ", ".join(sorted(map(str, measured.metrics)))[:80]
         raise TrainingError(f"the evaluator measured no {name!r} (it measured: {known or 'nothing'})")

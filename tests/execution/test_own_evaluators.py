@@ -1,5 +1,6 @@
 """An evaluator of somebody's own, of networks that give no logits."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.errors import ArchitectureError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.study.schema import TrialKey
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
 
@@ -71,6 +73,20 @@ def test_what_a_measurement_may_not_hold_fails_its_trial(given: dict[str, Any], 
     objective = nas.EvaluatorObjective(Odd(nas.space(pixels)(**SHAPE), float), device="cpu")
     with pytest.raises(TrainingError, match=says):
         optuna.create_study(direction="maximize").optimize(objective, n_trials=1)
+
+
+def test_a_figure_may_be_called_as_one_of_ours_and_epochs_be_of_numpy() -> None:
+    class Timed(Figures):
+        def evaluate(self, architecture: Any, *, resume: Path | None, stop: Any) -> Iterator[Measurement]:
+            figures = {"accuracy": 0.5, "seconds": math.nan, "epochs": 3}
+            yield Measurement(1, figures, seconds=1.0, epochs=np.int64(2))  # type: ignore[arg-type]
+
+    evaluator = Timed(nas.space(pixels)(**SHAPE), float)
+    optuna.create_study(direction="maximize").optimize(nas.EvaluatorObjective(evaluator, device="cpu"), n_trials=1)
+    objective = nas.EvaluatorObjective(evaluator, objectives=["seconds:minimize"], device="cpu")
+    study = optuna.create_study(direction="minimize")
+    study.optimize(objective, n_trials=1)
+    assert study.trials[0].user_attrs[TrialKey.CAUSE] == "non-finite seconds"
 
 
 @pytest.mark.parametrize("width", [7, "wide", None, [2], {"a": 1}, 1e300, True])
