@@ -131,10 +131,11 @@ def last_trainings(
 
 def stages_of(final: Mapping[str, Any], recipe: Recipe, budget: TimeBudget, reserve: float) -> list[Stage]:
     """The trainings that `last_trainings` has chosen, each with the clock that ends it."""
+    more = (budget.total - final.get("within", budget.total)) / 2  # for each half, if another time is given now
     return [
         Stage(
             recipe.model_copy(update={name: part[name] for name in ("epochs", "epoch_size")}),
-            Clock(budget, reserve + part.get("before", 0.0), part["epochs"]),
+            Clock(budget, reserve + (max(0.0, part["before"] + more) if "before" in part else 0.0), part["epochs"]),
         )
         for part in (final.get("teacher"), final)
         if part

@@ -309,7 +309,7 @@ class _Running:
         weights, least = winner.left_by_the_search(self.study, self._kept)
         if final is None:
             final = last_trainings(evaluator.recipe, budget.left - reserve, per_step, len(self.images), least=least)
-            final |= {"trial": winner.trial.number, "own": winner.own}
+            final |= {"trial": winner.trial.number, "own": winner.own, "within": budget.total}
             self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
         stages = stages_of(final, evaluator.recipe, budget, reserve)
         search = winner.in_search(self.experiment.search)

@@ -42,6 +42,15 @@ def test_a_training_that_would_see_images_too_often_is_divided(passes: float, le
         assert stage.pace([]) == stage.recipe.epochs
 
 
+@pytest.mark.parametrize(("within", "left"), [(100.0, 45), (180.0, 85), (40.0, 15), (5.0, 1)])
+def test_both_halves_have_their_share_of_another_time(within: float, left: int) -> None:
+    recipe = Recipe(batch_size=50)
+    found = last_trainings(recipe, 90.0, 0.0001, 1000) | {"within": 100.0}
+    pace = stages_of(found, recipe, TimeBudget(within), 10.0)[0].pace
+    assert pace is not None
+    assert pace(epochs(1.0)) in (1 + left, left)  # of this very moment
+
+
 def test_a_step_has_no_more_images_than_there_are() -> None:
     """Where a batch is larger than the training images, they would be drawn again and again for one step."""
     assert epochs_within(Recipe(batch_size=100_000), 40.0, 0.1, 12) == {"epochs": EPOCHS, "epoch_size": 10 * 12}
