@@ -108,7 +108,13 @@ class SpecOptions:
         from nas_optuna.presets import find_spec
         from nas_optuna.spec import StudySpec
 
-        return self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
+        found = self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
+        if self.latency_runtime and not _is_timed(found):
+            raise SpecError(
+                "--latency-runtime is of no use where latency is neither an objective nor limited; add --objective"
+                " latency_ms or --max-latency MS, or leave it out"
+            )
+        return found
 
     def preset(self) -> str:
         """The default preset; for a folder or a NumPy file, the one for own images."""
@@ -131,6 +137,19 @@ class SpecOptions:
         for flag, text in named_overrides(self):
             result = result.override([text], flag)
         return result
+
+
+_UNTIMED = {"macs", "params", "memory", "flash", "arena", "energy_mj"}
+"""Costs that no runtime measures."""
+
+
+def _is_timed(spec: StudySpec) -> bool:
+    """Whether networks are timed for a study, or a user's cost may time them."""
+    from nas_optuna.objectives import COSTS, parse_criterion
+
+    wanted = {parse_criterion(text, imports=False).cost for text in spec.objectives} | spec.limits.keys()
+    own = set(COSTS.names()) - _UNTIMED - {"latency_ms"}
+    return bool(own or wanted - _UNTIMED - {None} or spec.latency.table)
 
 
 def named_overrides(given: object) -> list[tuple[str, str]]:
@@ -174,20 +193,11 @@ def find_target(
     return study, wanted
 
 
-_UNTIMED = {"macs", "params", "memory", "flash", "arena"}
-"""Costs that no runtime measures."""
-
-
 def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptions) -> Study:
     """The new study of an experiment, or the one that another process has just made from the same spec."""
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.trust import remember
 
-    if given.latency_runtime and not set(experiment.objective.costs.names) - _UNTIMED:
-        raise SpecError(
-            "--latency-runtime is of no use where latency is neither an objective nor limited; add --objective"
-            " latency_ms or --max-latency MS, or leave it out"
-        )
     try:
         study = experiment.create(stored.url, stored.study)
     except StudyExists:

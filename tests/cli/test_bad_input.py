@@ -70,6 +70,21 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--search", "recipe.optimizer=sgd,adm"), ("recipe.optimizer: it must be 'sgd' or 'adamw', got 'adm'",)),
         ((*RUN, "--latency-runtime", "onnxruntime"), ("--latency-runtime is of no use", "add --objective latency_ms")),
         (
+            (
+                *RUN,
+                "--max-macs",
+                "1M",
+                "--objective",
+                "accuracy",
+                "--objective",
+                "energy_mj",
+                "--latency-runtime",
+                "torch",
+            ),
+            ("is of no use",),
+        ),
+        (("study", "create", "--latency-runtime", "torch"), ("--latency-runtime is of no use",)),
+        (
             (*RUN, "--max-latency", "5", "--latency-runtime", "onnxrt"),
             ("unknown runtime 'onnxrt'; did you mean 'onnxruntime'?",),
         ),
@@ -384,3 +399,9 @@ def test_a_network_that_does_not_fit_fails_alone(command: Command) -> None:
     assert "Traceback" not in found.err
     trials = sorted(command("study", "show", "--json").json["trials"], key=lambda trial: trial["number"])
     assert [(trial["state"], trial["cause"]) for trial in trials] == [("fail", "oom"), ("complete", None)]
+
+
+def test_a_fit_that_times_nothing_has_no_use_for_a_runtime(command: Command) -> None:
+    result = command("fit", "digits", "--within", "20s", "--latency-runtime", "torch")
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith("error: --latency-runtime is of no use")
