@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -59,16 +59,16 @@ def alone_in(folder: Path) -> Iterator[bool]:
     except ImportError:  # Windows
         yield True
         return
-    descriptor, alone = os.open(folder, os.O_RDONLY), True
-    try:
-        with suppress(OSError):  # a file system without locks
+    alone = True
+    with ExitStack() as held:
+        with suppress(OSError):  # a file system without locks, or a folder that one may only write
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 alone = False
         yield alone
-    finally:
-        os.close(descriptor)
 
 
 def _is_locked_here(file: IO[bytes]) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_optuna.files import read_text, write_file
+from nas_optuna.files import alone_in, read_text, write_file
 
 
 def test_a_disk_that_is_full_leaves_the_old_file_whole(tmp_path: Path) -> None:
@@ -69,3 +69,15 @@ def test_a_pipe_is_read_but_one_that_nobody_writes_to_is_not_waited_for(tmp_path
 def test_a_device_that_never_ends_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="larger than 64 MiB"):
         read_text(Path(name))
+
+
+def test_a_folder_that_cannot_be_locked_is_nobody_elses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with alone_in(tmp_path) as alone, alone_in(tmp_path) as second:
+        assert (alone, second) == (True, False)
+
+    def refused(*_: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "open", refused)  # one may write into it, and not list it
+    with alone_in(tmp_path) as alone:
+        assert alone
