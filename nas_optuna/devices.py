@@ -106,7 +106,7 @@ def _of_container(figure: str) -> list[str]:
     return (Path("/sys/fs/cgroup") / figure).read_text(encoding="ascii").split()
 
 
-_MOST_THREADS = 64
+_MOST_THREADS = 256
 """So many threads are allowed on a small machine, too, since a cluster's nodes may be larger."""
 
 

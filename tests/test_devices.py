@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from nas_optuna.devices import device_name, list_devices, resolve_device
+from nas_optuna.devices import device_name, list_devices, resolve_device, use_threads
 from nas_optuna.errors import DeviceError
 
 
@@ -36,3 +36,14 @@ def test_the_cpu_is_always_listed_with_its_memory() -> None:
     assert cpu.name == device_name(torch.device("cpu")) != ""
     assert cpu.memory_bytes > 1 << 28
     assert all(resolve_device(device.device) for device in list_devices())
+
+
+def test_the_threads_of_a_clusters_large_node_may_be_asked_for_on_a_small_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", used.append)
+    use_threads(192)
+    assert used == [192]
+    with pytest.raises(DeviceError, match="threads are more than this machine can use"):
+        use_threads(9999)

@@ -232,14 +232,16 @@ def option(
 
 def pairs(option: str, texts: Sequence[str] | None, example: str, read: Callable[[str], Any] = str) -> dict[str, Any]:
     """The values of a repeated option NAME=VALUE by name, each as `read` reads it."""
-    found = {}
+    found: dict[str, Any] = {}
     for text in texts or ():
-        name, equals, value = text.partition("=")
+        name, equals, value = map(str.strip, text.partition("="))
+        if name in found:
+            raise SpecError(f"{option} has two values for {shown(name)}; leave one out")
         try:
-            found[name.strip()] = read(value.strip())
+            found[name] = read(value)
         except ValueError:
             equals = ""
-        if not equals or not name.strip():
+        if not equals or not name:
             raise SpecError(f"{option} needs NAME=VALUE, got {shown(text)}; e.g. {option} {example}")
     return found
 

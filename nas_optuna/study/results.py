@@ -258,9 +258,11 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
         for name, direction in zip(study.metric_names or (), study.directions, strict=False)
     ]
     given = dict(reference or {})
-    for name in given:
+    for name, value in given.items():
         if name not in [objective.name for objective in objectives]:
             raise SpecError(unknown("objective", name, [objective.name for objective in objectives]))
+        if not math.isfinite(value):
+            raise SpecError(f"reference {name} = {value:g}: it must be a finite number")
     study = read_once(study)
     trials = study.get_trials(deepcopy=False)
     ends = [_ends(objective, i, trials) for i, objective in enumerate(objectives)]

@@ -92,6 +92,7 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--set", "limits.params=abc"), ("for example 0.5, 300k or 2M\n",)),
         ((*RUN, "--set", "supernet.strategy=dart"), ("unknown strategy 'dart'; did you mean 'darts'?",)),
         (("study", "create", "--set", "supernet.strategy=dart"), ("unknown strategy 'dart'",)),
+        ((*RUN, "--fix", "a=1", "--fix", "a = 2"), ("--fix has two values for 'a'; leave one out",)),
         ((*RUN, "--reference", "nowhere:net"), ("reference 'nowhere:net' cannot be imported",)),
         (
             (*RUN, "--sampler", "controller", "--objective", "accuracy", "--objective", "macs"),

@@ -74,6 +74,8 @@ def test_an_objective_that_is_a_cost_stands_once_in_a_front(command: Command) ->
     assert command(*RUN, *objectives, *tiny()).code == 0
     heading = command("pareto").out.splitlines()[1].casefold()
     assert heading.count("macs") == 1
+    for value in ("nan", "inf"):
+        assert "it must be a finite number" in command("pareto", "--reference", f"macs={value}").err
 
 
 def test_class_counts_say_what_they_hold(command: Command) -> None:
