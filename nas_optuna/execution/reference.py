@@ -85,7 +85,7 @@ def measure(
         study: Remembers the figures.
         name: The reference.
         objective: Has the training.
-        told: Is told of each step.
+        told: Is told of the training and of each step; it was told of a run before.
         own: Returns what `as_space` has made already; None makes it.
     """
     known: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
@@ -99,17 +99,20 @@ def measure(
     architecture = evaluator.space.architecture({})
     folder = objective.checkpoints and objective.checkpoints / f"reference-{objective.identity}"
     stop: Callable[[], bool] = objective.interrupted
+    subject = Subject("reference", None, name)
+    told.trial_started(subject)
     try:
         with _told_of(name):
             for last in checked_measurements(
                 evaluator, architecture, {judged}, resume=folder, stop=stop, device=objective.device
             ):
-                told.step_finished(Subject("reference", None, name), last)
+                told.step_finished(subject, last)
                 seconds += last.seconds
     except optuna.TrialPruned as error:
         raise SpecError(
             f"the reference {name} is too slow for its share of the time ({error}); give more time"
         ) from None
+    told.trial_finished(subject, None)
     if objective.keep_weights and objective.checkpoints and folder:
         training = CheckpointFolder(folder / f"seed-{evaluator.recipe.seed}")
         KeptWeights(objective.checkpoints / KEPT_FOLDER).keep(_KEPT, training, {"study_uid": study_uid(study)})

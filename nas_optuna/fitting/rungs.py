@@ -18,7 +18,7 @@ from torch import Tensor
 from nas_optuna.costs.study_costs import nearest_inside
 from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.evaluator import TrainingEvaluator
-from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
+from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
@@ -161,7 +161,8 @@ class RungSearch:
         mine = self.experiment.spec.reference
         if mine:  # it is not one of the rung's networks
             told = Callbacks(self.callbacks)
-            measure(self.study, mine, objective, told, lambda: self.experiment.reference_space)
+            with told.during(Run("search", self.study, 1, objective.evaluator.steps)):
+                measure(self.study, mine, objective, told, lambda: self.experiment.reference_space)
         done = finished(self.study, objective)
         known = set(map(_architecture, done))
         missing = rung.networks - len(done)

@@ -64,8 +64,11 @@ def several(c, task):
 
 def test_an_own_network_is_trained_once_and_stands_beside_the_best(command: Command) -> None:
     Path("own.py").write_text(OWN)
-    made = command("run", "--trials", 1, *tiny(), "--reference", "own.py:linear")
+    made = command("run", "--trials", 1, *tiny(), "--reference", "own.py:linear", "--track", "tensorboard:logs")
     assert made.code == 0, made.err
+    assert "told nothing more" not in made.err
+    (tracked,) = Path("logs").iterdir()
+    assert {path.name for path in tracked.iterdir()} >= {"reference", "trial-0"}
     assert "reference 0." in made.out
     gain = command("best", "--json").json["gain"]
     assert 0 <= gain["reference_accuracy"] <= 1

@@ -1,12 +1,14 @@
 """A fit whose user has a network of their own."""
 
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 import torch
 
 import nas_optuna as nas
+from nas_optuna.execution.events import Callback
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import equal_seconds, run
@@ -36,8 +38,21 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def fit(folder: Path, reference: str, said: list[str], *overrides: str) -> nas.Fitted:
-    return nas.fit("digits", 14, folder, overrides=(*overrides, f"reference={reference}"), say=said.append)
+class Told(Callback):
+    """What a tracker would be told."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.about: list[Any] = []
+
+    def any_event(self, event: str, about: Any, *more: Any) -> None:
+        self.events.append(event)
+        self.about.append(about)
+
+
+def fit(folder: Path, reference: str, said: list[str], *overrides: str, told: Callback | None = None) -> nas.Fitted:
+    named, callbacks = (*overrides, f"reference={reference}"), [told] if told else []
+    return nas.fit("digits", 14, folder, overrides=named, say=said.append, callbacks=callbacks)
 
 
 def test_a_reference_that_nothing_beats_is_trained_tested_and_exported(
@@ -45,7 +60,10 @@ def test_a_reference_that_nothing_beats_is_trained_tested_and_exported(
 ) -> None:
     monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)  # of a busy machine
     said: list[str] = []
-    fitted = fit(tmp_path / "model", f"{file}:good", said, *POOR)
+    told = Told()
+    fitted = fit(tmp_path / "model", f"{file}:good", said, *POOR, told=told)
+    assert told.events[:4] == ["run_started", "trial_started", "step_finished", "trial_finished"]
+    assert told.about[1].name == "reference"
     assert any(f"going on with your reference {file}:good" in line for line in said)
     assert sum(weight.numel() for weight in fitted.network.parameters()) == WEIGHTS
     assert fitted.gain is not None
