@@ -219,7 +219,7 @@ def largest_activation(network: nn.Module, images: Tensor) -> int:
 def _require_memory(space: SearchSpace, architecture: Architecture, device: torch.device) -> None:
     """Refuse a network whose weights do not fit into this machine, before the kernel kills the process."""
     weights = 0
-    with suppress(Exception):  # building it will tell
+    with RandomState(0, torch.device("cpu")).current(), suppress(Exception):  # building it will tell
         weights = size(space, architecture)[1]
     copies = 3 if device.type == "cpu" else 1  # with gradients and the optimizer's state
     need, free = 4 * copies * weights, free_memory() if weights > _MANY_WEIGHTS else None

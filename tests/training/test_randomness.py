@@ -4,6 +4,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import optuna
 import pytest
@@ -11,6 +12,7 @@ import torch
 from optuna.trial import TrialState
 from torch import nn
 
+import nas_optuna as nas
 from nas_optuna import ConvSpace, Objective, Recipe, SearchData, SearchSpace, load_data
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
@@ -136,6 +138,19 @@ def test_a_network_that_fails_leaves_the_global_generator_too() -> None:
     state = RandomState(0, CPU)
     with pytest.raises(ZeroDivisionError), state.current():
         torch.rand(1) / (1 // 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_looks_at_a_networks_size_leaves_the_global_generator() -> None:
+    @nas.space
+    def draws(c: Any, task: Any) -> nn.Module:
+        c.choice("width", [1, 2])
+        torch.rand(3, device="cpu")  # also where the network is built without memory
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, task.classes))
+
+    space = draws(in_channels=1, classes=10, input_size=8)
+    before = torch.get_rng_state()
+    make_network(space, space.parse("width=2"), Recipe(), torch.device("cpu"), 0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
