@@ -119,7 +119,8 @@ def fit(
         metrics: Further metrics of the validation images, by name.
         pace: Called before each epoch for the total number of epochs, if a clock decides that.
         teacher: A trained network on the device, in evaluation mode, whose probabilities are nine tenths of the targets
-            (Hinton et al. 2015; of the same architecture, Furlanello et al. 2018).
+            (Hinton et al. 2015; of the same architecture, Furlanello et al. 2018). The figures of training are then of
+            these targets, not of the labels.
 
     Yields:
         One result per epoch.
