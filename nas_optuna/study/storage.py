@@ -233,7 +233,8 @@ def _sqlite_settings(url: str, patience: float) -> tuple[str, float]:
     """What the URL of a SQLite file says after ``?``: how to open it, and the seconds to wait for a lock."""
     given = _parsed(url).normalized_query
     mode, timeout = given.get("mode", ("rw",))[-1], given.get("timeout", ("",))[-1]
-    known = given.keys() <= {"mode", "timeout", *_WITHOUT_EFFECT} and mode in ("ro", "rw", "rwc")
+    read = all(part.partition("=")[2] for part in url.partition("?")[2].split("&") if part)  # or it is dropped
+    known = read and given.keys() <= {"mode", "timeout", *_WITHOUT_EFFECT} and mode in ("ro", "rw", "rwc")
     try:
         seconds = float(timeout or patience)
     except ValueError:

@@ -173,6 +173,7 @@ def test_an_unknown_section(command: Command, key: str) -> None:
         ("sqlite:///x.db?mode=memory", "it may say ?mode=ro"),
         ("sqlite:///x.db?cache=shared", "it may say ?mode=ro"),
         ("sqlite:///x.db?cache_size=1", "leave out the rest"),
+        ("sqlite:///what?/x.db", "leave out the rest"),
         *((f"sqlite:///x.db?timeout={text}", "?timeout=SECONDS") for text in ("soon", ".", "²", "-1", "nan", "9" * 22)),
     ],
 )
