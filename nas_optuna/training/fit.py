@@ -118,9 +118,8 @@ def fit(
         interrupted: Called between steps; when it returns True, `Interrupted` is raised.
         metrics: Further metrics of the validation images, by name.
         pace: Called before each epoch for the total number of epochs, if a clock decides that.
-        teacher: A trained network on the device, in evaluation mode, whose probabilities are nine tenths of the targets
-            (Hinton et al. 2015; of the same architecture, Furlanello et al. 2018). The figures of training are then of
-            these targets, not of the labels.
+        teacher: A trained network in evaluation mode, whose probabilities are nine tenths of the targets, also of the
+            figures of training (Hinton et al. 2015; of the same architecture, Furlanello et al. 2018).
 
     Yields:
         One result per epoch.
@@ -131,16 +130,14 @@ def fit(
 
     Examples:
         >>> from nas_optuna.data import BatchLoader, load_images
-        >>> cpu = torch.device("cpu")
+        >>> cpu, network = torch.device("cpu"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         >>> loader = BatchLoader(load_images("digits", True), 64, 8, cpu)
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
         >>> [result.epoch for result in fit(network, loader, None, Recipe(epochs=2), cpu, seed=0)]
         [1, 2]
     """
     steps = steps_per_epoch(recipe, train.size)
     with network_failures("the training cannot begin"):
-        passes = recipe.passes(train.size)
-        step = TrainStep(network, recipe, device, recipe.epochs * steps, passes=passes, teacher=teacher)
+        step = TrainStep(network, recipe, device, recipe.epochs * steps, recipe.passes(train.size), teacher)
     results = _restore(step, checkpoints, None if pace else recipe.epochs, steps) if checkpoints else []
     yield from results
     for epoch in _epochs(step, results, recipe.epochs, steps, pace):
