@@ -99,7 +99,7 @@ def fit(
         DataError: The pictures cannot be used.
         SpecError: An argument is refused.
         StudyError: The folder holds another fit.
-        Interrupted: Somebody pressed Ctrl-C; the best network so far has been exported.
+        Interrupted: Somebody pressed Ctrl-C; the best network of the search has been exported.
 
     Examples:
         ::
@@ -363,7 +363,7 @@ class _Running:
         return {} if winner.own else self.experiment.objective.limits.facts(winner.architecture)
 
     def _leave_something(self) -> None:
-        """After an interruption, export the best network so far."""
+        """After an interruption, export the best network of the search, which alone has a figure."""
         best = best_trial(self.study)
         if best is None:
             self.fit.say("no network was trained to its end yet")
@@ -373,9 +373,9 @@ class _Running:
             unseen = self.experiment.search.data.validation
             self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts, unseen)
         except Exception as error:  # it must not hide the interruption
-            self.fit.say(f"the best network so far could not be written: {str(error) or type(error).__name__}")
+            self.fit.say(f"the best network of the search could not be written: {str(error) or type(error).__name__}")
         else:
-            self.fit.say(f"the best network so far is in {named(self.fit.folder / NETWORK)}")
+            self.fit.say(f"the best network of the search is in {named(self.fit.folder / NETWORK)}")
 
     @property
     def _kept(self) -> KeptWeights:

@@ -132,7 +132,7 @@ def test_a_database_in_a_folder_where_nobody_may_write_is_read(
     command: Command, study: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class WithoutLog(sqlite3.Connection):
-        """As SQLite answers where it cannot make the log's files."""
+        """A connection in a folder where SQLite may not create the files of its write-ahead log."""
 
         def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
             if sql.startswith("PRAGMA"):

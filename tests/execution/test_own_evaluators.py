@@ -79,7 +79,8 @@ def test_a_figure_may_be_called_as_one_of_ours_and_epochs_be_of_numpy() -> None:
     class Timed(Figures):
         def evaluate(self, architecture: Any, *, resume: Path | None, stop: Any) -> Iterator[Measurement]:
             figures = {"accuracy": 0.5, "seconds": math.nan, "epochs": 3}
-            yield Measurement(1, figures, seconds=1.0, epochs=np.int64(2))  # type: ignore[arg-type]
+            epochs: Any = np.int64(2)
+            yield Measurement(1, figures, seconds=1.0, epochs=epochs)
 
     evaluator = Timed(nas.space(pixels)(**SHAPE), float)
     optuna.create_study(direction="maximize").optimize(nas.EvaluatorObjective(evaluator, device="cpu"), n_trials=1)
