@@ -20,9 +20,9 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
 
 SAMPLER = "neighbours"
+"""The sampler that makes the most of few short trainings, unless the user names another."""
 PROGRESSIVE = 'recipe.progressive="auto"'
 """What the last training of a fit from random weights does, unless somebody names another share."""
-"""The sampler that makes the most of few short trainings, unless the user names another."""
 FEW = 5000
 """With fewer training images a pretrained network is suggested: with 1,500 of CIFAR-10 it is 13 points ahead."""
 
