@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 import re
 import shutil
 import statistics
@@ -28,6 +29,7 @@ from nas_optuna.data import (
 )
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
+from nas_optuna.errors import TrainingError
 from nas_optuna.execution.evaluator import Measurement, Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.spaces import SearchSpace
@@ -40,6 +42,8 @@ from nas_optuna.study.transactions import change_study
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
 from nas_optuna.training.fit import Pace, never
 from nas_optuna.training.network import resolve_precision
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ def _trained(
         subject = Subject(name, None, str(architecture))
         state = CheckpointFolder(folder / name.replace(" ", "-")) if folder else None
         told.trial_started(subject)
-        for result in fit(
+        training = fit(
             network,
             images,
             None,
@@ -205,10 +209,17 @@ def _trained(
             interrupted=interrupted,
             pace=stage.pace,
             teacher=teacher,
-        ):
-            seconds += result.seconds
-            figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
-            told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
+        )
+        try:
+            for result in training:
+                seconds += result.seconds
+                figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
+                told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
+        except TrainingError as error:
+            if teacher is None:
+                raise
+            logger.warning("%s; the network that it was to learn from is taken instead", error)
+            network = teacher
         told.trial_finished(subject, None)
         teacher = network.eval()
     return network, seconds

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.data import load_images
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
+from nas_optuna.execution.retrain import Stage
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import equal_seconds
+from nas_optuna.fitting import run as fitting_run
 from nas_optuna.fitting.clock import Load, TimeBudget
+from nas_optuna.fitting.equal_seconds import stages_of
 from nas_optuna.fitting.inputs import name_of, own_folder
 from nas_optuna.fitting.run import TRAINED, Fit
 from nas_optuna.fitting.rungs import run_within
@@ -149,6 +153,20 @@ def test_a_last_training_by_a_teacher_goes_on_where_it_was_stopped(
     fitted = fit.run()
     assert steps["plain"] < 20, "its teacher is not trained again; only a step is timed"
     assert steps["taught"] > 0
+    assert fitted.report.mean > 0.3
+
+
+def test_a_second_network_that_diverges_leaves_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def too_fast(*args: Any) -> list[Stage]:
+        first, second = stages_of(*args)
+        return [first, replace(second, recipe=second.recipe.model_copy(update={"learning_rate": 1e38}))]
+
+    monkeypatch.setattr(equal_seconds, "TAUGHT_FROM", 0.1)
+    monkeypatch.setattr(fitting_run, "stages_of", too_fast)
+    fitted = work(tmp_path / "model")[0].run()
+    assert "not finite" in caplog.text
     assert fitted.report.mean > 0.3
 
 
