@@ -155,15 +155,11 @@ def require_writable(path: Path) -> None:
 
 
 def _remark(line: str) -> None:
-    """Print a line on stderr; if nobody reads it any more, the run continues."""
-    stream: TextIO = sys.stderr
+    """Print a line on stderr."""
     # A command stays on one line, so that it can be copied.
     if len(line) > _width() and "nas-optuna " not in line and "\n" not in line:
         line = textwrap.fill(line, _width(), break_long_words=False, break_on_hyphens=False)
-    try:
-        print(line, file=stream, flush=True)
-    except BrokenPipeError:
-        discard(stream)
+    print(line, file=sys.stderr, flush=True)
 
 
 def _width() -> int:
@@ -325,6 +321,7 @@ _HANDLER = "nas_optuna.plain"
 def prepare_streams() -> None:
     """Make sure that printing never raises an encoding error or shows a password, and that all three streams exist.
 
+    Nor does anything that is written to stderr end a run: its reader or its terminal may be gone, its disk full.
     A closed stream is opened on the null device. Otherwise the next file that the process opens, maybe the database,
     would get its number, and a library's output to standard error would go into that file.
     """
@@ -345,16 +342,26 @@ def prepare_streams() -> None:
 
 def _mask(stream: TextIO) -> None:
     """Mask passwords of URLs in everything that is written: a library's warning or a traceback may repeat one."""
-    write = stream.write
+    write, flush = stream.write, stream.flush
     if getattr(write, "masks", False):
         return
+    forgiven: tuple[type[Exception], ...] = (OSError,) if stream is sys.stderr else ()
 
     def masked(text: str) -> int:
-        write(mask_urls(text))
+        try:
+            write(mask_urls(text))
+        except forgiven:
+            discard(stream)
         return len(text)
 
+    def flushed() -> None:
+        try:
+            flush()
+        except forgiven:
+            discard(stream)
+
     masked.masks = True  # type: ignore[attr-defined]
-    stream.write = masked  # type: ignore[method-assign]
+    stream.write, stream.flush = masked, flushed  # type: ignore[method-assign]
 
 
 def plain(text: str, stream: TextIO) -> str:

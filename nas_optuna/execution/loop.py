@@ -50,7 +50,7 @@ class Outcome:
 
 
 class StopRequest:
-    """Whether somebody asked to stop. `interruptible` sets it on Ctrl-C and on SIGTERM.
+    """Whether somebody asked to stop. `interruptible` sets it on Ctrl-C, on SIGTERM, and if the terminal is closed.
 
     A training asks it between steps, so it may finish its step. Code that does not ask, such as a sampler that computes
     for minutes, is interrupted at once, and a second signal interrupts everything. Only writes to the study, which take
@@ -103,7 +103,7 @@ class StopRequest:
 
 @contextmanager
 def interruptible(stop: StopRequest) -> Iterator[None]:
-    """Make Ctrl-C and SIGTERM set `stop`; see `StopRequest`."""
+    """Make Ctrl-C, SIGTERM and the end of the terminal set `stop`; see `StopRequest`."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
@@ -111,7 +111,11 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         stop.signal()
 
-    previous: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # not on Windows
+    if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # nohup ignores it
+        numbers.append(hangup)
+    previous: dict[int, Any] = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

@@ -123,9 +123,11 @@ def test_plain_signs_keep_the_columns_aligned(bracketed: str) -> None:
         (">&- 2>&-", ("run", "--study", NAME, "--trials", "1"), 0),
         ("2>&- <&-", ("best", "--study", NAME), 0),
         ("2>&-", ("best", "--study", "no"), 2),
+        ("2>/dev/full", ("best", "--study", NAME), 0),
+        ("2>/dev/full", ("best", "--study", "no"), 2),
     ],
 )
-def test_a_closed_stderr_is_no_error_and_the_database_does_not_take_its_place(
+def test_a_stderr_that_takes_nothing_is_no_error_and_the_database_does_not_take_its_place(
     command: Command, bracketed: str, redirect: str, arguments: tuple[str, ...], code: int
 ) -> None:
     line = f'"$@" {redirect}'

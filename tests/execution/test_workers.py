@@ -275,6 +275,7 @@ def training(stop: StopRequest) -> Callable[[optuna.Trial], float]:
     [
         ("thinking", [signal.SIGTERM]),
         ("thinking", [signal.SIGINT]),
+        ("thinking", [signal.SIGHUP]),
         ("training", [signal.SIGINT, signal.SIGINT]),
         ("training", [signal.SIGTERM, signal.SIGTERM]),
         ("training", [signal.SIGINT] * 5),
@@ -286,6 +287,7 @@ def test_signals_close_together_leave_the_trial_waiting(
     monkeypatch.chdir(tmp_path)
 
     def work(_: int) -> int:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests run under nohup
         stop = StopRequest()
         study = opened(tmp_path, sampler=Thinking() if what == "thinking" else None)
         with interruptible(stop):
