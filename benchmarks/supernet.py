@@ -118,7 +118,7 @@ def conv_steps(options: argparse.Namespace, images: ImageSet, device: torch.devi
             search = strategy(supernet, images, mode)
             steps[f"{mode}, {count} choices"] = lambda s=search: s.weight_step(batch, joint=False)
             if count == 24:
-                steps[f"{mode}, {count} choices, alphas"] = lambda s=search: s.alpha_step(batch, batch)
+                steps[f"{mode}, {count} choices, alphas"] = lambda s=search: s.alpha_step(batch)
     return steps
 
 
@@ -136,7 +136,7 @@ def block_steps(options: argparse.Namespace, images: ImageSet, device: torch.dev
             decide(supernet, path)
         search = strategy(supernet, images, mode)
         steps[mode] = lambda s=search: s.weight_step(batch, joint=False)
-        steps[f"{mode}, alphas"] = lambda s=search: s.alpha_step(batch, batch)
+        steps[f"{mode}, alphas"] = lambda s=search: s.alpha_step(batch)
     return steps
 
 

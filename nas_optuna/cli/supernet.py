@@ -290,7 +290,6 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     columns = (
         Column("ranked by", lambda row: row.name),
         Column("Kendall τ", lambda row: interval(row.kendall)),
-        Column("Spearman ρ", lambda row: interval(row.spearman), rank=2),
         Column("best − its first", lambda row: f"{row.regret_1:.4f}", right=True),
         Column("best − best of its 5", lambda row: f"{row.regret_5:.4f}", right=True, rank=1),
     )
@@ -298,8 +297,6 @@ def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
     print_table(title, columns, verdict.rows)
     short = f"{plural(verdict.short, 'short training')} of others and " if verdict.short else ""
     say(f"all sizes, score: fitted to {short}the trainings of the architectures that are not ranked just then")
-    ceiling = "unknown, because the recipe trains each once" if verdict.ceiling is None else f"{verdict.ceiling:.2f}"
-    say(f"noise ceiling of τ: {ceiling}")
     say(f"score minus the best without shared weights, τ: {interval(verdict.advantage)}")
     for chosen in verdict.chosen:
         rank = f"rank {chosen.rank} of {verdict.architectures + 1}"

@@ -81,7 +81,6 @@ class Row:
 
     name: str  # one of `score.FEATURES`; `ALL_SIZES`, a score of sizes alone, fitted to the same trainings; or `SCORE`
     kendall: RankCorrelation  # τ-b with the architectures' own accuracy
-    spearman: RankCorrelation
     regret_1: float  # the best own accuracy minus that of the architecture ranked first
     regret_5: float  # the best own accuracy minus the best of the five ranked first
 
@@ -101,8 +100,6 @@ class Verdict:
     """The results of a check.
 
     Attributes:
-        ceiling: Kendall's τ of own accuracies with themselves after another draw of their noise; None if the recipe
-            does not repeat trainings, and the noise is unknown.
         advantage: Kendall's τ of the score minus the best τ without shared weights (one size, or all sizes); the
             interval is of the difference.
     """
@@ -110,7 +107,6 @@ class Verdict:
     architectures: int  # random ones that were compared
     rows: tuple[Row, ...]  # one for each figure; the score is fitted without the architectures that it ranks
     short: int  # short trainings that the score was fitted to, in addition to those of other architectures
-    ceiling: float | None
     advantage: RankCorrelation
     chosen: tuple[Chosen, ...]
     budget_seconds: float  # of the supernet's training and that of the first chosen architecture
@@ -178,7 +174,6 @@ def judge(
         architectures=len(trials),
         rows=tuple(ranking_row(name, values, own) for name, values in figures.items()),
         short=score.short,
-        ceiling=_ceiling(trials, own, search.spec.recipe.repeats),
         advantage=_difference(figures[SCORE], figures[size], own),
         chosen=tuple(
             Chosen(by, str(chosen[by]), accuracy_of(trial), 1 + int((own > accuracy_of(trial)).sum()))
@@ -202,11 +197,10 @@ def cross_val_predict(score: Score, rows: Array, own: Array) -> Array:
     return result
 
 
-def rank_correlation(kind: str, x: ArrayLike, y: ArrayLike, seed: int = 0) -> RankCorrelation:
-    """Kendall's τ-b or Spearman's ρ with a percentile bootstrap interval over the pairs."""
-    correlation = _kendall if kind == "kendall" else _spearman
+def rank_correlation(x: ArrayLike, y: ArrayLike) -> RankCorrelation:
+    """Kendall's τ-b with a percentile bootstrap interval over the pairs."""
     first, second = _signs(np.asarray(x)), _signs(np.asarray(y))
-    return _bootstrapped(lambda counts: correlation(first, second, counts), len(first), seed)
+    return _bootstrapped(lambda counts: _kendall(first, second, counts), len(first))
 
 
 def _difference(x: Array, other: Array, y: Array) -> RankCorrelation:
@@ -215,9 +209,9 @@ def _difference(x: Array, other: Array, y: Array) -> RankCorrelation:
     return _bootstrapped(lambda counts: _kendall(ours, own, counts) - _kendall(theirs, own, counts), len(y))
 
 
-def _bootstrapped(statistic: Callable[[Array], Array], size: int, seed: int = 0) -> RankCorrelation:
+def _bootstrapped(statistic: Callable[[Array], Array], size: int) -> RankCorrelation:
     """A statistic of the counts of `size` values, with its bootstrap interval."""
-    drawn = np.random.default_rng(seed).integers(size, size=(_RESAMPLES, size))
+    drawn = np.random.default_rng(0).integers(size, size=(_RESAMPLES, size))
     counts = np.stack([np.bincount(indices, minlength=size) for indices in drawn]).astype(np.float64)
     lower, upper = np.percentile(statistic(counts), [2.5, 97.5])
     return RankCorrelation(float(statistic(np.ones(size))), float(lower), float(upper))
@@ -228,21 +222,10 @@ def ranking_row(name: str, values: Array, own: Array) -> Row:
     order = np.argsort(-values, kind="stable")
     return Row(
         name,
-        rank_correlation("kendall", values, own),
-        rank_correlation("spearman", values, own),
+        rank_correlation(values, own),
         float(own.max() - own[order[0]]),
         float(own.max() - own[order[:5]].max()),
     )
-
-
-def _ceiling(trials: Sequence[FrozenTrial], own: Array, repeats: int) -> float | None:
-    """The mean τ of own accuracies with themselves after another draw of the noise that the repeats show."""
-    spreads = [attribute(trial, TrialKey.SPREAD) for trial in trials]
-    if repeats < 2 or any(spread is None for spread in spreads):
-        return None
-    noise = np.array(spreads) / np.sqrt(repeats)
-    rng = np.random.default_rng(0)
-    return float(np.mean([_tau(own, own + rng.normal(0, noise)) for _ in range(100)]))
 
 
 def _afforded(trials: Sequence[FrozenTrial], budget: float) -> tuple[int, bool]:
@@ -275,18 +258,5 @@ def _kendall(x: Array, y: Array, counts: Array) -> Array:
     def pairs(signs: Array) -> Array:
         return np.asarray(((counts @ signs) * counts).sum(-1))
 
-    return _ratio(pairs(x * y), pairs(x * x), pairs(y * y))
-
-
-def _spearman(x: Array, y: Array, counts: Array) -> Array:
-    """Spearman's ρ of all resamples at once; the arguments are those of `_kendall`."""
-    first, second = counts @ x.T, counts @ y.T  # twice the centred ranks within the resample
-    return _ratio(*((counts * product).sum(-1) for product in (first * second, first * first, second * second)))
-
-
-def _ratio(together: Array, first: Array, second: Array) -> Array:
-    """The correlation; 0 if one side has no order."""
-    scale = np.sqrt(first * second)
-    result = np.zeros_like(scale)
-    np.divide(together, scale, out=result, where=scale > 0)
-    return result
+    scale = np.sqrt(pairs(x * x) * pairs(y * y))  # 0 if one side has no order
+    return np.asarray(np.divide(pairs(x * y), scale, out=np.zeros_like(scale), where=scale > 0))

@@ -180,10 +180,7 @@ class SupernetTraining:
         if stored.identity != self._identity or stored.stopped:
             return False
         settings = strategy_options(SupernetSpec.model_validate(stored.settings))
-        return not self._ranks or (
-            stored.finalists is not None  # release 0.1 did not say
-            and getattr(settings, "short_trainings", None) == self._options.short_trainings
-        )
+        return not self._ranks or getattr(settings, "short_trainings", None) == self._options.short_trainings
 
     def _evaluator(self) -> SharedEvaluator | None:
         if self.strategy is None:

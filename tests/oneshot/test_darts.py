@@ -16,7 +16,7 @@ from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot.price import with_cost
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
 from nas_optuna.oneshot.strategies.base import Job, Meter
-from nas_optuna.oneshot.strategies.darts import DartsStrategy, GumbelSampler, unrolled_gradient
+from nas_optuna.oneshot.strategies.darts import DartsStrategy, GumbelSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
@@ -64,62 +64,24 @@ def search(
     return made
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-def test_second_order_gradient_is_exact_on_a_quadratic(momentum: float) -> None:
-    torch.manual_seed(0)
-    n, m, rate, decay = 6, 4, 0.1, 0.01
-    a = torch.randn(n, n, dtype=torch.float64)
-    a = a @ a.T / n + torch.eye(n)
-    b, c = torch.randn(n, m, dtype=torch.float64), torch.randn(n, dtype=torch.float64)
-    w = torch.randn(n, dtype=torch.float64, requires_grad=True)
-    alpha = torch.randn(m, dtype=torch.float64, requires_grad=True)
-    buffer = torch.randn(n, dtype=torch.float64)
-
-    def train(v: Tensor) -> Tensor:
-        return 0.5 * v @ a @ v + v @ b @ alpha
-
-    def held_out(v: Tensor) -> Tensor:
-        return 0.5 * (v - c).square().sum() + alpha.square().sum() + (v[:m] * alpha).sum()
-
-    (slope,) = torch.autograd.grad(train(w), w, create_graph=True)
-    moved = w - rate * (slope + decay * w + momentum * buffer)
-    (exact,) = torch.autograd.grad(held_out(moved), alpha)
-    (first_order,) = torch.autograd.grad(held_out(w), alpha)
-    before = w.detach().clone()
-    loss, (found,) = unrolled_gradient(
-        lambda: train(w),
-        lambda: held_out(w),
-        [w],
-        [alpha],
-        learning_rate=rate,
-        momentum=momentum,
-        weight_decay=decay,
-        buffers=[buffer],
-    )
-    torch.testing.assert_close(found, exact, rtol=1e-8, atol=1e-8)
-    assert (first_order - exact).norm() > 0.05 * exact.norm()
-    torch.testing.assert_close(loss, held_out(moved).detach())
-    torch.testing.assert_close(w.detach(), before)
-
-
-def _way(space: SearchSpace, strategy: str, update: str, order: int) -> Any:
+def _way(space: SearchSpace, strategy: str, update: str) -> Any:
     slow = space is BLOCK and strategy == "darts" and update == "alternating"  # every candidate, for half a minute each
-    name = f"{strategy}-{update}-{order}-{space.name}"
-    return pytest.param(space, strategy, update, order, id=name, marks=[pytest.mark.slow] if slow else [])
+    name = f"{strategy}-{update}-{space.name}"
+    return pytest.param(space, strategy, update, id=name, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize(
-    ("space", "strategy", "update", "order"),
+    ("space", "strategy", "update"),
     [
-        _way(space, strategy, update, order)
+        _way(space, strategy, update)
         for space in (BLOCK, CONV)
         for strategy in ("darts", "gumbel")
-        for update, order in (("alternating", 1), ("alternating", 2), ("joint", 1))
-        if space is CONV or strategy == "darts" or (update, order) == ("alternating", 1)
+        for update in ("alternating", "joint")
+        if space is CONV or strategy == "darts" or update == "alternating"
     ],
 )
-def test_every_way_of_searching_learns(space: SearchSpace, strategy: str, update: str, order: int) -> None:
-    found = search(space, strategy=strategy, update=update, order=order, epochs=6, alpha_learning_rate=0.03)
+def test_every_way_of_searching_learns(space: SearchSpace, strategy: str, update: str) -> None:
+    found = search(space, strategy=strategy, update=update, epochs=6, alpha_learning_rate=0.03)
     start = {name: alpha.tolist() for name, alpha in found.supernet.alphas.items()}
     epochs = list(found.epochs())
     assert [e.number for e in epochs] == [1, 2, 3, 4, 5, 6]
@@ -142,7 +104,7 @@ def test_weights_stay_while_alphas_move_and_the_other_way_round() -> None:
     batch = first_batch()
     weights = [w.clone() for w in found.supernet.weights()]
     alphas = [a.clone() for a in found.supernet.alphas.values()]
-    found.alpha_step(batch, batch)
+    found.alpha_step(batch)
     assert all(torch.equal(w, v) for w, v in zip(found.supernet.weights(), weights, strict=True))
     moved = [a.clone() for a in found.supernet.alphas.values()]
     assert not any(torch.equal(a, b) for a, b in zip(moved, alphas, strict=True))
@@ -337,13 +299,13 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
     search(BLOCK, strategy="gumbel", temperature_decay=0.9)
     with pytest.raises(SpecError, match="table"):
         search(BLOCK, latency_weight=1.0)
+    with pytest.raises(SpecError, match=r"order=1"):  # a study that release 0.2 stored opens nevertheless
+        search(BLOCK, order=2)
 
 
 @pytest.mark.parametrize(
     "section",
     [
-        {"update": "joint", "order": 2},
-        {"optimizer": "adamw", "order": 2},
         {"optimizer": "adamw", "update": "joint"},
         {"epochs": 3, "warmup_epochs": 3},
         {"latency_power": 0.5},

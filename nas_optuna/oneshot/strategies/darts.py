@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,58 +23,6 @@ from nas_optuna.oneshot.strategies.base import Batch, Epoch, Job, Strategy, Stra
 from nas_optuna.spaces.supernet import GumbelSample, Mode, Supernet
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state
-
-Loss = Callable[[], Tensor]
-"""Computes a scalar loss from the current weights and alphas, on a fixed batch with fixed draws."""
-
-
-def gradient(loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The gradient, zero for inputs that the loss does not use."""
-    found = torch.autograd.grad(loss, inputs, allow_unused=True)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
-
-
-def unrolled_gradient(
-    train_loss: Loss,
-    alpha_loss: Loss,
-    weights: Sequence[Tensor],
-    alphas: Sequence[Tensor],
-    *,
-    learning_rate: float,
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
-    buffers: Sequence[Tensor | None] | None = None,
-) -> tuple[Tensor, list[Tensor]]:
-    """The alphas' gradient through one SGD step of the weights."""
-    # Liu et al. 2019 (DARTS), equation 7: the gradient of ``alpha_loss(w - ξ ∇w train_loss(w, α), α)``. Its second
-    # term, a Hessian-vector product, is a central difference of the alphas' gradient at two weights, equation 8. The
-    # weights are restored.
-    start = [w.detach().clone() for w in weights]
-    step = gradient(train_loss(), weights)
-    with torch.no_grad():
-        for i, (w, g) in enumerate(zip(weights, step, strict=True)):
-            moved = g.add(w, alpha=weight_decay)
-            if buffers is not None and (buffer := buffers[i]) is not None:
-                moved = moved.add(buffer, alpha=momentum)
-            w.sub_(moved, alpha=learning_rate)
-    loss = alpha_loss()
-    both = gradient(loss, [*alphas, *weights])
-    direct, vector = both[: len(alphas)], both[len(alphas) :]
-    norm = torch.stack([v.norm() for v in vector]).norm()
-    epsilon = 0.01 / norm.clamp_min(1e-12)
-
-    def at(sign: int) -> list[Tensor]:
-        with torch.no_grad():
-            for w, s, v in zip(weights, start, vector, strict=True):
-                w.copy_(s + sign * epsilon * v)
-        return gradient(train_loss(), alphas)
-
-    above, below = at(1), at(-1)
-    with torch.no_grad():
-        for w, s in zip(weights, start, strict=True):
-            w.copy_(s)
-    scale = learning_rate / (2 * epsilon)
-    return loss.detach(), [d - scale * (a - b) for d, a, b in zip(direct, above, below, strict=True)]
 
 
 class GumbelSampler:
@@ -154,7 +102,7 @@ class DartsOptions(StrategyOptions):
     Attributes:
         update: ``"alternating"`` trains weights on one half of the training images and alphas on the other;
             ``"joint"`` trains both on the same batches with the same optimizer, as the reference supernet does.
-        order: 2 differentiates the alphas' loss through one step of the weights (DARTS, equations 7 and 8).
+        order: 1; a study of an earlier release with 2 (second order) opens, but no longer trains its supernet.
         warmup_epochs: Epochs before alphas move.
         momentum: SGD's momentum.
         alpha_learning_rate: The alphas' learning rate; by default 3e-4, and in a joint update `learning_rate`.
@@ -181,14 +129,10 @@ class DartsOptions(StrategyOptions):
                 f"warmup_epochs = {self.warmup_epochs} leaves none of the {self.epochs} epochs to alphas; raise epochs"
                 " or lower warmup_epochs"
             )
-        if self.update == "joint" and self.order == 2:
-            raise ValueError('order = 2 needs update = "alternating"')
         if self.optimizer == "adamw" and self.update == "joint":
             raise ValueError(
                 'optimizer = "adamw" needs update = "alternating"; a joint update shares its SGD with alphas'
             )
-        if self.optimizer == "adamw" and self.order == 2:
-            raise ValueError('order = 2 differentiates through a step of SGD; leave optimizer = "adamw" out')
         return self
 
 
@@ -202,7 +146,7 @@ class DartsStrategy(Strategy):
     def __init__(self, job: Job, options: DartsOptions) -> None:
         self._halves = None if options.update == "joint" else split(job.images, 0.5, job.spec.seed)
         super().__init__(job, options)
-        self._require_draws()
+        self._require_possible()
         self._alpha_images = self._halves and job.loader(self._halves[1], options.batch_size)
         self._alphas = list(self.supernet.alphas.values())
         self._alpha_optimizer = _alpha_optimizer(self._alphas, options)
@@ -210,13 +154,15 @@ class DartsStrategy(Strategy):
         self._cost = self.supernet.cost_model(job.costs) if job.costs else None
         self._alpha_losses: list[Tensor] = []
 
-    def _require_draws(self) -> None:
+    def _require_possible(self) -> None:
         draws = self.mode == "sampled" or bool(self.supernet.must_draw)
         if not draws and not (self.options.temperature is None and self.options.temperature_decay is None):
             raise SpecError(
                 f"supernet.temperature is of no use to space {self.supernet.space.name!r} with strategy 'darts', which"
                 " draws nothing; leave it out, or set supernet.strategy=gumbel"
             )
+        if self.options.order == 2:
+            raise SpecError("supernet.order = 2 (second order) is no longer supported; set supernet.order=1")
         if self.job.spec.latency_weight and not self.job.costs:
             raise SpecError("supernet.latency_weight needs a table of costs")
 
@@ -246,7 +192,7 @@ class DartsStrategy(Strategy):
         """Train the alphas on a batch of their own, then the weights; or both on this one."""
         moving = self.finished >= self.options.warmup_epochs
         if moving and self._alpha_images is not None:
-            self._alpha_losses.append(self.alpha_step(batch, next(self._batches)))
+            self._alpha_losses.append(self.alpha_step(next(self._batches)))
         return self.weight_step(batch, joint=moving and self._alpha_images is None)
 
     def end_epoch(self) -> dict[str, Any]:
@@ -272,33 +218,14 @@ class DartsStrategy(Strategy):
             self._alpha_optimizer.step()
         return result
 
-    def alpha_step(self, weight_batch: Batch, alpha_batch: Batch) -> Tensor:
-        """Train the alphas, through one step of the weights with order 2, and return their cross entropy."""
-        draw = self._draws.next(self.temperature)
-        cross_entropy: list[Tensor] = []
-
-        def alpha_loss() -> Tensor:
-            loss, _ = self._drawn(alpha_batch, draw, differentiable=True)
-            cross_entropy.append(loss.detach())
-            return self._with_cost(loss)
-
-        if self.options.order == 1:
-            gradients = gradient(alpha_loss(), self._alphas)
-        else:
-            _, gradients = unrolled_gradient(
-                lambda: self._drawn(weight_batch, draw, differentiable=True)[0],
-                alpha_loss,
-                self.weights,
-                self._alphas,
-                learning_rate=self.optimizer.param_groups[0]["lr"],
-                momentum=self.options.momentum,
-                weight_decay=self.options.weight_decay,
-                buffers=[self.optimizer.state[w].get("momentum_buffer") for w in self.weights],
-            )
-        for alpha, g in zip(self._alphas, gradients, strict=True):
-            alpha.grad = g
+    def alpha_step(self, batch: Batch) -> Tensor:
+        """Train the alphas, and return their cross entropy."""
+        loss, _ = self._drawn(batch, self._draws.next(self.temperature), differentiable=True)
+        gradients = torch.autograd.grad(self._with_cost(loss), self._alphas, allow_unused=True)
+        for alpha, gradient in zip(self._alphas, gradients, strict=True):
+            alpha.grad = torch.zeros_like(alpha) if gradient is None else gradient
         self._alpha_optimizer.step()
-        return cross_entropy[0]
+        return loss.detach()
 
     def _drawn(self, batch: Batch, draw: GumbelSample, *, differentiable: bool) -> tuple[Tensor, Tensor]:
         return self.cross_entropy(batch, self.supernet.picks(self.mode, draw, differentiable=differentiable))
