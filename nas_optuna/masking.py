@@ -9,16 +9,16 @@ MASK = "***"
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _URL = re.compile(rf"^\s*(?:{_SCHEME}:)*{_SCHEME}:/{{1,2}}[^/]")
 """A text that is one URL, maybe behind the name of what it is for: ``mlflow:http://…``."""
-_LOGIN = r"(:/{{1,2}}[^\s:/?#@]*:)(?:(?!://){})*@"
+_LOGIN = r"(:/{{1,2}}[^\s:/?#@]*:)(?:(?!://){})+@"
 """A password may hold ``/``, ``?`` and even ``@``, so that it ends at the last ``@`` before the next URL.
 
 What was taken for a path has lost one of the slashes.
 """
 _LOGIN_IN_A_URL, _LOGIN_IN_A_TEXT = (re.compile(_LOGIN.format(any_)) for any_ in ("[^\n]", r"\S"))
-_ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){2}(?:(?!%3A|%40|%2F)\S)*%3A)(?:(?!%3A%2F)\S)*?%40")
+_ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){2}(?:(?!%3A|%40|%2F)\S)*%3A)(?:(?!%3A%2F)\S)+?%40")
 """A whole URL that another one holds as a value."""
-_TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+@")
-"""A name without a password, which with HTTP is a token."""
+_TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+:?@")
+"""A name without a password, or with an empty one, which with HTTP is a token."""
 _NO_SCHEME = re.compile(r"((?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]+@(?=[\w\[])")
 """``me:password@host`` and ``//me:password@host``."""
 _QUOTED = r"""(?P<quote>'"'"'|\\?['"])(?:(?!(?P=quote))(?:\\.|[^\n])){0,500}(?P=quote)(?=[\s;&,:)\]}'"\\]|$)"""

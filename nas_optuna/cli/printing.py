@@ -113,11 +113,11 @@ def say_next(steps: Sequence[tuple[str, str]]) -> None:
             say(f"          {what}")
 
 
-def print_json(value: Any) -> None:
-    """Print indented JSON; numbers that are not finite become null, and passwords in URLs are masked."""
+def print_json(value: Any, out: Path = STDOUT) -> None:
+    """Write indented JSON; numbers that are not finite become null, and passwords in URLs are masked."""
     encoding = (getattr(facts(), "encoding", None) or "utf-8").lower().replace("-", "")
     text = dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
-    write(text + "\n")
+    write_out(out, text + "\n")
 
 
 def write(text: str) -> None:

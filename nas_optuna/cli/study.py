@@ -186,11 +186,15 @@ def export(
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:
     """Export every trial: number, state, values, params and figures."""
-    from nas_optuna.report.facts import FORMATS
+    from nas_optuna.report.facts import rows, to_csv
 
     if json and format_ not in (None, "json"):
         raise SpecError(f"--json is the same as --format json; leave out --format {format_}")
     format_ = "json" if json else format_ or "csv"
-    if format_ not in FORMATS:
+    if format_ not in ("csv", "json"):
         raise SpecError(f"--format {format_!r} is not known; choose csv or json")
-    write_out(out or STDOUT, FORMATS[format_](named_study.stored().open()))
+    records = rows(named_study.stored().open())
+    if format_ == "json":
+        print_json(records, out or STDOUT)
+    else:
+        write_out(out or STDOUT, to_csv(records))

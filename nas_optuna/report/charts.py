@@ -29,20 +29,22 @@ class Series:
     name: str = ""  # in the legend; an unnamed series is left out there
 
 
-def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False) -> Markup:
-    """Lines and dots on two axes."""
+def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = False, share: bool = False) -> Markup:
+    """Lines and dots on two axes; the ticks and error bars of a `share`, such as an accuracy, end at 1."""
+    most = 1.0 if share else math.inf
     kept = [_finite(one, log_x) for one in series]
     xs = [x for one in kept for x, _ in one.points]
     reach = [
         (y, e) for one in kept for (_, y), e in zip(one.points, one.errors or [0.0] * len(one.points), strict=True)
     ]
-    ys = [y + sign * error for y, error in reach for sign in (-1, 1)]
+    ys = [min(y + sign * error, most) for y, error in reach for sign in (-1, 1)]
     if not xs:
         return Markup('<p class="faint">Nothing to show yet: {} against {}.</p>').format(y_label, x_label)
     x_at, x_ticks = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log_x, all(x == int(x) for x in xs))
     y_at, y_ticks = _scale(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
+    y_ticks = [tick for tick in y_ticks if tick[0] <= most]
     parts = [_axes(x_at, x_ticks, y_at, y_ticks, x_label, y_label)]
-    parts += [_drawn(one, x_at, y_at) for one in kept]
+    parts += [_drawn(one, x_at, lambda y: y_at(min(y, most))) for one in kept]
     return _svg("".join(parts), f"{y_label} against {x_label}", HEIGHT) + _legend(series)
 
 
@@ -94,7 +96,8 @@ def _scale(
         step *= next(m for m in (1, 2, 5, 10) if span / (m * step) <= 6)
         step = max(step, 1.0) if whole else step
         values = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-    return at, [(value, count(value)) for value in values]
+    texts = [count(value) for value in values]
+    return at, list(zip(values, texts if len({*texts}) == len(values) else [f"{v:,.9g}" for v in values], strict=True))
 
 
 def _axes(

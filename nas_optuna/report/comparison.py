@@ -148,6 +148,6 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> s
         "comparison.html.j2",
         **filled(columns_for(name), summaries),
         differences=differences(studies),
-        by_trials=charts.plot(by_trials, "trial", name),
-        by_seconds=charts.plot(by_seconds, "seconds of training, all trials", name),
+        by_trials=charts.plot(by_trials, "trial", name, share=name in ACCURACIES),
+        by_seconds=charts.plot(by_seconds, "seconds of training, all trials", name, share=name in ACCURACIES),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -229,20 +228,11 @@ def rows(study: Study) -> list[dict[str, Any]]:
     return result
 
 
-def to_json(study: Study) -> str:
-    """A JSON array."""
-    return json.dumps(rows(study), indent=2, ensure_ascii=False) + "\n"
-
-
-def to_csv(study: Study) -> str:
+def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """CSV with a heading; a field that a trial lacks is empty."""
-    records = rows(study)
     columns = list(dict.fromkeys(key for record in records for key in record))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue()
-
-
-FORMATS = {"csv": to_csv, "json": to_json}

@@ -193,7 +193,7 @@ def _progress(facts: StudyFacts) -> Section | None:
         Series(dots, "dot faint", titles_of(facts.complete), errors, "complete trial"),
         Series(best, "line s0", name="best so far"),
     ]
-    history = charts.plot(drawn, "trial", _named(facts.names[0]))
+    history = charts.plot(drawn, "trial", _named(facts.names[0]), share=facts.names[0] in ACCURACIES)
     pale: list[list[charts.Point]] = []
     strong: list[list[charts.Point]] = []
     for trial in facts.trials:
@@ -208,7 +208,7 @@ def _progress(facts: StudyFacts) -> Section | None:
     sure = [(t.number, entropy) for t in facts.trials if (entropy := attribute(t, TrialKey.ENTROPY)) is not None]
     return {
         "history": history,
-        "curves": charts.plot(curves, "epoch", compared),
+        "curves": charts.plot(curves, "epoch", compared, share=compared in ACCURACIES),
         "entropy": charts.plot([Series(sure, "line s0")], "trial", "nats for each choice") if sure else None,
     }
 
@@ -242,7 +242,7 @@ def _tradeoffs(facts: StudyFacts) -> Section:
         line = Series(front, "line s1", name=f"front: nothing {better} is better")
         log = all(cost > 0 for cost, _, _ in points)
         label = f"{described.heading}, logarithmic scale" if log else described.heading
-        plots.append(charts.plot([line, dots], label, quality, log_x=log))
+        plots.append(charts.plot([line, dots], label, quality, log_x=log, share=quality in ACCURACIES))
     return {"charts": plots, "quality": quality}
 
 
@@ -375,5 +375,5 @@ def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:
     scores = scorer([space.architecture(of_architecture(t.params)).params for t in trained])
     accuracies = [float(attribute(t, TrialKey.ACCURACY)) for t in trained]
     dots = Series(list(zip(scores, accuracies, strict=True)), "dot s0", titles_of(trained))
-    chart = charts.plot([dots], "score by the supernet", "accuracy, trained alone")
+    chart = charts.plot([dots], "score by the supernet", "accuracy, trained alone", share=True)
     return {"check": chart, "tau": float(kendalltau(scores, accuracies).statistic), "trained": len(trained)}

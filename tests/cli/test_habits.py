@@ -1,6 +1,8 @@
 """What people type at any command line: -h, --version, --quiet, completion, and words that are wrong."""
 
 import io
+import json
+import math
 import os
 import shlex
 import subprocess
@@ -154,6 +156,16 @@ def test_two_options_that_contradict_each_other_are_refused(command: Command, st
         assert says in result.err
     assert command("study", "export", study, "--json").code == 0
     assert command("draw", "--study", study, "--trial", 0, "--out", "-").out.startswith("<svg")
+
+
+def test_an_export_holds_no_number_that_json_lacks(command: Command, place: Path) -> None:
+    trial = optuna.create_study(storage="sqlite:///nas-optuna.db", study_name="own").ask()
+    trial.study.tell(trial, math.inf)
+    assert command("study", "export", "own", "--json", "--out", "own.json").code == 0
+    exported = (place / "own.json").read_text(encoding="utf-8")
+    for text in (exported, command("study", "export", "own", "--json").out):
+        (row,) = json.loads(text, parse_constant=pytest.fail)
+        assert row["value"] is None
 
 
 @pytest.mark.parametrize(("answer", "code", "said"), [("", 2, "is kept; --yes says it\n"), ("n\n", 0, "is kept\n")])

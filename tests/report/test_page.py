@@ -14,8 +14,10 @@ from optuna.trial import TrialState, create_trial
 from playwright.sync_api import sync_playwright
 
 from nas_optuna.cli.results import print_ranking
+from nas_optuna.report import charts
+from nas_optuna.report.charts import Series
 from nas_optuna.report.comparison import comparison_page, summary_of
-from nas_optuna.report.facts import StudyFacts, to_json
+from nas_optuna.report.facts import StudyFacts, rows
 from nas_optuna.report.notes import study_note
 from nas_optuna.report.page import report
 from nas_optuna.report.selection import choose
@@ -324,7 +326,7 @@ def test_searched_settings_of_the_recipe_stand_beside_the_architecture() -> None
     assert text.count("learning_rate") == 3  # the winner, the ranking, the spec
     assert text.count("0.001235") == text.count("  48  ") == 3
     assert TrialRecord.of(study.trials[0]).settings == {"learning_rate": 0.0012345678, "batch_size": 48}
-    assert "settings" not in to_json(study)
+    assert "settings" not in rows(study)[0]
 
 
 def test_a_single_dot_is_no_chart() -> None:
@@ -333,6 +335,23 @@ def test_a_single_dot_is_no_chart() -> None:
     assert "Learning curves" not in report(study)
     add(study, 2, epochs=1)
     assert "Learning curves" in report(study)
+
+
+def test_axes_tell_values_apart_and_no_accuracy_is_above_1() -> None:
+    def ticks(chart: str, kind: str) -> list[str]:
+        return re.findall(rf'<text class="{kind}" x="[^>]*>([^<]*)</text>', chart)
+
+    close = Series([(1001.0, 1.0), (1029.0, 0.99)], "dot s0", errors=[0.1, 0.1])
+    chart = charts.plot([close], "MACs", "accuracy", log_x=True, share=True)
+    cheap, accurate = ticks(chart, "middle")[:-2], ticks(chart, "end")
+    assert len({*cheap}) == len(cheap) > 2
+    assert float(accurate[-1]) == 1
+    one = re.search(rf'class="end"[^>]* y="([^"]+)">{accurate[-1]}<', chart)
+    tops = re.findall(r'class="error s0" d="M[\d.]+ [\d.]+V([\d.]+)"', chart)
+    assert one is not None
+    assert [float(top) >= float(one[1]) - 4.1 for top in tops] == [True, True]
+    assert ticks(charts.plot([Series([(0.0, 1.0), (1.0, 1.0)], "line")], "trial", "s", share=True), "end")[-1] == "1"
+    assert float(ticks(charts.plot([Series([(0.0, 1.0), (1.0, 1.1)], "line")], "trial", "s"), "end")[-1]) > 1
 
 
 def test_the_test_set_is_shown_once() -> None:
