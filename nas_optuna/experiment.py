@@ -41,6 +41,7 @@ from nas_optuna.study.storage import open_storage, sqlite_file
 from nas_optuna.study.studies import (
     create_study,
     load_study,
+    optuna_study,
     require_same_space,
     require_same_spec,
     study_names,
@@ -150,7 +151,7 @@ class Experiment:
             DataError: Its images are missing.
             SpecError: As in `from_spec`.
         """
-        stored = study_spec(study)
+        stored = study_spec(study := optuna_study(study))
         wanted = spec or stored
         try:
             experiment = cls.from_spec(wanted, **given)
@@ -237,7 +238,7 @@ class Experiment:
         Raises:
             StudyError: The message names the difference.
         """
-        require_same_space(study, self.space)
+        require_same_space(study := optuna_study(study), self.space)
         began: Mapping[str, Any] = study.user_attrs.get(StudyKey.DATA, {})
         if self.data is not None and began and began.get("fingerprint") != self.data.fingerprint:
             raise StudyError(
@@ -277,7 +278,7 @@ class Experiment:
         """Run trials of a study; see `nas_optuna.execution.loop.run`.
 
         Args:
-            study: Made by `create`, or loaded and given to `of_study`.
+            study: Made by `create`, or loaded and given to `of_study`; or what `nas_optuna.load_study` gives.
             trials: Finish this many; None is no limit.
             timeout: Begin no trial after this many seconds; None is no limit.
             total: Make no trial once the study has this many, no matter who made them; None is no limit.
@@ -287,6 +288,9 @@ class Experiment:
             callbacks: Callbacks that are told of the run, of each trial and of each step.
             kind: The kind of run for callbacks: a search, or the trainings of a supernet's check.
         """
+        if not isinstance(study, Study):
+            self.require_same(study := optuna_study(study))
+            study.sampler, study.pruner = self.sampler, self.pruner
         told = Callbacks(callbacks)
         facts = {"what": self.describe(), "objectives": list(self.spec.objectives), "limits": dict(self.spec.limits)}
         begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)

@@ -145,7 +145,7 @@ class Callbacks(Callback):
             try:
                 getattr(callback, event)(about, *more)
             except Exception as error:
-                if isinstance(callback, _FromOptuna):
+                if isinstance(callback, _FromOptuna | Callbacks):  # of those only Optuna's raise
                     raise
                 self._drop(callback, error)
         if event == "run_finished":

@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optuna.storages import BaseStorage
+
 from nas_optuna.errors import StudyError
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.rendering import save
@@ -131,13 +133,13 @@ class LoadedStudy:
 
 
 def load_study(
-    name: str, storage: str | None = None, *, data_directory: Path | None = None, trust: bool = False
+    name: str, storage: str | BaseStorage | None = None, *, data_directory: Path | None = None, trust: bool = False
 ) -> LoadedStudy:
     """Open a stored study.
 
     Args:
         name: Name of the study.
-        storage: URL of the database; by default ``NAS_OPTUNA_STORAGE``, else ``sqlite:///nas-optuna.db``.
+        storage: The storage, or its URL; by default ``NAS_OPTUNA_STORAGE``, else ``sqlite:///nas-optuna.db``.
         data_directory: Where data sets are; None is their default place.
         trust: Allow that the code which the study names is imported.
 
@@ -157,7 +159,11 @@ def load_study(
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.trust import require_trust
 
-    url = storage_url(storage)
-    study = load_optuna_study(open_storage(url), name)
+    if isinstance(storage, BaseStorage):
+        study = load_optuna_study(storage, name)
+        url = url_of(study) or ""
+    else:
+        url = storage_url(storage)
+        study = load_optuna_study(open_storage(url), name)
     require_trust(url, name, code_named(study_spec(study)), yes=trust)
     return LoadedStudy(study, data_directory)

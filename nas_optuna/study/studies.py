@@ -75,6 +75,14 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
     return study
 
 
+def optuna_study(given: Any) -> Study:
+    """The Optuna study that is given, or that `nas_optuna.load_study` has opened."""
+    found = getattr(given, "study", given)
+    if not isinstance(found, Study):
+        raise StudyError(f"a {type(given).__name__} is no study; Experiment.create and nas_optuna.load_study give one")
+    return found
+
+
 def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     """Names of all studies in a storage."""
     from nas_optuna.study.transactions import counts

@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna import (
     Architecture,
@@ -23,6 +23,7 @@ from nas_optuna import (
     SearchData,
     StudySpec,
     load_data,
+    load_study,
 )
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.evaluator import EvaluatorContext, digest, space_identity
@@ -211,6 +212,31 @@ def test_one_stream_of_events_tells_everything(caplog: pytest.LogCaptureFixture)
     assert plain == [0]
     assert failing.told == 1, "a callback that fails is told nothing more, and the search goes on"
     assert "Failing is told nothing more: ValueError: broken (test_evaluator.py:" in caplog.text
+
+
+def test_an_optuna_callback_that_raises_ends_an_experiments_run_as_in_optuna() -> None:
+    made, recorder = experiment(), Recorder()
+    search = made.create(optuna.storages.InMemoryStorage(), "s")
+
+    def broken(study: optuna.Study, trial: FrozenTrial) -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        made.run(search, trials=3, callbacks=[recorder, broken])
+    assert [trial.state.name for trial in search.trials] == ["COMPLETE"]
+    assert recorder.heard[-2:] == ["trial 0 COMPLETE", "end"], "the others are told to the end"
+
+
+def test_an_experiment_takes_what_load_study_gives() -> None:
+    made, storage = experiment(), optuna.storages.InMemoryStorage()
+    made.create(storage, "s")
+    loaded: Any = load_study("s", storage)
+    assert made.run(loaded, trials=1).trials == 1
+    assert type(loaded.study.sampler) is type(made.sampler)
+    assert Experiment.of_study(loaded, device="cpu").run(loaded.study, trials=1).trials == 1
+    for wrong in ("s", None, storage):
+        with pytest.raises(StudyError, match=r"is no study; Experiment\.create and"):
+            made.run(wrong, trials=1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
