@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import NasOptunaError, SpecError, reason_of, shown, unknown
+from nas_optuna.errors import LONGEST_ERROR, NasOptunaError, SpecError, reason_of, shown, unknown
 
 _AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
 
@@ -117,16 +117,15 @@ class Registry:
         return made
 
     def describe(self) -> list[Description]:
-        """All named parts. If a plugin cannot be imported, the error is its advice."""
+        """All named parts. If a plugin cannot be imported or described, the error is its advice."""
         found = []
         for name in self.names():
             try:
                 factory = self.find(name)
-            except SpecError as error:
-                found.append(Description(name, str(error), {}))
-                continue
-            advice = (inspect.getdoc(factory) or "").split("\n")[0]
-            found.append(Description(name, advice, _options(factory)))
+                advice, options = (inspect.getdoc(factory) or "").split("\n")[0], _options(factory)
+            except Exception as error:  # of somebody else's package
+                advice, options = reason_of(error, LONGEST_ERROR), {}
+            found.append(Description(name, advice, options))
         return found
 
 

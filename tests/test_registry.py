@@ -1,5 +1,6 @@
 """Spaces, samplers, pruners and data sets of third parties: through an entry point, or as ``package.module:name``."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options
 from nas_optuna.samplers.optuna_builtin import DistinctSampler
+from tests.helpers import Command
 
 PACKAGE = """
 import optuna, torch
@@ -110,6 +112,24 @@ def test_options_are_checked_before_anything_is_made() -> None:
     for option in ("widht", "seed"):
         with pytest.raises(SpecError, match="unknown option of sampler 'mine'"):
             check_options("sampler", "mine", factory, [option], reserved=("space", "seed"))
+
+
+def test_a_part_that_cannot_be_described_is_listed_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    (tmp_path / "odd-1.0.dist-info").mkdir()
+    points = "[nas_optuna.samplers]\nodd = odd:number\nfull = odd:full\n[nas_optuna.strategies]\nasks = odd:Asks\n"
+    (tmp_path / "odd-1.0.dist-info" / "entry_points.txt").write_text(points)
+    options = "class Options(RankedOptions):\n    needed: int\nclass Asks:\n    Options = Options\n"
+    base = "from nas_optuna.oneshot.strategies.base import RankedOptions\n"
+    (tmp_path / "odd.py").write_text(f"{base}number = 7\ndef full(space, seed, *, kind=int): ...\n{options}")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {part["name"]: part for part in json.loads(command("list", "samplers", "--json").out)}
+    assert "7 is not a callable object" in found["odd"]["advice"]
+    assert found["full"]["options"] == {"kind": "<class 'int'>"}
+    result = command("list", "strategies")
+    assert result.code == 0
+    assert "needed" in result.out
 
 
 def test_what_comes_onto_the_search_path_later_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

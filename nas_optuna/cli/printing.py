@@ -187,7 +187,7 @@ def _sayable(value: Any) -> Any:
         return mask_urls(value)
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
-    return value
+    return value if value is None or isinstance(value, int | float) else str(value)
 
 
 UNLIMITED = 10_000

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nas_optuna.costs.cost import Cost, CostContext
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, shown
 from nas_optuna.objectives import COSTS, describe_cost
 from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.spaces import SearchSpace
@@ -64,13 +65,19 @@ class StudyCosts:
 
     def only(self, names: Iterable[str], architecture: Architecture) -> dict[str, float]:
         """Some costs, by name, because measuring others would take time."""
-        return {name: self._costs[name](architecture) for name in names}
+        return {name: self.of(name, architecture) for name in names}
+
+    def of(self, name: str, architecture: Architecture) -> float:
+        """One cost."""
+        return _number(self._costs[name](architecture), name, architecture)
 
     def refine(self, architecture: Architecture, costs: Mapping[str, float]) -> dict[str, float]:
         """The costs, more exact by now for those that are objectives (`Cost.refine`)."""
         return {
-            name: self._costs[name].refine(architecture, value) if name in self._optimised else value
-            for name, value in costs.items()
+            name: _number(self._costs[name].refine(architecture, known), name, architecture)
+            if name in self._optimised
+            else known
+            for name, known in costs.items()
         }
 
     def __getitem__(self, name: str) -> Cost:
@@ -79,6 +86,17 @@ class StudyCosts:
     def quantity(self, name: str) -> Quantity:
         """How a cost is named, written and compared."""
         return self._quantities[name]
+
+
+def _number(found: Any, name: str, architecture: Architecture) -> float:
+    """What a cost gave, checked because it may be third-party code."""
+    try:
+        value = found if type(found) in (int, float) else float(found)
+    except (TypeError, ValueError, RuntimeError):
+        value = math.nan
+    if math.isnan(value):
+        raise SpecError(f"cost {name!r} gave {shown(found)} for {architecture}, not a number; correct its class")
+    return value
 
 
 def _cost_class(name: str) -> type[Cost]:
@@ -158,7 +176,7 @@ class Limits:
         for name, limit in self._limits.items():
             more, bound = self._costs.quantity(name).maximize, self._bound(name)
             architecture = best_in_cost(self._space, self._costs, name, limit=bound)
-            cost = self._costs[name](architecture)
+            cost = self._costs.of(name, architecture)
             if cost < bound if more else cost > bound:
                 room = "" if bound == limit else f" with a margin of {self._costs[name].margin:.1%} for its error"
                 known = "possible" if self._space.size <= _ENUMERATED else "found"
@@ -183,7 +201,7 @@ def best_in_cost(
     sign = -1.0 if (direction or costs.quantity(name).direction) == "maximize" else 1.0
 
     def key(architecture: Architecture) -> tuple[float, float]:
-        return sign * costs[counted](architecture), costs["macs"](architecture)
+        return sign * costs.of(counted, architecture), costs.of("macs", architecture)
 
     candidates = _candidates(space, key)
     if limit is not None:

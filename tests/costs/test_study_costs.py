@@ -200,3 +200,26 @@ def test_a_cost_of_ones_own_has_a_margin_too() -> None:
     excess = {bound: Limits({"speed": bound}, known, SPACE).excess({"speed": 10.0})["speed"] for bound in (8.0, 8.1)}
     assert excess[8.0] == pytest.approx(0)
     assert excess[8.1] > 0
+
+
+@pytest.mark.parametrize("wrong", [None, "many", float("nan"), torch.ones(2)])
+def test_a_cost_of_ones_own_gives_numbers(wrong: object) -> None:
+    class Odd(Cost):
+        name = "odd"
+        gives: object = torch.tensor(3.0)
+
+        def __call__(self, architecture: Architecture) -> float:
+            return self.gives  # type: ignore[return-value]
+
+        def refine(self, architecture: Architecture, so_far: float) -> float:
+            return self.gives  # type: ignore[return-value]
+
+    known = costs()
+    known._costs = {"odd": Odd(CostContext(SPACE, CPU, LatencySpec()))}
+    known._optimised = frozenset({"odd"})
+    assert known(ARCHITECTURE) == {"odd": 3.0}
+    assert type(known(ARCHITECTURE)["odd"]) is float
+    Odd.gives = wrong
+    for ask in (lambda: known(ARCHITECTURE), lambda: known.refine(ARCHITECTURE, {"odd": 3.0})):
+        with pytest.raises(SpecError, match=r"cost 'odd' gave .* for f4k3s1-f8k5s2, not a number; correct its class"):
+            ask()
