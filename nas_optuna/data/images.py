@@ -253,10 +253,9 @@ def divide(order: np.ndarray, fraction: float, problem: str = "") -> tuple[np.nd
     return order[held_out:], order[:held_out]
 
 
-def split(images: ImageSet, fraction: float, seed: int, limit: int | None = None) -> tuple[ImageSet, ImageSet]:
+def split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
     """Split a training set into training and validation images, stratified and determined by the seed."""
-    order = stratified_order(images.labels, seed)[: limit or len(images)]
-    train, held_out = divide(order, fraction)
+    train, held_out = divide(stratified_order(images.labels, seed), fraction)
     return images.subset(train), images.subset(held_out)
 
 

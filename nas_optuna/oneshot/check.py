@@ -165,14 +165,16 @@ def judge(
     figures |= {ALL_SIZES: cross_val_predict(score.of_sizes(), rows, own), SCORE: cross_val_predict(score, rows, own)}
     if not score.has_shared:  # then the score is that of all sizes
         figures = {name: values for name, values in figures.items() if name in (*FEATURES[SIZES], SCORE)}
-    size = max((name for name in figures if name in (*FEATURES[SIZES], ALL_SIZES)), key=lambda n: _tau(figures[n], own))
+    ranked = {name: ranking_row(name, values, own) for name, values in figures.items()}
+    sizes = [name for name in ranked if name in (*FEATURES[SIZES], ALL_SIZES)]
+    size = max(sizes, key=lambda name: ranked[name].kendall.value)
     chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
     first = next(iter(chosen_trials.values()))
     budget = search_seconds + _seconds(first)
     afforded, covered = _afforded(trials, budget)
     return Verdict(
         architectures=len(trials),
-        rows=tuple(ranking_row(name, values, own) for name, values in figures.items()),
+        rows=tuple(ranked.values()),
         short=score.short,
         advantage=_difference(figures[SCORE], figures[size], own),
         chosen=tuple(
@@ -246,10 +248,6 @@ def _signs(values: Array) -> Array:
     """The sign of row value minus column value, ``[size, size]``."""
     place: NDArray[np.int64] = np.unique(values, return_inverse=True)[1]
     return np.asarray(np.sign(place[:, None] - place[None, :]), np.float64)
-
-
-def _tau(x: Array, y: Array) -> float:
-    return float(_kendall(_signs(x), _signs(y), np.ones(len(x))))
 
 
 def _kendall(x: Array, y: Array, counts: Array) -> Array:

@@ -25,9 +25,6 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import Predictor, SupernetResult, Tokens, indicators
 
-Utility = Callable[[Sequence[Tokens]], Sequence[float]]
-"""Utilities of architectures, higher is better; called once for each architecture."""
-
 ROUNDS = 4
 """Rounds of draws, each from the distribution after the previous round."""
 FREE_DRAWS = 1000
@@ -47,7 +44,7 @@ POPULATION, CHILDREN = 24, 16
 class Evaluated:
     """Architectures with their utilities, each evaluated once, up to a limit."""
 
-    utility: Utility
+    utility: Callable[[Sequence[Tokens]], Sequence[float]]  # higher is better; called once for each architecture
     limit: int
     found: dict[Tokens, float] = field(default_factory=dict)  # in the order of evaluation
 
@@ -132,8 +129,6 @@ def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[flo
     ]
 
 
-Shared = Callable[[Sequence[Architecture]], Sequence[SharedFigures]]
-"""Architectures → their figures with shared weights."""
 UNKNOWN = SharedFigures(accuracy=0.0, loss=1.0)
 """The figures of every architecture without shared weights; a feature without variance has no weight."""
 LOSS_SPREAD = 0.3
@@ -171,7 +166,7 @@ class ArchitectureRanker:
     def __init__(
         self,
         space: SearchSpace,
-        shared: Shared | None,
+        shared: Callable[[Sequence[Architecture]], Sequence[SharedFigures]] | None,
         spec: SupernetSpec,
         evaluations: int = 1000,
         table: Mapping[str, float] | None = None,

@@ -61,13 +61,9 @@ class NeighboursSampler(ArchitectureSampler):
         turn = (made + self.attempt * (1 + trial.number)) % max(1, len(moves))
         candidates = (self._moved(history, best, move) for move in (*moves[turn:], *moves[:turn]))
         wider = candidates if made < len(moves) else iter(())
-        return next(
-            (tokens for tokens in (*wider, *self._single(history, best, rng)) if self._is_good(history, tokens)),
-            self._random(history, rng),
-        )
-
-    def _is_good(self, history: History, tokens: Tokens) -> bool:
-        return history.is_new(tokens) and self._allows(history, tokens)
+        others = (*wider, *self._single(history, best, rng))
+        good = (tokens for tokens in others if history.is_new(tokens) and self._allows(history, tokens))
+        return next(good, self._random(history, rng))
 
     def _moves(self, history: History) -> list[Move]:
         """All moves in order: those of size first, the others in an order drawn from the seed."""

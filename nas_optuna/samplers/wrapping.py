@@ -164,7 +164,7 @@ class AmongSampler(FixedSampler):
         found = own.sample_relative(study, trial, wanted)
         rng = np.random.default_rng(seed_for(self._seed, trial.number, "among"))
         left = self._left(study)
-        if self._is_random():
+        if str(own) == RandomSampler.__name__:
             return found | self._listed[int(rng.choice(left))]
         for name in self._names:
             if name not in found:
@@ -179,9 +179,6 @@ class AmongSampler(FixedSampler):
         """Whether every listed architecture was tried, and trained to the end if the sampler resumes stopped ones."""
         goes_on = isinstance(self.sampler, CurveSampler)
         return len(self._tried(study, ended=goes_on)) >= len(self._listed)
-
-    def _is_random(self) -> bool:
-        return str(self.sampler) == RandomSampler.__name__
 
     def _tried(self, study: Study, ended: bool = False) -> set[int]:
         known = {tokens: i for i, tokens in enumerate(map(tuple, self._tokens.tolist()))}

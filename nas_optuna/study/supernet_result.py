@@ -63,10 +63,6 @@ class Predictor:
         result: list[float] = (inputs @ self.coefficients + self.intercept).tolist()
         return result
 
-    def is_of(self, choices: Mapping[str, Sequence[Any]]) -> bool:
-        """Whether it belongs to a space with these choices; parameters with a single choice may be missing."""
-        return _open(self.choices) == _open(choices)
-
 
 def _open(choices: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     return {name: list(values) for name, values in choices.items() if len(values) > 1}
@@ -121,9 +117,9 @@ class SupernetResult:
         """Parameter name → index of the most probable choice: the argmax that everything reads."""
         return {name: max(range(len(logits)), key=logits.__getitem__) for name, logits in self.alphas.items()}
 
-    def probabilities(self, temperature: float = 1.0) -> dict[str, list[float]]:
-        """Parameter name → ``softmax(alpha / temperature)``."""
-        return {name: softmax(logits, temperature) for name, logits in self.alphas.items()}
+    def probabilities(self) -> dict[str, list[float]]:
+        """Parameter name → ``softmax(alpha)``."""
+        return {name: softmax(logits) for name, logits in self.alphas.items()}
 
     def most_probable(self, count: int) -> list[tuple[dict[str, int], float]]:
         """The most probable combinations of choices with their log probabilities, the argmax at their head."""
@@ -217,4 +213,4 @@ def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predic
     """The predictor of a study's supernet; None if there is none, or it is of another space."""
     result = find_result(study)
     predictor = result.predictor if result else None
-    return predictor if predictor is not None and predictor.is_of(choices) else None
+    return predictor if predictor is not None and _open(predictor.choices) == _open(choices) else None

@@ -43,7 +43,7 @@ def strategy_options(spec: SupernetSpec) -> StrategyOptions:
     """Validate the keys of a ``[supernet]`` section that belong to its strategy, by that strategy's options class.
 
     Examples:
-        >>> strategy_options(SupernetSpec(strategy="darts", order=2)).epochs
+        >>> strategy_options(SupernetSpec(strategy="darts", momentum=0.5)).epochs
         30
     """
     wanted = find_strategy(spec.strategy).Options

@@ -214,6 +214,7 @@ class Strategy(ABC):
     Args:
         job: What to train.
         options: An instance of `Options`.
+        images: The images that weights are trained on; all of the job by default.
 
     Raises:
         SpecError: The space cannot honour an option.
@@ -239,13 +240,13 @@ class Strategy(ABC):
     learns_alphas: ClassVar[bool] = False
     adamw: ClassVar[Mapping[str, Any]] = {}
 
-    def __init__(self, job: Job, options: Any) -> None:
+    def __init__(self, job: Job, options: Any, images: ImageSet | None = None) -> None:
         self.job = job
         self.options = options
         self.supernet = job.supernet
         self.finished = 0
         prepare_process(job.device)
-        self.images = job.loader(self.weight_images(), options.batch_size)
+        self.images = job.loader(images or job.images, options.batch_size)
         self.length: int = options.epochs or self.default_epochs()
         self.weights = list(self.supernet.weights())
         self.optimizer = self.weight_optimizer()
@@ -255,10 +256,6 @@ class Strategy(ABC):
     def prepare(supernet: Supernet) -> None:
         """Change the initial weights before the first epoch; does nothing by default."""
         return
-
-    def weight_images(self) -> ImageSet:
-        """The images that weights are trained on; all by default."""
-        return self.job.images
 
     def default_epochs(self) -> int:
         """The number of epochs if neither epochs nor a budget are set."""

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from nas_optuna.costs.complexity import size
-from nas_optuna.data import ImageSet, split
+from nas_optuna.data import split
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.oneshot.price import with_cost
 from nas_optuna.oneshot.strategies.base import Batch, Epoch, Job, Strategy, StrategyOptions
@@ -144,10 +144,10 @@ class DartsStrategy(Strategy):
     mode: ClassVar[Mode] = "mixture"
 
     def __init__(self, job: Job, options: DartsOptions) -> None:
-        self._halves = None if options.update == "joint" else split(job.images, 0.5, job.spec.seed)
-        super().__init__(job, options)
+        halves = None if options.update == "joint" else split(job.images, 0.5, job.spec.seed)
+        super().__init__(job, options, halves and halves[0])
         self._require_possible()
-        self._alpha_images = self._halves and job.loader(self._halves[1], options.batch_size)
+        self._alpha_images = halves and job.loader(halves[1], options.batch_size)
         self._alphas = list(self.supernet.alphas.values())
         self._alpha_optimizer = _alpha_optimizer(self._alphas, options)
         self._draws = GumbelSampler(self.supernet, job.spec.seed)
@@ -165,10 +165,6 @@ class DartsStrategy(Strategy):
             raise SpecError("supernet.order = 2 (second order) is no longer supported; set supernet.order=1")
         if self.job.spec.latency_weight and not self.job.costs:
             raise SpecError("supernet.latency_weight needs a table of costs")
-
-    def weight_images(self) -> ImageSet:
-        """One half of the images, or all in a joint update."""
-        return self._halves[0] if self._halves else self.job.images
 
     @property
     def temperature(self) -> float:
