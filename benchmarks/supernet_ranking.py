@@ -148,7 +148,6 @@ def rows(truth: Truth, trained: Trained) -> dict[str, object]:
     cost = trained.training_seconds + trained.choosing_seconds
     result["cost"] = cost / trained.alone_seconds
     result["training cost"] = trained.training_seconds / trained.alone_seconds
-    result["predictor"] = trained.found.predictor_spearman
     if truth.search.space.size == len(truth.architectures):
         result |= of_choice(truth, trained.found)
     return result

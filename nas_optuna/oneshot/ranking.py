@@ -217,7 +217,7 @@ class ArchitectureRanker:
             alphas = agreeing(alphas, best)
         scored = list(self._known)
         scores = self.score(self.rows(scored))
-        coefficients, intercept, fidelity = distil(lambda t: indicators(self._sizes, t), scored, scores)
+        coefficients, intercept = distil(lambda t: indicators(self._sizes, t), scored, scores)
         smooth = indicators(self._sizes, scored) @ coefficients + intercept
         usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
         starts, finalists = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
@@ -231,12 +231,10 @@ class ArchitectureRanker:
             predictor=Predictor(
                 {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
             ),
-            predictor_spearman=None if math.isnan(fidelity) else round(fidelity, 3),
             calibration_set=self._calibration_set,
             score=self.score.to_dict(),
             score_trials=self.score.trials,
             score_short_trainings=self.score.short,
-            score_evaluations=len(evaluated.found),
             finalists=finalists,
         )
 

@@ -285,23 +285,17 @@ RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 def distil(
     indicators: Callable[[Sequence[Sequence[int]]], Array], tokens: Sequence[Sequence[int]], scores: Array
-) -> tuple[Array, float, float]:
+) -> tuple[Array, float]:
     """A linear predictor of the score from the choices alone, for workers that have no weights."""
-    from scipy.stats import spearmanr
-
     x, y = indicators(tokens), np.asarray(scores)
     order = np.random.default_rng(0).permutation(len(y))
     test, fit = order[: len(y) // 5], order[len(y) // 5 :]
-    best = max(RIDGES, key=lambda ridge: _agreement(x, y, fit, test, ridge))
-    coefficients, intercept = _ridge(x, y, best)
-    held_out, offset = _ridge(x[fit], y[fit], best)
-    correlation = spearmanr(x[test] @ held_out + offset, y[test]).statistic if len(test) > 2 else math.nan
-    return coefficients, intercept, float(correlation)
 
+    def error(ridge: float) -> float:
+        coefficients, intercept = _ridge(x[fit], y[fit], ridge)
+        return float(((x[test] @ coefficients + intercept - y[test]) ** 2).mean()) if len(test) else 0.0
 
-def _agreement(x: Array, y: Array, fit: NDArray[np.int64], test: NDArray[np.int64], ridge: float) -> float:
-    coefficients, intercept = _ridge(x[fit], y[fit], ridge)
-    return -float(((x[test] @ coefficients + intercept - y[test]) ** 2).mean()) if len(test) else 0.0
+    return _ridge(x, y, min(RIDGES, key=error))
 
 
 def _ridge(x: Array, y: Array, strength: float) -> tuple[Array, float]:

@@ -48,7 +48,8 @@ def make_strategy(
         supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
         if recipe.init == "kaiming" and search.space.draws_weights:
             supernet.apply(kaiming)
-        strategy.prepare(supernet)
+        if not strategy.learns_alphas:
+            supernet.stabilize_init()
     laid_out(supernet, device)
     # A supernet's steps have no gradient scaler, which float16 would need.
     dtype = torch.float32 if recipe.precision == "fp16" else resolve_precision(recipe.precision, device)

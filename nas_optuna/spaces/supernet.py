@@ -109,7 +109,7 @@ class Supernet(nn.Module, ABC):
     def stabilize_init(self) -> None:
         """Reduce initial weights if training would begin far above the loss of guessing; does nothing by default.
 
-        Strategy ``"fair"`` calls it once, as each choice gets few and small steps there.
+        It is called once, unless the strategy trains alphas with the weights: each choice then gets few, small steps.
         """
 
     @classmethod

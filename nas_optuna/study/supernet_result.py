@@ -92,12 +92,10 @@ class SupernetResult:
     best_shared_accuracy: float | None = None
     starts: Sequence[Tokens] = ()  # the best that differ from each other, `best` first
     predictor: Predictor | None = None  # the score without the weights of the supernet; None if there is no score
-    predictor_spearman: float | None = None  # how it ranks architectures that it was not fitted to
     calibration_set: Sequence[tuple[Tokens, float]] = ()  # accuracies of the short trainings the score was fitted to
     score: Mapping[str, float] = field(default_factory=dict)  # its weights by feature
     score_trials: int = 0  # finished trials that it was fitted to
     score_short_trainings: int = 0  # short trainings that it was fitted to
-    score_evaluations: int = 0  # architectures that were scored
     finalists: int | None = None  # how many of the best by the score were compared by short trainings
     epochs: int = 0  # of the shared weights
     seconds: float = 0.0  # for everything

@@ -61,7 +61,7 @@ def test_a_deep_residual_supernet_begins_near_guessing_and_learns() -> None:
     fair.begin_epoch(0)
     harsh = fair.step(next(iter(fair.images.epoch(0))))[0]
     supernet.apply(kaiming)
-    fair.prepare(supernet)
+    supernet.stabilize_init()
     epochs = list(fair.epochs())
     assert harsh > 10
     assert epochs[0].loss < 2.5, "guessing gives 2.3"

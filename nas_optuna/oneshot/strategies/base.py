@@ -252,11 +252,6 @@ class Strategy(ABC):
         self.optimizer = self.weight_optimizer()
         self.meter = Meter(self.supernet.space.classes)
 
-    @staticmethod
-    def prepare(supernet: Supernet) -> None:
-        """Change the initial weights before the first epoch; does nothing by default."""
-        return
-
     def default_epochs(self) -> int:
         """The number of epochs if neither epochs nor a budget are set."""
         return 30

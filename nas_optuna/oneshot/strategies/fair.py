@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from nas_optuna.oneshot.strategies.base import Batch, RankedOptions, Strategy
-from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
+from nas_optuna.spaces.supernet import ChoiceWeights
 
 STEPS_PER_PARAMETER = 200
 """The default length: that many steps for each parameter of the space, in whole epochs."""
@@ -42,11 +42,6 @@ class FairStrategy(Strategy):
 
     Options = FairOptions
     adamw: ClassVar[dict[str, Any]] = {"betas": (0.9, 0.95), "fused": True}  # a short memory
-
-    @staticmethod
-    def prepare(supernet: Supernet) -> None:
-        """Lessen initial weights that begin far above the loss of guessing: small steps would be spent on that."""
-        supernet.stabilize_init()
 
     def default_epochs(self) -> int:
         """The number of whole epochs that `STEPS_PER_PARAMETER` comes to, at least one."""
