@@ -109,22 +109,29 @@ class SpecOptions:
         from nas_optuna.spec import StudySpec
 
         found = self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
-        if self.latency_runtime and not _is_timed(found):
+        latency = self._given("latency")
+        if isinstance(latency, dict) and "runtime" in latency and not _is_timed(found):
+            what = "--latency-runtime" if self.latency_runtime else "latency.runtime"
             raise SpecError(
-                "--latency-runtime is of no use where latency is neither an objective nor limited; add --objective"
-                " latency_ms or --max-latency MS, or leave it out"
+                f"{what} is of no use where latency is neither an objective nor limited; add --objective latency_ms or"
+                " --max-latency MS, or leave it out"
             )
         return found
 
     def preset(self) -> str:
         """The default preset; for a folder or a NumPy file, the one for own images."""
         from nas_optuna.presets import DEFAULT, OWN_IMAGES
-        from nas_optuna.spec_text import with_overrides
 
-        about = [text for text in self.overrides if text.lstrip().startswith("data")]
-        data = with_overrides({}, about, "--set").get("data", "")
+        data = self._given("data")
         name = data.get("name", "") if isinstance(data, dict) else data
         return OWN_IMAGES if str(name).startswith(("folder:", "npz:")) else DEFAULT
+
+    def _given(self, section: str) -> Any:
+        """What the command line gives for a section of the spec."""
+        from nas_optuna.spec_text import with_overrides
+
+        about = [text for text in self.overrides if text.lstrip().startswith(section)]
+        return with_overrides({}, about, "--set").get(section, "")
 
     def applied_to(self, spec: StudySpec) -> StudySpec:
         """The spec with the sampler, pruner and seed of the command line, then with the other overrides."""

@@ -84,6 +84,8 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
             ("is of no use",),
         ),
         (("study", "create", "--latency-runtime", "torch"), ("--latency-runtime is of no use",)),
+        ((*RUN, "--set", "latency.runtime=torch"), ("error: latency.runtime is of no use",)),
+        ((*RUN, "--set", 'latency={runtime="torch"}'), ("error: latency.runtime is of no use",)),
         (
             (*RUN, "--max-latency", "5", "--latency-runtime", "onnxrt"),
             ("unknown runtime 'onnxrt'; did you mean 'onnxruntime'?",),
