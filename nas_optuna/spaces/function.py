@@ -291,6 +291,8 @@ class FunctionSpace(BuiltSpace):
                 made = self._build(choices, self._task, **self.options)
         if not isinstance(made, nn.Module):
             raise SpecError(f"space {self.name!r}: its function must return an nn.Module, not a {type(made).__name__}")
+        if made.train(made.training) is not made:
+            raise SpecError(f"space {self.name!r}: train() of {type(made).__name__} must return self, as torch's does")
         settle(made, self.input_shape)
         return made.to("meta") if on_meta else made
 

@@ -212,6 +212,15 @@ def wrong_norm(c: Any, task: Any) -> Any:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.LazyLinear(10))
 
 
+class Selfless(nn.Sequential):
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
+
+
+def selfless(c: Any, task: Any) -> Any:
+    return Selfless(nn.Flatten(), nn.LazyLinear(c.choice("width", [8, 10])))
+
+
 def no_logits(c: Any, task: Any) -> Any:
     return nn.Conv2d(1, c.choice("width", [4, 8]), 3)
 
@@ -239,6 +248,7 @@ def endless(c: Any, task: Any) -> Any:
         (candidate_of_text, "layer 'a': candidate 'silu' gives a str, not a module"),
         (too_wide, r"layer '2' \(Linear, weights \[10, 99\]\) cannot take \[2, 144\]: .*144.*99"),
         (wrong_norm, r"layer '1' \(BatchNorm2d, weights \[8\]\) cannot take \[2, 4, 6, 6\]"),
+        (selfless, r"train\(\) of Selfless must return self, as torch's does"),
         (misspelt, "': AttributeError: module .*Conv3"),
         (unnamed, "a parameter needs a name"),
         (endless, "1,000,000 values"),
