@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -205,7 +206,7 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
     A column given as text only can be wrapped; a cell of None is empty.
     """
     if json:
-        print_json([row if isinstance(row, dict) else row.to_dict() for row in rows])
+        print_json([row if isinstance(row, dict) else asdict(row) for row in rows])
         return
     from rich.table import Table
     from rich.text import Text

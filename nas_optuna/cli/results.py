@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -169,7 +169,7 @@ def pareto(
     front = results.front_of(facts.study, options.pairs("--reference", reference, "latency_ms=2", float))
     if not front.records:
         raise no_complete_trial(facts.study)
-    print_json(front.to_dict()) if json else _print_front(facts, front)
+    print_json(asdict(front)) if json else _print_front(facts, front)
 
 
 def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:

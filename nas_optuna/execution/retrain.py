@@ -254,9 +254,9 @@ def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], 
     return classes, [cells[i * len(classes) : (i + 1) * len(classes)] for i in range(len(classes))]
 
 
-def mistakes(attributes: Mapping[str, Any], look: int = 0) -> list[Mistake]:
-    """The pictures that a retrained network got wrong."""
-    classes, texts = _stored(attributes, look, "classes"), _stored(attributes, look, "mistakes")
+def mistakes(attributes: Mapping[str, Any]) -> list[Mistake]:
+    """The pictures that the first retrained network got wrong."""
+    classes, texts = _stored(attributes, 0, "classes"), _stored(attributes, 0, "mistakes")
     return [found for text in texts if (found := Mistake.parse(text, len(classes)))]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,11 +75,6 @@ class Int8Export:
     def sentence(self) -> str:
         """E.g. ``"0.9760 → 0.9740 on 1,000 images"``."""
         return f"{self.fp32.accuracy:.4f} → {self.int8.accuracy:.4f} on {self.images:,} images"
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Everything, JSON-ready."""
-        return asdict(self)
 
 
 def write_int8(folder: Path, by: EightBits) -> Int8Export:

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class Exported:
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-ready."""
         facts = {"folder": str(self.folder), "files": list(self.files), "left_out": dict(self.left_out)}
-        small = {"int8": self.int8.facts} if self.int8 else {}
+        small = {"int8": asdict(self.int8)} if self.int8 else {}
         return {**facts, "images": self.images, "difference": self.difference, **small}
 
 

@@ -7,7 +7,7 @@ import re
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
@@ -268,10 +268,6 @@ class Plan:
         pair = values.get("confirming")
         rungs = {"rungs": tuple(Rung(**rung) for rung in values["rungs"])}
         return cls(**values | rungs | {"confirming": Rung(**pair) if pair else None})
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
     def describe(self) -> str:
         """One line for a person.

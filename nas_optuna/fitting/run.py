@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -271,7 +271,7 @@ class _Running:
             return Plan.from_dict(self.progress.state["plan"])
         left, tests = self.fit.budget.left, len(self.test_images)
         plan = plan_for(self.experiment, left, self.fit.load.reserve(), test_images=tests)
-        self.progress.remember(plan=plan.to_dict(), first_rung=last_rung(self.study) + 1)
+        self.progress.remember(plan=asdict(plan), first_rung=last_rung(self.study) + 1)
         return plan
 
     def _chosen(self, plan: Plan) -> FrozenTrial:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from random import Random
 from typing import Any
@@ -275,7 +275,7 @@ def run_within(
     state = progress.state
     if state.get("done", True) or state["within"] != budget.total:
         plan = plan_for(experiment, budget.left, reserve=0.0, retrain=False)
-        state |= {"plan": plan.to_dict(), "spent": 0.0, "from": last_rung(study) + 1, "done": False}
+        state |= {"plan": asdict(plan), "spent": 0.0, "from": last_rung(study) + 1, "done": False}
     budget.spent += state["spent"]
     progress.remember()
     before = _ended(study)

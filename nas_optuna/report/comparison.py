@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +40,6 @@ class Summary:
     best: float | None  # the best value of the first objective; None without a complete trial
     error: float | None  # one standard error of `best` if it is an accuracy
     architecture: str  # the architecture of the best trial
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def columns_for(objective: str, *, brief: bool = False) -> list[Column]:

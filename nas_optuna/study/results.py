@@ -246,10 +246,6 @@ class Front:
     reference: tuple[float, ...]
     hypervolume: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
-
 
 def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Front:
     """The front of a study."""

@@ -9,7 +9,7 @@ import shlex
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -229,10 +229,6 @@ class StudySummary:
     complete: int
     pruned: int
     best: float | None  # of the only objective; None if there are several, or no complete trial
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return asdict(self)
 
 
 def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
