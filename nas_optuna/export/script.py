@@ -122,19 +122,21 @@ def main(files):
         model = load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         return f"model.safetensors beside this file cannot be read: {one_line(error)}"
+    refused = []
     for file in files:
         try:
             images = read_image(file)
         except ImportError as error:
             return f"to read pictures, {error.name} is needed: pip install pillow numpy"
         except Exception as error:  # a damaged picture can make its reader raise anything
-            return f"{file} cannot be read: {one_line(error)}"
+            refused.append(f"{file} cannot be read: {one_line(error)}")
+            continue
         with torch.inference_mode():
             shares = model(images).softmax(1)[0]
         best = int(shares.argmax())
         name = "".join(c if c.isprintable() else "\\N{REPLACEMENT CHARACTER}" for c in CLASSES[best])
         print(f"{file}: {name} ({shares[best]:.1%})")
-    return 0
+    return "\\n".join(refused) or 0
 
 
 def one_line(error):

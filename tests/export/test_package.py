@@ -88,7 +88,7 @@ def _run(folder: Path, *words: object, code: object = 0) -> str:
             runpy.run_path("model.py", run_name="__main__")
     if isinstance(ended.value.code, str):
         assert code == 1
-        return ended.value.code
+        return out.getvalue() + ended.value.code
     assert ended.value.code == code
     return out.getvalue()
 
@@ -159,6 +159,9 @@ def test_model_py_answers_bad_calls_with_one_line(tmp_path: Path) -> None:
         said = _run(out, name, code=1)
         assert said.startswith(f"{name} cannot be read: ")
         assert "\n" not in said
+    Image.fromarray(images.images[0, 0].numpy()).save(tmp_path / "image.png")
+    said = _run(out, "absent.png", "../image.png", "/", code=1)
+    assert [line.partition(" ")[0] for line in said.splitlines()] == ["../image.png:", "absent.png", "/"]
     (out / "model.safetensors").rename(out / "elsewhere")
     assert _run(out, "x.png", code=1).startswith("model.safetensors beside this file cannot be read: ")
 
