@@ -171,7 +171,8 @@ def printable(text: str) -> str:
     """A text in one line, without control characters and without passwords of URLs."""
     text = mask_urls(text)
     line = " ".join(text.split()) if "\n" in text or "\r" in text or "\t" in text else text
-    return "".join(c if c.isprintable() or c == " " else "\N{REPLACEMENT CHARACTER}" for c in line)
+    # Joiners shape letters of Persian and Hindi, and make one emoji of several.
+    return "".join(c if c.isprintable() or c in " \u200c\u200d" else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def shortened(text: str, limit: int, ellipsis: str = "…") -> str:

@@ -134,7 +134,7 @@ def main(files):
         with torch.inference_mode():
             shares = model(images).softmax(1)[0]
         best = int(shares.argmax())
-        name = "".join(c if c.isprintable() else "\\N{REPLACEMENT CHARACTER}" for c in CLASSES[best])
+        name = "".join(c if c.isprintable() or c in "\\u200c\\u200d" else "\\ufffd" for c in CLASSES[best])
         print(f"{file}: {name} ({shares[best]:.1%})")
     return "\\n".join(refused) or 0
 

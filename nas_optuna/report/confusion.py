@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
+from nas_optuna.errors import shortened
 from nas_optuna.report.columns import Column
 from nas_optuna.report.rendering import escaped, framed
 
@@ -64,7 +66,7 @@ class Confusion:
         cell = 30.0 if n <= MOST_NUMBERS else max(4.0, 600.0 / n)
         shown = math.ceil(14 / cell)  # every how many names are shown, so that they do not overlap
         upright = max(map(len, self.classes), default=0) > cell / 7  # names that do not fit side by side are turned
-        left, top = 104.0, 100.0 if upright else 22.0
+        left, top = 112.0, 112.0 if upright else 22.0
         parts = []
         for i, name in enumerate(self.classes):
             if i % shown == 0:
@@ -95,4 +97,6 @@ class Confusion:
 
 
 def _text(x: float, y: float, text: str, style: str, room: int = 40, turned: str = "") -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{turned}>{escaped(text, room)}</text>'
+    widths = [12 if east_asian_width(c) in "FW" else 9 if c.isupper() else 7 for c in shortened(text, room)]
+    squeezed = f' textLength="{7.5 * room:.0f}" lengthAdjust="spacingAndGlyphs"' if sum(widths) > 7.5 * room else ""
+    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}"{turned}{squeezed}>{escaped(text, room)}</text>'

@@ -45,7 +45,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"plural": plural, "breakable": _breakable}
+    found.filters |= {"plural": plural, "breakable": _breakable, "shortened": shortened}
     return found
 
 
@@ -56,9 +56,14 @@ def _printable(value: object) -> object:
     return "" if value is None else printable(str(value))
 
 
+_FROM_THE_RIGHT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufefc](?: ?[^\x00-\x7f])*")
+
+
 def _breakable(value: object) -> Markup:
     """A value whose lines break after the choices of an architecture rather than within words."""
-    return Markup(re.sub(r",(?=[a-z])", ",<wbr>", str(escape(_printable(value)))))
+    # What is written from the right stands alone, so that it moves no number beside it.
+    isolated = _FROM_THE_RIGHT.sub(r"<bdi>\g<0></bdi>", str(escape(_printable(value))))
+    return Markup(re.sub(r",(?=[a-z])", ",<wbr>", isolated))
 
 
 def escaped(text: str, room: int = 200) -> str:

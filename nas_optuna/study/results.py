@@ -130,9 +130,10 @@ def _training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
     shares: list[float | None] = [
         attribute(t, TrialKey.SHARE) if TrialKey.RUNG in t.user_attrs else None for t in trials
     ]
-    longest = max((share for share in shares if share), default=1.0)
+    seconds = [None if share is None else max(share, 1e-3) for share in shares]  # 0 where loading took all of the time
+    longest = max((s for s in seconds if s is not None), default=1.0)
     below = 1 if None in shares else 0
-    return [0 if s is None else below + int(math.log(longest / max(s, 1e-3), ALIKE)) for s in shares]
+    return [0 if s is None else below + int(math.log(longest / s, ALIKE)) for s in seconds]
 
 
 # --- the best ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -73,6 +74,19 @@ def test_names_beside_the_picture_do_not_overlap(classes: int) -> None:
     svg = Confusion(matrix.classes, matrix.predictions).svg()
     rows = [float(y) for y in re.findall(r'<text class="end" x="[^"]*" y="([^"]*)"', svg)]
     assert min(below - above for above, below in pairwise(rows)) >= 13.9
+
+
+def test_names_fit_beside_the_picture_and_move_no_number() -> None:
+    wide, right = "画像分類のための名前と猫と犬", "נמר פרסי"
+    svg = Confusion(["cat, narrow ii", wide, right], [[1, 1, 1]] * 3).svg()
+    squeezed = re.findall(r'<text [^>]*textLength="105"[^>]*>([^<]*)<', svg)
+    assert squeezed == [wide] * 2
+    study = made()
+    add(study, 0)
+    record(study, replace(found(3), classes=("a\u200cb", "c", right)), trial=0)
+    page = report(study)
+    assert f"<bdi>{right}</bdi> 20.0%" in page
+    assert "a\u200cb" in page
 
 
 def test_the_report_says_what_was_taken_for_what() -> None:

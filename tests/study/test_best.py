@@ -34,6 +34,8 @@ def of(accuracy: float, seconds: float | None, rung: int) -> FrozenTrial:
         ([(0.9, 60.0), (0.3, 2.0), (0.4, 2.0)], 0),  # a long run, then a short one of a later rung
         ([(0.9, 2.0), (0.8, 6.0), (0.7, 6.0)], 1),  # rungs of one run
         ([(0.9, 6.0), (0.8, 6.1)], 0),  # two runs of the same time
+        ([(0.6, 0.0)], 0),  # loading took all of the time
+        ([(0.6, 0.0), (0.5, 2.0)], 1),
     ],
 )
 def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, clock: str, tmp_path: Path) -> None:
