@@ -12,7 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.execution.evaluator import Search
-from nas_optuna.oneshot.score import FEATURES, SIZES, Score
+from nas_optuna.oneshot.score import FEATURES, SIZES, Array, Score
 from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -62,8 +62,6 @@ _CHECK_ORIGIN = "supernet check"
 SCORE, ALPHAS, ALL_SIZES = "score", "alphas", "all sizes"
 _RESAMPLES = 1000
 _FOLDS = 5
-
-Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

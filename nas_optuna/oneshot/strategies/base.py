@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from nas_optuna.data import BatchLoader, ImageSet
+from nas_optuna.data.loaders import Batch
 from nas_optuna.devices import prepare_process
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
@@ -120,10 +121,6 @@ class Meter:
                 "gradient explosion",
             )
         self._largest, self._lowest = max(norm, self._largest or 0.0), min(loss, self._lowest)
-
-
-Batch = tuple[Tensor, Tensor]
-"""Images ``[batch, channels, height, width]`` and labels ``[batch]``."""
 
 
 class StrategyOptions(BaseModel):

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from nas_optuna.costs.complexity import size
 from nas_optuna.data import split
+from nas_optuna.data.loaders import Batch
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.oneshot.price import with_cost
-from nas_optuna.oneshot.strategies.base import Batch, Epoch, Job, Strategy, StrategyOptions
+from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy, StrategyOptions
 from nas_optuna.spaces.supernet import GumbelSample, Mode, Supernet
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from nas_optuna.oneshot.strategies.base import Batch, RankedOptions, Strategy
+from nas_optuna.data.loaders import Batch
+from nas_optuna.oneshot.strategies.base import RankedOptions, Strategy
 from nas_optuna.spaces.supernet import ChoiceWeights
 
 STEPS_PER_PARAMETER = 200
