@@ -224,8 +224,9 @@ def _tradeoffs(facts: StudyFacts) -> Section:
     quality = "accuracy" if by_accuracy else facts.names[0]
     maximize = by_accuracy or facts.maximize
     costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.complete}
+    wanted = {name.partition(":")[0]: name for name in facts.names}
     for name in cost_names(map(TrialRecord.of, facts.complete)):
-        described = describe(name)
+        described = describe(wanted.get(name, name))  # the study may maximise what is a cost elsewhere
         points = [
             (costs[trial.number][name], value, trial)
             for trial in facts.complete

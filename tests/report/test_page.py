@@ -329,6 +329,14 @@ def test_searched_settings_of_the_recipe_stand_beside_the_architecture() -> None
     assert "settings" not in rows(study)[0]
 
 
+def test_a_cost_that_the_study_maximises_has_its_front_at_the_upper_end() -> None:
+    study = made(objectives=("accuracy", "params:maximize"))
+    for number in range(4):
+        add(study, number)
+    legends = re.findall(r"front: (nothing [^<]*)<", report(study))
+    assert legends == ["nothing cheaper is better", "nothing with more is better"]  # of MACs and of weights
+
+
 def test_a_single_dot_is_no_chart() -> None:
     study = made()
     add(study, 1, epochs=1)
