@@ -7,6 +7,7 @@ A named function takes ``(train, directory)``, the wanted part and the folder fo
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -42,6 +43,7 @@ class TorchvisionSet:
 
     class_name: str
     files: str  # which torchvision expects in the data directory, for the error message
+    archive: str = ""  # a download that a person may have placed there, if it is not a folder of the class's name
     part: tuple[str, object, object] = ("train", True, False)  # a keyword, with its values for training and test
     options: Mapping[str, object] = field(default_factory=dict)
     mean: tuple[float, ...] = ()  # of each channel; measured if it is empty
@@ -98,6 +100,9 @@ class TorchvisionSet:
         with scratch_folder(directory) as scratch:
             own = scratch / self.class_name
             own.mkdir()
+            if (given := directory / (self.archive or self.class_name)).exists():
+                copy = shutil.copytree if given.is_dir() else shutil.copy2
+                copy(given, own / given.name)
             before = socket.getdefaulttimeout()
             socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, and would wait forever
             try:
@@ -128,8 +133,8 @@ emnist = TorchvisionSet(
 qmnist = TorchvisionSet("QMNIST", "the qmnist-* files in QMNIST/raw", part=("what", "train", "test10k"))
 usps = TorchvisionSet("USPS", "usps.bz2 and usps.t.bz2")
 svhn = TorchvisionSet("SVHN", "train_32x32.mat and test_32x32.mat", part=("split", "train", "test"))
-cifar10 = TorchvisionSet("CIFAR10", "the folder cifar-10-batches-py")
-cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python")
+cifar10 = TorchvisionSet("CIFAR10", "the folder cifar-10-batches-py", archive="cifar-10-python.tar.gz")
+cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python", archive="cifar-100-python.tar.gz")
 
 
 FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
