@@ -15,8 +15,8 @@ from nas_optuna.execution.executors.local import LocalExecutor
 
 
 class Silent(LocalExecutor):
-    def prepare(self, objective):
-        super().prepare(objective)
+    def prepare(self, objective): super().prepare(objective)
+    def reached(self, handle): ...
 
     def run(self, *work, **options):
         super().run(*work, **options)
