@@ -20,6 +20,11 @@ def plain(text: object) -> str:
     return _SPECIAL.sub(r"\\\1", _one_line(text))
 
 
+def breakable(text: object) -> str:
+    """`plain` text whose lines may break after the choices of an architecture, which can still be parsed."""
+    return re.sub(r",(?=[a-z])", ", ", plain(text))
+
+
 def code(text: object, *, in_table: bool = False) -> str:
     """Text as a code span; in a table ``|`` is escaped, which would end the cell."""
     shown = _one_line(text) or " "
@@ -32,7 +37,7 @@ def code(text: object, *, in_table: bool = False) -> str:
 
 def table(headings: Sequence[object], rows: Sequence[Sequence[object]], gap: str = "") -> str:
     """A table of plain text."""
-    lines = ["| " + f"{gap} | ".join(map(plain, cells)) + " |" for cells in (headings, *rows)]
+    lines = ["| " + f"{gap} | ".join(map(breakable, cells)) + " |" for cells in (headings, *rows)]
     return "\n".join([lines[0], "|:--" * len(headings) + "|", *lines[1:]])
 
 

@@ -1,9 +1,12 @@
 """Text of users inside our Markdown, checked by a parser of Markdown that was not written here."""
 
+import random
+
 import pytest
 from markdown_it import MarkdownIt
 
 from nas_optuna.markdown import code, plain, table
+from nas_optuna.spaces import create_space
 
 PARSER = MarkdownIt("commonmark").enable("table")
 HOSTILE = [
@@ -43,6 +46,14 @@ def test_no_text_ends_the_cell_of_a_table() -> None:
     html = PARSER.render(f"| a | b |\n|---|---|\n| {code('x|y`', in_table=True)} | end |")
     assert "<code>x|y`</code>" in html
     assert "<td>end</td>" in html
+
+
+def test_a_long_architecture_may_break_and_is_still_one() -> None:
+    space = create_space("residual", {}, in_channels=1, classes=10, input_size=8)
+    architecture = space.sample(random.Random(0))
+    cell = table(["architecture"], [[architecture]]).splitlines()[-1]
+    assert max(map(len, cell.split())) < 40 < len(str(architecture))
+    assert space.parse(_text(cell.strip("| "))) == architecture
 
 
 def test_what_utf_8_cannot_hold_is_written_out() -> None:

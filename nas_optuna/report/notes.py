@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.events import Callback, Run, Subject
-from nas_optuna.markdown import code, plain, table
+from nas_optuna.markdown import breakable, code, plain, table
 from nas_optuna.quantities import plural
 from nas_optuna.report import dashboard
 from nas_optuna.report.columns import Column, filled
@@ -45,7 +45,7 @@ def trial_note(
     """Markdown of a finished trial: a sentence, its drawing, its figures with units, its choices."""
     record = TrialRecord.of(trial)
     ended = {"complete": "was trained to the end", "pruned": "was pruned", "fail": "failed"}
-    text = f"**{plain(record.architecture)}** {ended.get(record.state, record.state)}"
+    text = f"**{breakable(record.architecture)}** {ended.get(record.state, record.state)}"
     text += f" after {plural(record.epochs, 'epoch')}" if record.epochs and record.state != "complete" else ""
     text += f", which is {plural(record.epochs, 'epoch')}" if record.epochs and record.state == "complete" else ""
     text += f": {plain(record.cause)}" if record.cause else ""
@@ -108,7 +108,9 @@ def _tested(study: Study) -> list[str]:
     first = reports[0]
     seeds = "" if len(first["seeds"]) == 1 else f" (mean of {len(first['seeds'])} seeds)"
     trial = "" if first.get("trial") is None else f" (trial {first['trial']})"
-    text = f"**Test accuracy {accuracy_on_test(first)}**{seeds} of {code(first['architecture'])}{trial}, trained anew"
+    text = (
+        f"**Test accuracy {accuracy_on_test(first)}**{seeds} of {breakable(first['architecture'])}{trial}, trained anew"
+    )
     text += f" on all training images and scored on {first['test_images']:,} images that chose nothing."
     return ["## Test", text]
 
