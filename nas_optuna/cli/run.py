@@ -230,6 +230,9 @@ def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome
     if outcome.interrupted:
         left = None if plan.count is None or plan.fixed else plan.count - outcome.trials
         again = options.command_line(context, trials=left, enqueue=None)
+        if not is_kept(plan.url):
+            say("stopped")
+            return 130
         say("stopped after the last trial" if left == 0 else f"stopped; nothing is lost. Continue: {again}")
         return 130
     if is_kept(plan.url):

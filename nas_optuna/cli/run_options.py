@@ -13,7 +13,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, completes, option
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, StudyExists, shown, unknown
-from nas_optuna.study.storage import open_storage, sqlite_file
+from nas_optuna.study.storage import FORGETS, is_kept, open_storage, sqlite_file
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -211,6 +211,8 @@ def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptio
         return experiment.create(stored.url, stored.study, load_if_exists=True)
     remember(stored.url, stored.study, code_named(experiment.spec))  # the maker of a study agrees to its code
     say(f"created study {stored.study!r}" + (f" from the preset {given.preset()}" if given.spec is None else ""))
+    if not is_kept(stored.url):
+        say(FORGETS)
     return study
 
 

@@ -17,7 +17,7 @@ from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.masking import mask_urls
 from nas_optuna.quantities import plural
-from nas_optuna.study.storage import is_kept, open_storage, storage_url
+from nas_optuna.study.storage import FORGETS, is_kept, open_storage, storage_url
 
 Name = Annotated[
     str | None,
@@ -64,7 +64,7 @@ def create(
     if json:
         print_json({"study": name, "storage": mask_urls(url), "spec": experiment.spec.to_dict()})
     if not is_kept(url):
-        say("this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it")
+        say(FORGETS)
         return
     say(f"next: {studies.command(study, 'run', '--study', name, '--trials', '20')}")
 

@@ -83,6 +83,10 @@ def sqlite_file(url: str) -> Path | None:
     return Path(path) if is_file else None
 
 
+FORGETS = "this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it"
+"""What is said where a study `is_kept` not."""
+
+
 def is_kept(url: str) -> bool:
     """Whether what is stored there outlives the process, which SQLite in memory does not."""
     parsed = _parsed(url)

@@ -94,6 +94,7 @@ def test_a_storage_in_memory_has_no_hints_to_what_is_gone(command: Command) -> N
         assert result.code == 0, result.err
         assert len(json.loads(result.out)) == 1
         assert "next:" not in result.err
+        assert "forgets everything" in result.err
         assert "next:" not in command("study", "create", *tiny(), "--storage", url).err
     assert "next:" in command("run", "--trials", 1, *tiny()).err
 
