@@ -9,6 +9,7 @@ import reprlib
 import sysconfig
 import traceback
 from collections.abc import Iterable, Mapping
+from types import UnionType
 
 from nas_optuna.masking import mask_urls
 
@@ -88,6 +89,12 @@ class TrainingError(NasOptunaError):
 
     def __reduce__(self) -> tuple[type[TrainingError], tuple[str, str]]:
         return type(self), (str(self), self.cause)  # an exception is pickled by its message alone
+
+
+def require_kind(value: object, kind: type | UnionType, what: str, remedy: str) -> None:
+    """Refuse an argument of another type than its function takes."""
+    if not isinstance(value, kind):
+        raise SpecError(f"{what} cannot be of type {type(value).__name__}; {remedy}")
 
 
 def shown(value: object) -> str:

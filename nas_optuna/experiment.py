@@ -19,7 +19,7 @@ from optuna.study import Study
 from nas_optuna.costs.runtimes import make_runtime
 from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
-from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists
+from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists, require_kind
 from nas_optuna.execution import reference
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
@@ -198,6 +198,7 @@ class Experiment:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
             SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
         """
+        require_kind(storage, str | optuna.storages.BaseStorage, "the storage", "give an Optuna storage, or its URL")
         if isinstance(storage, str) and _is_there(storage):
             storage = open_storage(storage, create=True)
         if isinstance(storage, str) or name not in study_names(storage):
@@ -359,8 +360,7 @@ class Experiment:
 
 def _is_there(url: str) -> bool:
     """Whether a storage can hold a study already: all but a SQLite file that is not there."""
-    database = sqlite_file(url)
-    return database is None or database.exists()
+    return (database := sqlite_file(url)) is None or database.exists()
 
 
 @dataclass(frozen=True)

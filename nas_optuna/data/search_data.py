@@ -15,7 +15,7 @@ from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, pieces, stratified_order
 from nas_optuna.data.source import InputSize, Source
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, require_kind
 from nas_optuna.spec import DataSpec
 
 
@@ -96,6 +96,7 @@ def load_data(
         (1150, 288)
     """
     spec = DataSpec(name=spec) if isinstance(spec, str) else spec
+    require_kind(spec, DataSpec, "the data set", "give a name, such as digits or folder:PATH, or a DataSpec")
     with opened(spec, directory, input_size) as source:
         train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))

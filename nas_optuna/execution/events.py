@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial
 
-from nas_optuna.errors import reason_of
+from nas_optuna.errors import reason_of, require_kind
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.study.storage import failure
 
@@ -127,6 +127,7 @@ class Callbacks(Callback):
     # If a plain Optuna callback raises, the run ends, as in ``study.optimize``.
 
     def __init__(self, callbacks: Iterable[Callback | OptunaCallback] = ()) -> None:
+        require_kind(callbacks, Iterable, "callbacks", "give a list of them, which may be empty")
         self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]
         self._unclosed: list[Callback] = []
 

@@ -19,7 +19,7 @@ from nas_optuna.data import ImageSet, load_data, load_test_images
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted, SpecError, StudyError, named
 from nas_optuna.execution.evaluator import TrainingEvaluator
-from nas_optuna.execution.events import Callback, OptunaCallback
+from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
 from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.retrain import TestReport, record, retrain
@@ -108,6 +108,7 @@ def fit(
             fitted.predict("new.jpg")
     """
     limits = {"params": max_params, "latency_ms": max_latency}
+    _ = Callbacks(callbacks)  # refuses what is no list before the time begins
     budget, folder = TimeBudget(parse_duration(within, "within")), Path(out)
     require_own_folder(folder, begun=False)  # before images are written into it
     spec = spec_for(name_of(data, folder), space=space, sampler=sampler, limits=limits, seed=seed, overrides=overrides)

@@ -17,14 +17,14 @@ from optuna.study import Study
 
 from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import TrainingError
+from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.execution.evaluator import Measurement, Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
-from nas_optuna.oneshot.strategies import find_strategy, is_without_weights, strategy_options
+from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, is_without_weights, strategy_options
 from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
 from nas_optuna.oneshot.trained import limits_of, make_evaluator, own_accuracies, supernet_folder
 from nas_optuna.randomness import seeded
@@ -54,7 +54,11 @@ def make_strategy(
     # A supernet's steps have no gradient scaler, which float16 would need.
     dtype = torch.float32 if recipe.precision == "fp16" else resolve_precision(recipe.precision, device)
     dtype = torch.float32 if dtype == torch.float16 else dtype
-    return strategy(Job(supernet, search.data.train, spec, table.costs, dtype, interrupted), strategy_options(spec))
+    job = Job(supernet, search.data.train, spec, table.costs, dtype, interrupted)
+    made: Strategy = STRATEGIES.make(spec.strategy, job, strategy_options(spec), options={}, wanted=Strategy)
+    if not hasattr(made, "meter"):
+        raise SpecError(f"__init__ of strategy {spec.strategy!r} must call super().__init__(job, options)")
+    return made
 
 
 class SupernetTraining:

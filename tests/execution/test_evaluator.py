@@ -22,6 +22,7 @@ from nas_optuna import (
     Recipe,
     SearchData,
     StudySpec,
+    fit,
     load_data,
     load_study,
 )
@@ -237,6 +238,21 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
     for wrong in ("s", None, storage):
         with pytest.raises(StudyError, match=r"is no study; Experiment\.create and"):
             made.run(wrong, trials=1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: Experiment.from_spec({"recipe": {"epochs": 1}}), "spec cannot be of type dict; StudySpec.from_dict"),  # type: ignore[arg-type]
+        (lambda: experiment().create(Path("s.db"), "s"), "storage cannot be of type .*Path; give an Optuna storage"),  # type: ignore[arg-type]
+        (lambda: load_data(None), "data set cannot be of type NoneType; give a name"),  # type: ignore[arg-type]
+        (lambda: load_data(Path("photos")), "data set cannot be of type .*Path; give a name"),  # type: ignore[arg-type]
+        (lambda: fit("digits", callbacks=None), "callbacks cannot be of type NoneType; give a list"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_argument_of_another_type_is_one_line(call: Callable[[], object], says: str) -> None:
+    with pytest.raises(SpecError, match=says):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,20 @@
 """Strategies by name: options are checked by their own class, an own one is one file, earlier specs are translated."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import torch
 
+from nas_optuna import ConvSpace, load_data
 from nas_optuna.errors import SpecError
+from nas_optuna.execution.evaluator import Search
+from nas_optuna.oneshot.price import CostTable
 from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, strategy_options
-from nas_optuna.oneshot.strategies.base import RankedOptions
+from nas_optuna.oneshot.strategies.base import RankedOptions, Strategy
+from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.supernet_result import read_result
 from tests.helpers import Command
@@ -117,6 +123,75 @@ def test_an_own_strategy_is_one_file(command: Command, place: Path) -> None:
     result = read_result(optuna.load_study(study_name=name, storage="sqlite:///nas-optuna.db"))
     assert result.strategy == "widest.py:Widest"
     assert result.starts
+
+
+class Silent(Strategy):
+    """Trains nothing, and says nothing."""
+
+    gives: Any = None
+
+    def step(self, batch: Any) -> Any:
+        return self.gives
+
+
+class Wordy(Silent):
+    gives = "done"
+
+
+class Halved(Silent):
+    gives = (0.5, 3)
+
+
+class Closing(Silent):
+    gives = (torch.tensor(2.0), torch.tensor(1), torch.tensor(1.0), 8)
+
+    def end_epoch(self) -> Any:
+        return 5
+
+
+class Naming(Closing):
+    def end_epoch(self) -> Any:
+        return {"alpha": 1.0}
+
+
+class Stepless(Strategy):
+    """Its step is missing."""
+
+
+class Optionless(Silent):
+    Options = dict  # type: ignore[assignment]
+
+
+class Apart(Silent):
+    def __init__(self, job: Any, options: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("strategy", "says"),
+    [
+        (Silent, "step of strategy Silent must return what train_weights gives"),
+        (Wordy, "step of strategy Wordy must return"),
+        (Halved, "step of strategy Halved must return"),
+        (Closing, "end_epoch of strategy Closing must return a dictionary"),
+        (Naming, "end_epoch of strategy Naming must return a dictionary"),
+        (Stepless, "cannot be made: Can't instantiate abstract class Stepless"),
+        (Optionless, "the Options of strategy .* are no subclass of"),
+        (Apart, "must call super"),
+    ],
+)
+def test_a_strategy_that_is_not_finished_is_one_line(strategy: type[Strategy], says: str) -> None:
+    data, space = load_data("digits"), ConvSpace(depth=1, filters=(2, 4), kernels=(3,), input_size=8)
+    spec = StudySpec.from_dict({"supernet": {"strategy": f"{__name__}:{strategy.__name__}"}})
+    search = Search(spec, replace(data, train=data.train.subset(range(64))), space)
+
+    def train() -> None:
+        made = make_strategy(search, CostTable({}, "MMACs", "MACs"), torch.device("cpu"))
+        assert made is not None
+        list(made.epochs())
+
+    with pytest.raises(SpecError, match=says):
+        train()
 
 
 def test_a_strategy_says_what_it_needs_to_be_ranked() -> None:

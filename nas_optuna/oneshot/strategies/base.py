@@ -18,7 +18,7 @@ from torch import Tensor
 from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.data.loaders import Batch
 from nas_optuna.devices import prepare_process
-from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import epoch_seed
@@ -341,9 +341,20 @@ class Strategy(ABC):
                 raise Interrupted(f"stopped in epoch {self.finished + 1}")
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(i, steps)
-            self.meter.add(*self.step(batch))
+            done = self.step(batch)
+            right = isinstance(done, tuple) and [getattr(part, "ndim", None) for part in done] == [0, 0, 0, None]
+            self._require(right, "step", "what train_weights gives")
+            self.meter.add(*done)
         figures = self.meter.figures()  # which waits for the device
-        return Epoch(self.finished + 1, seconds=time.monotonic() - start, **figures, **self.end_epoch())
+        more = self.end_epoch()
+        right = isinstance(more, dict) and more.keys() <= {"alpha_loss", "temperature", "cost", "alphas"}
+        self._require(right, "end_epoch", "a dictionary of alpha_loss, temperature, cost and alphas, or an empty one")
+        return Epoch(self.finished + 1, seconds=time.monotonic() - start, **figures, **more)
+
+    def _require(self, right: bool, method: str, wanted: str) -> None:
+        """Refuse what a method of a user's strategy has returned."""
+        if not right:
+            raise SpecError(f"{method} of strategy {type(self).__name__} must return {wanted}")
 
     def state_dict(self) -> dict[str, Any]:
         """The state for `load_state_dict`: tensors and plain numbers."""
