@@ -57,4 +57,4 @@ def test_the_wheel_is_typed_and_holds_no_tests(installed: Path) -> None:
     assert (installed / "nas_optuna" / "py.typed").exists()
     assert not (installed / "tests").exists()
     (metadata,) = installed.glob("nas_optuna-*.dist-info")
-    assert "nas-optuna = nas_optuna.cli:main" in (metadata / "entry_points.txt").read_text()
+    assert "nas-optuna = nas_optuna.__main__:main" in (metadata / "entry_points.txt").read_text()

@@ -119,6 +119,8 @@ class Command(TyperCommand):
         except Interrupted as stopped:
             say(f"{str(stopped) or 'stopped'}; nothing is lost. Continue: {command_line(ctx)}")
             return 130
+        except KeyboardInterrupt:
+            raise typer.Abort from None  # of which the user is told, while typer itself would end without a word
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # what rich makes of it
                 raise

@@ -13,6 +13,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas_optuna.__main__ import main as installed_command
 from tests.helpers import Command, tiny
 
 
@@ -188,3 +189,26 @@ def test_ctrl_c_at_the_question_is_an_interruption(
     monkeypatch.setattr(sys, "stdin", Pressed())
     assert command("study", "delete", study).code == 130
     assert study in command("study", "list").out
+
+
+def test_ctrl_c_in_any_command_is_one_line(command: Command, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nas_optuna.report.selection.winners", press)
+    result = command("best", "--study", study)
+    assert (result.code, result.out, result.err) == (130, "", "error: interrupted\n")
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Pressed:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "nas_optuna.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "nas_optuna.cli")
+    monkeypatch.setattr(sys, "meta_path", [Pressed(), *sys.meta_path])
+    assert installed_command() == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
