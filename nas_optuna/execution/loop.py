@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType
 from typing import Any
 
 import optuna
@@ -108,14 +107,10 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
         yield  # only the main thread may set handlers
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        stop.signal()
-
-    numbers: list[int] = [signal.SIGINT, signal.SIGTERM]
     hangup = getattr(signal, "SIGHUP", None)  # not on Windows
-    if hangup and signal.getsignal(hangup) != signal.SIG_IGN:  # nohup ignores it
-        numbers.append(hangup)
-    previous: dict[int, Any] = {number: signal.signal(number, handle) for number in numbers}
+    more = [hangup] if hangup and signal.getsignal(hangup) != signal.SIG_IGN else []  # nohup ignores it
+    numbers: list[int] = [signal.SIGINT, signal.SIGTERM, *more]
+    previous: dict[int, Any] = {number: signal.signal(number, lambda *_: stop.signal()) for number in numbers}
     try:
         yield
     finally:
