@@ -15,6 +15,8 @@ _LOGIN = r"(:/{{1,2}}[^\s:/?#@]*:)(?:(?!://){})+@"
 What was taken for a path has lost one of the slashes.
 """
 _LOGIN_IN_A_URL, _LOGIN_IN_A_TEXT = (re.compile(_LOGIN.format(any_)) for any_ in ("[^\n]", r"\S"))
+_NAMELESS = [re.compile(rf"(:/{{1,2}})[^\s:/?#@]*:@(?:(?!://){any_})*@") for any_ in ("[^\n]", r"\S")]
+"""Between two ``@`` is a password, or a path behind a token, so that the name goes as well."""
 _ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){2}(?:(?!%3A|%40|%2F)\S)*%3A)(?:(?!%3A%2F)\S)+?%40")
 """A whole URL that another one holds as a value."""
 _TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+:?@")
@@ -94,6 +96,7 @@ def mask_urls(text: str) -> str:
     if "@" not in text and "=" not in text and "%" not in text:
         return text
     is_url = _URL.match(text) is not None
+    text = _NAMELESS[not is_url].sub(rf"\1{MASK}@", text)
     text = (_LOGIN_IN_A_URL if is_url else _LOGIN_IN_A_TEXT).sub(rf"\1{MASK}@", text)
     text = _ENCODED_LOGIN.sub(rf"\1{MASK}%40", text)
     text = _NO_SCHEME.sub(rf"\1{MASK}@", _TOKEN.sub(rf"\1{MASK}@", text))

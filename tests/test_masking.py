@@ -26,6 +26,8 @@ URLS = [
     f"s3:/me:{SECRET}@bucket/x",
     f"https:/{SECRET}@tracker/path",
     f"https://{SECRET}:@tracker/path",
+    f"https://{SECRET}:@tracker/path?mail=me@example.org",
+    f"https://me:@my {SECRET}@tracker/path",
     f"postgresql://me:two {SECRET} words@host/db",
     f"https://account.blob.example/models?sv=2024&sig={SECRET}&se=2027",
     f"https://tracker/?jwt={SECRET}",
