@@ -20,7 +20,7 @@ def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = 
     """Refuse a stored study that names code to which nobody on this machine has agreed."""
     if not code:
         return
-    if _key(storage, study, code) in read_json(_path(), list):
+    if storage and _key(storage, study, code) in read_json(_path(), list):
         return
     if not yes:
         raise StudyError(
@@ -31,8 +31,8 @@ def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = 
 
 
 def remember(storage: str, study: str, code: Sequence[str]) -> None:
-    """Remember that a study may import this code."""
-    if not code:
+    """Remember that a study may import this code; one without a URL is asked for each time."""
+    if not (storage and code):
         return
     path = _path()
     keys = {*map(str, read_json(path, list)), _key(storage, study, code)}

@@ -11,14 +11,16 @@ from typing import Any
 import optuna
 import pytest
 
+from nas_optuna import load_study
 from nas_optuna.cli.options import MovedStudyOptions
 from nas_optuna.data import SearchData
-from nas_optuna.errors import NasOptunaError, SpecError
+from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.registry import importing_only
 from nas_optuna.samplers import SAMPLERS
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named
+from nas_optuna.study.schema import FORMAT, StudyKey
 from tests.helpers import Command
 
 URL = "sqlite:///nas-optuna.db"
@@ -152,3 +154,15 @@ def test_no_registry_imports_what_was_not_agreed_to(evil: Path) -> None:
     with importing_only(["sampler evil.py:part"]), pytest.raises(SpecError, match="unknown name in"):
         SAMPLERS.find("evil.py:part")
     assert evil.exists(), "a yes is a yes, and the test would have seen it"
+
+
+def test_a_storage_without_a_url_needs_a_yes_each_time(place: Path) -> None:
+    for _ in range(2):
+        storage = optuna.storages.InMemoryStorage()
+        made = optuna.create_study(storage=storage, study_name="s")
+        spec = StudySpec.from_dict({"sampler": {"name": "own.py:part"}})
+        made.set_user_attr(StudyKey.SPEC, spec.to_dict())
+        made.set_user_attr(StudyKey.FORMAT, FORMAT)
+        with pytest.raises(StudyError, match=r"names code .*own\.py:part.*trust=True"):
+            load_study("s", storage)
+        assert load_study("s", storage, trust=True).study.study_name == "s"
