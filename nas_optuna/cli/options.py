@@ -23,7 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from nas_optuna.cli.printing import facts_apart, say
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, place_of, reason_of, shown
 from nas_optuna.masking import mask_urls
-from nas_optuna.study.storage import open_storage, sqlite_file, storage_url
+from nas_optuna.study.storage import is_kept, open_storage, sqlite_file, storage_url
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -117,7 +117,9 @@ class Command(TyperCommand):
             with facts_apart():
                 return super().invoke(ctx)
         except Interrupted as stopped:
-            say(f"{str(stopped) or 'stopped'}; nothing is lost. Continue: {command_line(ctx)}")
+            kept = "storage" not in ctx.params or is_kept(storage_url(ctx.params["storage"]))
+            promise = f"; nothing is lost. Continue: {command_line(ctx)}" if kept else ""
+            say((str(stopped) or "stopped") + promise)
             return 130
         except KeyboardInterrupt:
             raise typer.Abort from None  # of which the user is told, while typer itself would end without a word

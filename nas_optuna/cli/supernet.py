@@ -16,6 +16,7 @@ from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted
 from nas_optuna.quantities import duration, plural
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.storage import is_kept
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -84,7 +85,7 @@ def train(
         study, training = _prepare(stored, wanted, display.step)
         with interruptible(stop):
             result = training.train([display, *trackers])
-    _print_trained(study, training, result, json)
+    _print_trained(study, training, result, json, hints=is_kept(stored.url))
 
 
 def _prepare(
@@ -117,7 +118,9 @@ def _prepare(
     return study, training
 
 
-def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> None:
+def _print_trained(
+    study: Study, training: SupernetTraining, result: SupernetResult, json: bool, *, hints: bool
+) -> None:
     from nas_optuna.study.studies import command
 
     if json:
@@ -131,6 +134,8 @@ def _print_trained(study: Study, training: SupernetTraining, result: SupernetRes
         say(f"best by the score{of}, {result.best}{_shared(result.best_shared_accuracy)}")
         weights = ", ".join(f"{name} {value:+.2f}" for name, value in result.score.items())
         say(f"score, learned from {_trainings(result)}: {weights}")
+    if not hints:
+        return
     named = ("--study", study.study_name)
     searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
     say_next(

@@ -12,6 +12,8 @@ import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ProgrammingError
 
+from nas_optuna.errors import Interrupted
+from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.study import storage
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import command as studies_command
@@ -97,6 +99,24 @@ def test_a_storage_in_memory_has_no_hints_to_what_is_gone(command: Command) -> N
         assert "forgets everything" in result.err
         assert "next:" not in command("study", "create", *tiny(), "--storage", url).err
     assert "next:" in command("run", "--trials", 1, *tiny()).err
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///kept.db"])
+def test_a_supernet_in_memory_has_no_hints_to_what_is_gone(
+    command: Command, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    small = tiny(supernet__epochs=1, supernet__short_trainings=0, supernet__evaluations=10)
+    train = ("supernet", "train", "--spec", "digits-quick", "--storage", url, *small)
+    assert ("next:" in command(*train).err) == ("kept" in url)
+
+    def stopped(*given: object) -> None:
+        raise Interrupted("stopped in epoch 1")
+
+    monkeypatch.setattr(SupernetTraining, "train", stopped)
+    result = command(*train)
+    assert result.code == 130
+    assert ("nothing is lost. Continue: " in result.err) == ("kept" in url)
+    assert "stopped in epoch 1" in result.err
 
 
 def test_a_storage_with_braces_and_spaces_in_its_name(command: Command) -> None:
