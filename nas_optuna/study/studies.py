@@ -18,7 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError, StudyExists, named, unknown
+from nas_optuna.errors import StudyError, StudyExists, named, require_kind, unknown
 from nas_optuna.masking import mask_urls
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
@@ -37,6 +37,7 @@ _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("
 
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a study."""
+    require_kind(name, str, "the study's name", "give words")
     if not name.strip():
         raise StudyError("a study's name must not be empty; e.g. mine")
     if len(name) > LONGEST_NAME:

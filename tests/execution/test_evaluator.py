@@ -245,6 +245,7 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
     [
         (lambda: Experiment.from_spec({"recipe": {"epochs": 1}}), "spec cannot be of type dict; StudySpec.from_dict"),  # type: ignore[arg-type]
         (lambda: experiment().create(Path("s.db"), "s"), "storage cannot be of type .*Path; give an Optuna storage"),  # type: ignore[arg-type]
+        (lambda: experiment().create("sqlite:///s.db", None), "study's name cannot be of type NoneType"),  # type: ignore[arg-type]
         (lambda: load_data(None), "data set cannot be of type NoneType; give a name"),  # type: ignore[arg-type]
         (lambda: load_data(Path("photos")), "data set cannot be of type .*Path; give a name"),  # type: ignore[arg-type]
         (lambda: fit("digits", callbacks=None), "callbacks cannot be of type NoneType; give a list"),  # type: ignore[arg-type]
