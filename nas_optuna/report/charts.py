@@ -42,7 +42,7 @@ def plot(series: Sequence[Series], x_label: str, y_label: str, *, log_x: bool = 
         return Markup('<p class="faint">Nothing to show yet: {} against {}.</p>').format(y_label, x_label)
     x_at, x_ticks = _scale(min(xs), max(xs), _LEFT, WIDTH - _RIGHT, log_x, all(x == int(x) for x in xs))
     y_at, y_ticks = _scale(min(ys), max(ys), HEIGHT - _BOTTOM, _TOP)
-    y_ticks = [tick for tick in y_ticks if tick[0] <= most]
+    y_ticks = [tick for tick in y_ticks if tick[0] < most + 1e-9]
     parts = [_axes(x_at, x_ticks, y_at, y_ticks, x_label, y_label)]
     parts += [_drawn(one, x_at, lambda y: y_at(min(y, most))) for one in kept]
     return _svg("".join(parts), f"{y_label} against {x_label}", HEIGHT) + _legend(series)
@@ -95,7 +95,7 @@ def _scale(
         step = 10.0 ** math.floor(math.log10(span / 4))
         step *= next(m for m in (1, 2, 5, 10) if span / (m * step) <= 6)
         step = max(step, 1.0) if whole else step
-        values = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+        values = [i * step for i in range(math.ceil(low / step), math.floor(high / step + 1e-6) + 1)]
     texts = [count(value) for value in values]
     return at, list(zip(values, texts if len({*texts}) == len(values) else [f"{v:,.9g}" for v in values], strict=True))
 

@@ -359,6 +359,8 @@ def test_axes_tell_values_apart_and_no_accuracy_is_above_1() -> None:
     assert one is not None
     assert [float(top) >= float(one[1]) - 4.1 for top in tops] == [True, True]
     assert ticks(charts.plot([Series([(0.0, 1.0), (1.0, 1.0)], "line")], "trial", "s", share=True), "end")[-1] == "1"
+    near = Series([(1.0, 0.9999), (2.0, 1.0)], "line")
+    assert ticks(charts.plot([near], "trial", "s", share=True), "end")[-1] == "1"
     assert float(ticks(charts.plot([Series([(0.0, 1.0), (1.0, 1.1)], "line")], "trial", "s"), "end")[-1]) > 1
 
 
