@@ -322,7 +322,7 @@ _HANDLER = "nas_optuna.plain"
 def prepare_streams() -> None:
     """Make sure that printing never raises an encoding error or shows a password, and that all three streams exist.
 
-    Nor does anything that is written to stderr end a run: its reader or its terminal may be gone, its disk full.
+    Nor does anything that is written to stderr or to a terminal end a run: a reader may be gone, a disk full.
     A closed stream is opened on the null device. Otherwise the next file that the process opens, maybe the database,
     would get its number, and a library's output to standard error would go into that file.
     """
@@ -346,7 +346,7 @@ def _mask(stream: TextIO) -> None:
     write, flush = stream.write, stream.flush
     if getattr(write, "masks", False):
         return
-    forgiven: tuple[type[Exception], ...] = (OSError,) if stream is sys.stderr else ()
+    forgiven: tuple[type[Exception], ...] = (OSError,) if stream is sys.stderr or stream.isatty() else ()
 
     def masked(text: str) -> int:
         try:

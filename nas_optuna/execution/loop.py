@@ -108,19 +108,20 @@ def interruptible(stop: StopRequest) -> Iterator[None]:
         return
 
     hangup = getattr(signal, "SIGHUP", None)  # not on Windows
-    more = [hangup] if hangup and signal.getsignal(hangup) != signal.SIG_IGN else []  # nohup ignores it
+
+    def handle(number: int, frame: object) -> None:
+        if number != hangup or not stop.asked:  # the system sends it, and then the shell does: nobody insists
+            stop.signal()
+
+    # nohup ignores it, and a program may have a use of its own for it.
+    more = [hangup] if hangup and signal.getsignal(hangup) == signal.SIG_DFL else []
     numbers: list[int] = [signal.SIGINT, signal.SIGTERM, *more]
-    previous: dict[int, Any] = {number: signal.signal(number, lambda *_: stop.signal()) for number in numbers}
+    previous: dict[int, Any] = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def always() -> bool:
-    """True: a run that needs no permission for its trials."""
-    return True
 
 
 def run(
@@ -131,7 +132,7 @@ def run(
     timeout: float | None = None,
     total: int | None = None,
     budget: TrialBudget | None = None,
-    may_begin: Callable[[], bool] = always,
+    may_begin: Callable[[], bool] = lambda: True,
     stop: StopRequest | None = None,
     callbacks: Sequence[Callback | OptunaCallback] = (),
 ) -> Outcome:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from nas_optuna.cli import main
+from nas_optuna.cli import main, printing
 from nas_optuna.cli.printing import print_error, print_table, say
 from tests.helpers import Command, tiny
 
@@ -138,6 +138,14 @@ def test_a_stderr_that_takes_nothing_is_no_error_and_the_database_does_not_take_
     assert b"error" not in found.stdout
     assert bool(found.stdout) == (arguments == ("best", "--study", NAME)), "what belongs on stderr is not on stdout"
     assert command("study", "show", NAME).code == 0
+
+
+def test_a_terminal_that_is_closed_is_no_error() -> None:
+    mine, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as stream:
+        printing._mask(stream)
+        os.close(mine)
+        print("facts", file=stream, flush=True)
 
 
 @pytest.mark.parametrize("arguments", [("study", "show", NAME), ("study", "export", NAME), ("run", "--help")])

@@ -316,6 +316,22 @@ def test_signals_close_together_leave_the_trial_waiting(
     assert "Traceback" not in logs(tmp_path / "log")
 
 
+def test_a_terminal_that_is_closed_does_not_insist_and_an_own_use_of_its_signal_stays() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGHUP, lambda number, _: heard.append(number))
+    try:
+        for handler, asked in ((signal.getsignal(signal.SIGHUP), False), (signal.SIG_DFL, True)):
+            signal.signal(signal.SIGHUP, handler)
+            stop = StopRequest()
+            with interruptible(stop), stop.guarding():
+                for _ in range(2):
+                    signal.raise_signal(signal.SIGHUP)
+            assert (stop.asked, stop.insisted) == (asked, False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert heard == [signal.SIGHUP] * 2
+
+
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 

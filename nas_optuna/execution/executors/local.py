@@ -146,15 +146,16 @@ def worker_context() -> ForkServerContext | SpawnContext:
 
 @contextmanager
 def without_ctrl_c() -> Iterator[None]:
-    """Start processes that never see Ctrl-C, which a terminal sends to all; this process sees it afterwards."""
+    """Start processes that see neither Ctrl-C nor the terminal's end, which reach all; this process sees them later."""
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         yield
         return
     from multiprocessing import resource_tracker  # not on Windows
 
-    resource_tracker.ensure_running()  # otherwise the first process would start it and thereby unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
+        resource_tracker.ensure_running()  # otherwise the first process would start it and thereby unblock the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -13,7 +13,7 @@ from nas_optuna.execution.executors import local
 
 def seen(pipe):
     import os, signal
-    masked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, set())
+    masked = {signal.SIGINT, signal.SIGHUP} <= signal.pthread_sigmask(signal.SIG_BLOCK, set())
     pipe.send(("torch" in sys.modules, masked, os.getppid()))
 
 if __name__ == "__main__":
@@ -32,7 +32,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems start workers afresh")
-def test_a_worker_finds_everything_imported_and_never_sees_ctrl_c(tmp_path: object) -> None:
+def test_a_worker_finds_everything_imported_and_sees_neither_ctrl_c_nor_a_closed_terminal(tmp_path: object) -> None:
     file = f"{tmp_path}/program.py"
     with open(file, "w") as program:
         program.write(CODE)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import optuna
@@ -49,8 +49,10 @@ def running() -> int:
         "SELECT count(DISTINCT trial_id) FROM trials JOIN trial_intermediate_values USING (trial_id) "
         "WHERE state = 'RUNNING'"
     )
-    with closing(sqlite3.connect("file:nas-optuna.db?mode=ro", uri=True)) as connection:
-        return int(connection.execute(question).fetchone()[0])
+    database = sqlite3.connect("file:nas-optuna.db?mode=ro", uri=True)
+    with closing(database), suppress(sqlite3.OperationalError):  # its tables may not be made yet
+        return int(database.execute(question).fetchone()[0])
+    return 0
 
 
 def children(process: int, of: str = "multiprocessing.forkserver") -> list[int]:
