@@ -103,7 +103,7 @@ class Experiment:
             spec: The study spec. Code that it names is imported; see `require_trust` for specs of other people.
             data_directory: Where data sets are; None is the default.
             device: Where to train.
-            checkpoints: Folder for the state of running trials.
+            checkpoints: Folder for the state of running trials, of one study only.
             interrupted: Called between optimiser steps; True stops the training.
             callbacks: Callbacks that are told of each step.
             keep_weights: Keep the weights of each complete trial in `checkpoints`.

@@ -75,7 +75,8 @@ class EvaluatorObjective:
         device: Where networks are trained and measured, as `nas_optuna.devices.resolve_device` takes it.
         reuse_duplicates: Take over the values of an architecture that the study has finished under the same conditions,
             rather than train it again; recorded as ``duplicate_of``.
-        checkpoints: Folder for the state of running trials; without it an interrupted trial begins again.
+        checkpoints: Folder for the state of running trials, of one study only; without it an interrupted trial
+            begins again.
         interrupted: Called between steps; when it returns True, `Interrupted` is raised.
         callbacks: Told of each step.
         search: Settings of the recipe that each trial of our own training chooses beside its architecture, as

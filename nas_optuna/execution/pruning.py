@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Container, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
@@ -59,10 +60,11 @@ def should_prune(
 
 
 def _verdict(given: Any) -> bool:
-    """A pruner's answer; a word such as "no" would count as true."""
-    if not hasattr(given, "__bool__"):
-        raise SpecError(f"your pruner answers {shown(given)}, not True or False")
-    return bool(given)
+    """A pruner's answer; a word such as "no" would count as true, and several numbers count as nothing."""
+    with suppress(ValueError, RuntimeError):
+        if hasattr(given, "__bool__"):
+            return bool(given)
+    raise SpecError(f"your pruner answers {shown(given)}, not True or False")
 
 
 def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:

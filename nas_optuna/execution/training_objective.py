@@ -35,7 +35,7 @@ class Objective(EvaluatorObjective):
         latency: How the cost ``latency_ms`` is determined.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or ``"mps"``.
         reuse_duplicates: Whether a repeated architecture takes over the values of its first training.
-        checkpoints: Folder for the state of running trials.
+        checkpoints: Folder for the state of running trials, of one study only.
         interrupted: Called between steps; when it returns True, `Interrupted` is raised.
         callbacks: Told of each epoch.
         search: Settings of the recipe that each trial chooses beside its architecture, as
