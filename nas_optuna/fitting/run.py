@@ -31,7 +31,7 @@ from nas_optuna.fitting.clock import Load, Plan, Progress, TimeBudget, parse_dur
 from nas_optuna.fitting.equal_seconds import TEST, last_trainings, seconds_per_step, stages_of
 from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, own_folder, require_own_folder
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
-from nas_optuna.fitting.spec import advice, decided_before, smaller_space, spec_for
+from nas_optuna.fitting.spec import advice, decided_before, smaller_space, spec_for, wider_space
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
@@ -201,6 +201,10 @@ class _Running:
                 fit.say(f"a smaller space for the limits: {', '.join(smaller)}")
                 fit.spec = spec.override(smaller)
             experiment = Experiment.from_spec(fit.spec, **settings, images=lambda: found)
+            if wider := wider_space(experiment, fit.budget.left):
+                fit.say(f"a wider space for the time: {', '.join(wider)}")
+                fit.spec = fit.spec.override(wider)
+                experiment = Experiment.from_spec(fit.spec, **settings, images=lambda: found)
             study = experiment.create(storage, STUDY)
         else:
             with _in_a_folder():

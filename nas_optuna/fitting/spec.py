@@ -1,4 +1,4 @@
-"""The study spec of a fit, and the size of its space if the limits exclude the reference."""
+"""The study spec of a fit, and the size of its space, by limits or by the time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import torch
 from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.data import ImageSet, SearchData
 from nas_optuna.data.catalog import opened
+from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, refuse_named
+from nas_optuna.fitting.equal_seconds import seconds_per_step
 from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
 from nas_optuna.spaces.residual import DIVISOR
 from nas_optuna.spec import StudySpec
@@ -70,6 +73,9 @@ def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory
 
 WIDTH, STAGES = 16, 3
 """The residual space's defaults, from which it is made smaller."""
+WIDE, PASSES = 24, 150
+"""The width if all the time would show the reference of this width each training image at least so often. On 1,500
+pictures time alone brings no more from 100 passes on, and a wider network does."""
 NEAR = 3.0
 """The largest excess of the reference over a limit, as a share of it, from which a walk may find networks inside: a
 quarter of the cost means half the widths."""
@@ -88,14 +94,27 @@ def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> li
     return []
 
 
+def wider_space(experiment: Experiment, seconds: float) -> list[str]:
+    """Overrides of the spec that make the residual space wider if there is time for it."""
+    spec, training, data = experiment.spec, experiment.objective.evaluator, experiment.search.data
+    if spec.space.name != "residual" or spec.limits or "width" in spec.space.options:
+        return []
+    assert isinstance(training, TrainingEvaluator)
+    wider = [f"space.width={WIDE}"]
+    space = make_space(spec.override(wider), data)
+    assert space.reference is not None
+    per_pass = seconds_per_step(training, space.reference, space) * len(training.train_loader)
+    return wider if seconds >= PASSES * per_pass else []
+
+
 def decided_before(spec: StudySpec, stored: StudySpec) -> list[str]:
     """Overrides for what an earlier run of the same fit decided: its space's size, and a setting that came later."""
     decided = []
     if spec.recipe.progressive == "auto":
         decided.append(f"recipe.progressive={json.dumps(stored.recipe.progressive)}")
-    if spec.limits and spec.space.name == "residual":
-        options = stored.space.options
-        decided += [f"space.{name}={options[name]}" for name in ("width", "stages") if name in options]
+    if spec.space.name == "residual":
+        names = ["width", "stages"] if spec.limits else {"width"} - spec.space.options.keys()
+        decided += [f"space.{name}={stored.space.options[name]}" for name in names if name in stored.space.options]
     return decided
 
 

@@ -8,7 +8,7 @@ import torch
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.spec import decided_before, smaller_space, spec_for
+from nas_optuna.fitting.spec import decided_before, smaller_space, spec_for, wider_space
 from tests.fitting.conftest import Limited
 
 CPU = torch.device("cpu")
@@ -35,6 +35,22 @@ def test_a_fit_that_began_before_a_setting_was_there_goes_on_without_it() -> Non
     named = spec_for("digits", overrides=["recipe.progressive=0.5"])
     assert named.override(decided_before(named, before)) == named
     assert spec_for("digits", space="backbone").recipe.progressive == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "given", "wider"), [(1e4, (), True), (0.5, (), False), (1e4, ("space.width=16",), False)]
+)
+def test_a_space_is_as_wide_as_the_time_allows(seconds: float, given: tuple[str, ...], wider: bool) -> None:
+    spec = spec_for("digits", overrides=[*SHORT, *given])
+    found = wider_space(Experiment.from_spec(spec, device="cpu"), seconds)
+    assert bool(found) is wider
+    stored = spec.override(found)
+    assert spec.override(decided_before(spec, stored)) == stored  # if the fit is repeated in less time
+
+
+def test_a_width_that_somebody_names_later_is_not_ignored() -> None:
+    named = spec_for("digits", overrides=["space.width=8"])
+    assert named.override(decided_before(named, spec_for("digits", overrides=["space.width=24"]))) == named
 
 
 def test_a_limit_that_no_network_meets_is_one_line(tmp_path: Path) -> None:
