@@ -22,7 +22,7 @@ def plain(text: object) -> str:
 
 def breakable(text: object) -> str:
     """`plain` text whose lines may break after the choices of an architecture, which can still be parsed."""
-    return re.sub(r",(?=[a-z])", ", ", plain(text))
+    return re.sub(r",(?=[a-z][\w.]*=)", ", ", plain(text))
 
 
 def code(text: object, *, in_table: bool = False) -> str:

@@ -54,6 +54,7 @@ def test_a_long_architecture_may_break_and_is_still_one() -> None:
     cell = table(["architecture"], [[architecture]]).splitlines()[-1]
     assert max(map(len, cell.split())) < 40 < len(str(architecture))
     assert space.parse(_text(cell.strip("| "))) == architecture
+    assert "cat,dog" in table(["class"], [["cat,dog"]])
 
 
 def test_what_utf_8_cannot_hold_is_written_out() -> None:

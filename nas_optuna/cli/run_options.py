@@ -110,8 +110,9 @@ class SpecOptions:
 
         found = self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
         latency = self._given("latency")
-        if isinstance(latency, dict) and "runtime" in latency and not _is_timed(found):
-            what = "--latency-runtime" if self.latency_runtime else "latency.runtime"
+        useless = latency.keys() - {"batch_size"} if isinstance(latency, dict) else ()  # which memory counts, too
+        if useless and not _is_timed(found):
+            what = "--latency-runtime" if self.latency_runtime else f"latency.{min(useless)}"
             raise SpecError(
                 f"{what} is of no use where latency is neither an objective nor limited; add --objective latency_ms or"
                 " --max-latency MS, or leave it out"

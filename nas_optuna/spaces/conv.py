@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
-from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from nas_optuna.spaces.architecture import Architecture, InputSize, positive_cho
 from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.layers import ElasticConv2d, ElasticLayer, centred, centring
+from nas_optuna.spaces.layers import ElasticConv2d, ElasticLayer, centred, centring, geometric_mean
 from nas_optuna.spaces.mixing import choices_of, size_of
 
 PARTS = ("filters", "kernel", "stride")

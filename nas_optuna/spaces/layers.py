@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
-from statistics import geometric_mean
 from typing import Any, ClassVar, cast
 
 import torch
@@ -89,6 +88,11 @@ def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
     """
     starts = range(-border, side + border - kernel + 1, stride)
     return sum(max(0, min(side, start + kernel) - max(0, start)) for start in starts) / len(starts)
+
+
+def geometric_mean(values: Sequence[int]) -> float:
+    """The geometric mean."""
+    return math.exp(sum(map(math.log, values)) / len(values))  # that of `statistics` rounds otherwise
 
 
 class ElasticConv2d(ElasticLayer, nn.Conv2d):

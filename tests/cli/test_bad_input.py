@@ -85,6 +85,7 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ),
         (("study", "create", "--latency-runtime", "torch"), ("--latency-runtime is of no use",)),
         ((*RUN, "--set", "latency.runtime=torch"), ("error: latency.runtime is of no use",)),
+        ((*RUN, "--set", "latency.threads=2"), ("error: latency.threads is of no use",)),
         ((*RUN, "--set", 'latency={runtime="torch"}'), ("error: latency.runtime is of no use",)),
         (
             (*RUN, "--max-latency", "5", "--latency-runtime", "onnxrt"),

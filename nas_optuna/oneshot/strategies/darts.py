@@ -162,8 +162,6 @@ class DartsStrategy(Strategy):
                 f"supernet.temperature is of no use to space {self.supernet.space.name!r} with strategy 'darts', which"
                 " draws nothing; leave it out, or set supernet.strategy=gumbel"
             )
-        if self.options.order == 2:
-            raise SpecError("supernet.order = 2 (second order) is no longer supported; set supernet.order=1")
         if self.job.spec.latency_weight and not self.job.costs:
             raise SpecError("supernet.latency_weight needs a table of costs")
 
@@ -175,6 +173,8 @@ class DartsStrategy(Strategy):
 
     def begin_epoch(self, seed: int) -> None:
         """Read the alphas, and restart the alphas' images."""
+        if self.options.order == 2:  # not earlier, since what was trained so is read
+            raise SpecError("supernet.order = 2 (second order) is no longer supported; set supernet.order=1")
         self._draws.refresh()
         self._alpha_losses = []
         self._batches = self._alpha_batches()
