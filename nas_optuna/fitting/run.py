@@ -16,7 +16,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.data import ImageSet, load_data, load_test_images
-from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted, SpecError, StudyError, named
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
@@ -31,7 +30,7 @@ from nas_optuna.fitting.clock import Load, Plan, Progress, TimeBudget, parse_dur
 from nas_optuna.fitting.equal_seconds import TEST, last_trainings, seconds_per_step, stages_of
 from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, own_folder, require_own_folder
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
-from nas_optuna.fitting.spec import advice, decided_before, smaller_space, spec_for, wider_space
+from nas_optuna.fitting.spec import advice, decided_before, new_experiment, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
@@ -197,14 +196,8 @@ class _Running:
         if study is None:
             spec = fit.spec
             found = load_data(spec.data, fit.data_directory, input_size=spec.recipe.input_size)
-            if smaller := smaller_space(spec, found, resolve_device(fit.device)):
-                fit.say(f"a smaller space for the limits: {', '.join(smaller)}")
-                fit.spec = spec.override(smaller)
-            experiment = Experiment.from_spec(fit.spec, **settings, images=lambda: found)
-            if wider := wider_space(experiment, fit.budget.left):
-                fit.say(f"a wider space for the time: {', '.join(wider)}")
-                fit.spec = fit.spec.override(wider)
-                experiment = Experiment.from_spec(fit.spec, **settings, images=lambda: found)
+            experiment = new_experiment(spec, found, fit.budget.left, fit.say, **settings)
+            fit.spec = experiment.spec
             study = experiment.create(storage, STUDY)
         else:
             with _in_a_folder():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.data import ImageSet, SearchData
 from nas_optuna.data.catalog import opened
+from nas_optuna.devices import resolve_device
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, refuse_named
@@ -79,6 +80,20 @@ pictures time alone brings no more from 100 passes on, and a wider network does.
 NEAR = 3.0
 """The largest excess of the reference over a limit, as a share of it, from which a walk may find networks inside: a
 quarter of the cost means half the widths."""
+
+
+def new_experiment(
+    spec: StudySpec, data: SearchData, seconds: float, say: Callable[[str], None], **settings: Any
+) -> Experiment:
+    """The experiment of a new fit, whose space is as large as limits and time allow."""
+    if smaller := smaller_space(spec, data, resolve_device(settings["device"])):
+        say(f"a smaller space for the limits: {', '.join(smaller)}")
+        spec = spec.override(smaller)
+    experiment = Experiment.from_spec(spec, **settings, images=lambda: data)
+    if wider := wider_space(experiment, seconds):
+        say(f"a wider space for the time: {', '.join(wider)}")
+        experiment = Experiment.from_spec(spec.override(wider), **settings, images=lambda: data)
+    return experiment
 
 
 def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> list[str]:
