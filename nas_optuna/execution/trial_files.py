@@ -116,12 +116,6 @@ def _own(trial: BaseTrial, root: Path, key: str) -> Path:
     return root / f"trial-{trial.number}-{key}"
 
 
-def _remove_all(trial: BaseTrial, root: Path) -> None:
-    """Remove a trial's state, also that of other settings with which it began and was interrupted."""
-    for folder in root.glob(f"trial-{trial.number}-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextmanager
 def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: int) -> Iterator[TrainingFolder]:
     """A folder for this trial, architecture and settings only."""
@@ -146,12 +140,12 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
             trial.set_user_attr(TrialKey.PAUSED, folder.steps)
         if paused.removed:  # those trials have ended and cannot record it
             trial.set_user_attr(TrialKey.REMOVED, paused.removed)
-        _remove_all(trial, root)
+        shutil.rmtree(path, ignore_errors=True)
         raise
     except TrainingError:
-        _remove_all(trial, root)
+        shutil.rmtree(path, ignore_errors=True)
         raise
-    _remove_all(trial, root)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 class KeepBest(Callback):

@@ -258,7 +258,8 @@ class _Running:
         header = make_header(architecture, winner.in_search(search).spec, self.images, origin)
         save_network(self.files / TRAINED, network, header)  # before the record, by which a later run expects it
         record(self.study, report, None if winner.own else winner.trial.number)
-        for folder in checkpoint_folder(self.files, STUDY).glob("retrain-*"):
+        own = checkpoint_folder(self.files, STUDY)
+        for folder in (*own.glob("retrain-*"), *own.glob("trial-*")):  # of settings, too, with which it does not go on
             shutil.rmtree(folder, ignore_errors=True)
         return winner, report, ImageClassifier(network.cpu(), architecture, header).eval()
 

@@ -1,7 +1,6 @@
 """Stopped trainings that a later trial goes on with."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import pytest
 from optuna.trial import TrialState
 
 from nas_optuna import ConvSpace, EvaluatorObjective, Measurement, Objective, Recipe, load_data
-from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.errors import Interrupted
 from nas_optuna.execution.loop import run
-from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, PausedTrainings, training_folder
+from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, PausedTrainings
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.study.schema import TrialKey
@@ -207,17 +206,3 @@ def test_a_search_goes_on_with_what_it_stopped(tmp_path: Path) -> None:
         assert earlier.intermediate_values.items() <= trial.intermediate_values.items()
         assert trial.user_attrs[TrialKey.EPOCHS] == len(trial.intermediate_values) - len(earlier.intermediate_values)
     assert len(evaluator.done) == sum(t.user_attrs[TrialKey.EPOCHS] for t in study.trials)
-
-
-@pytest.mark.parametrize("end", [None, optuna.TrialPruned(), TrainingError("it broke")])
-def test_what_a_trial_left_under_other_settings_is_removed_when_it_ends(end: Exception | None, tmp_path: Path) -> None:
-    trial, other = optuna.create_study().ask(), tmp_path / "trial-00-a"
-    other.mkdir()
-    for key, error in (("a", Interrupted()), ("b", end)):
-        with suppress(Interrupted, optuna.TrialPruned, TrainingError), training_folder(trial, tmp_path, key, 0) as made:
-            assert made.path is not None
-            made.path.mkdir()
-            if error is not None:
-                raise error
-        assert (tmp_path / "trial-0-a").exists() == (key == "a"), "an interrupted training goes on there"
-    assert list(tmp_path.iterdir()) == [other]

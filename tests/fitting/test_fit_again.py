@@ -149,8 +149,11 @@ def test_a_last_training_by_a_teacher_goes_on_where_it_was_stopped(
     assert any("a second network of its kind, which learns from it" in line for line in said)
     assert 20 < steps["taught"] < 25
     steps.clear()
+    own = checkpoint_folder(tmp_path / "model" / "search-files", "fit")
+    (own / "trial-1-of-another-recipe").mkdir()
     stops, (fit, _) = False, work(tmp_path / "model")
     fitted = fit.run()
+    assert not [*own.glob("retrain-*"), *own.glob("trial-*")]
     assert steps["plain"] < 20, "its teacher is not trained again; only a step is timed"
     assert steps["taught"] > 0
     assert fitted.report.mean > 0.3

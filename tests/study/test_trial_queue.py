@@ -46,8 +46,11 @@ class Made:
 class Opposed(dict[str, Made]):
     """Costs of which each has a cheapest architecture of its own."""
 
+    def of(self, name: str, architecture: Architecture) -> float:
+        return self[name](architecture)
+
     def only(self, names: Iterable[str], architecture: Architecture) -> dict[str, float]:
-        return {name: self[name](architecture) for name in names}
+        return {name: self.of(name, architecture) for name in names}
 
 
 OPPOSED = cast(StudyCosts, Opposed({"macs": Made(ALL[1]), "params": Made(ALL[2])}))
