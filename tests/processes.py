@@ -141,7 +141,7 @@ class MariaDB:
     @staticmethod
     def is_there() -> bool:
         """Whether it is installed, with its driver."""
-        found = shutil.which("mariadbd") and shutil.which("mariadb-install-db")
+        found = all(map(shutil.which, ("mariadbd", "mariadb-install-db", "my_print_defaults")))
         return bool(found) and importlib.util.find_spec("pymysql") is not None
 
     def fresh(self) -> str:
