@@ -142,7 +142,7 @@ class MariaDB:
     def is_there() -> bool:
         """Whether it is installed, with its driver."""
         found = all(map(shutil.which, ("mariadbd", "mariadb-install-db", "my_print_defaults")))
-        return bool(found) and importlib.util.find_spec("pymysql") is not None
+        return found and importlib.util.find_spec("pymysql") is not None
 
     def fresh(self) -> str:
         """Return the URL of a new, empty database."""
