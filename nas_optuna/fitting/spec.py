@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.data import ImageSet, SearchData
 from nas_optuna.data.catalog import opened
 from nas_optuna.devices import resolve_device
+from nas_optuna.errors import TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, refuse_named
@@ -118,8 +120,11 @@ def wider_space(experiment: Experiment, seconds: float) -> list[str]:
     wider = [f"space.width={WIDE}"]
     space = make_space(spec.override(wider), data)
     assert space.reference is not None
-    per_pass = seconds_per_step(training, space.reference, space) * len(training.train_loader)
-    return wider if seconds >= PASSES * per_pass else []
+    with suppress(TrainingError):  # it does not fit into the memory
+        per_pass = seconds_per_step(training, space.reference, space) * len(training.train_loader)
+        if seconds >= PASSES * per_pass:
+            return wider
+    return []
 
 
 def decided_before(spec: StudySpec, stored: StudySpec) -> list[str]:

@@ -9,6 +9,7 @@ import nas_optuna as nas
 from nas_optuna.errors import SpecError
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.spec import decided_before, smaller_space, spec_for, wider_space
+from nas_optuna.training import network
 from tests.fitting.conftest import Limited
 
 CPU = torch.device("cpu")
@@ -46,6 +47,13 @@ def test_a_space_is_as_wide_as_the_time_allows(seconds: float, given: tuple[str,
     assert bool(found) is wider
     stored = spec.override(found)
     assert spec.override(decided_before(spec, stored)) == stored  # if the fit is repeated in less time
+
+
+def test_a_space_stays_where_a_wider_network_does_not_fit_into_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = Experiment.from_spec(spec_for("digits", overrides=SHORT), device="cpu")
+    monkeypatch.setattr(network, "_MANY_WEIGHTS", 0)
+    monkeypatch.setattr(network, "free_memory", lambda: 1000)
+    assert wider_space(experiment, 1e4) == []
 
 
 def test_a_width_that_somebody_names_later_is_not_ignored() -> None:
