@@ -43,7 +43,8 @@ EPOCHS = 40
 """Epochs of the last training; after each its state is kept, and the clock decides again."""
 TAUGHT_FROM = 200
 """Passes over the images above which the last training is divided: its network is the teacher of a second one. On
-1,500 pictures 120 passes had reached as much as 240 (0.706 and 0.704), and 120 and 90 of a second network 0.715."""
+1,500 pictures 120 passes had reached as much as 240 (0.706 and 0.704), and 120 and 90 of a second network 0.715; but 50
+and 37 had less than 100 of one (0.685 and 0.689). See docs/benchmarks.md, "A teacher"."""
 CHEAPEST, DEAREST = 1 / 8, 4.0
 """Costs of a network, relative to the reference, beyond which its seconds no longer change."""
 
