@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import functools
+import inspect
 import os
 import re
 import reprlib
 import sysconfig
 import traceback
-from collections.abc import Iterable, Mapping
-from types import UnionType
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from types import SimpleNamespace, UnionType
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from nas_optuna.masking import mask_urls
 
@@ -95,6 +101,67 @@ def require_kind(value: object, kind: type | UnionType, what: str, remedy: str) 
     """Refuse an argument of another type than its function takes."""
     if not isinstance(value, kind):
         raise SpecError(f"{what} cannot be of type {type(value).__name__}; {remedy}")
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_TAKEN: dict[Any, tuple[Any, str]] = {
+    str: (str, "a string"),
+    bool: (bool, "True or False"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    type(None): (type(None), "None"),
+    Callable: (Callable, "a function"),
+    **dict.fromkeys((tuple, list, Sequence), (Iterable, "a list")),
+    **dict.fromkeys((dict, Mapping), (Mapping, "a dictionary")),
+}
+"""The type of an argument → what is taken for it, and how that is called."""
+
+
+def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Let a public function refuse arguments of other types than its annotations name, before anything is done."""
+
+    @functools.wraps(function)
+    def checking(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        signature, kinds = _arguments(function)
+        with contextlib.suppress(TypeError):  # which the call itself tells better
+            for name, value in signature.bind(*args, **kwargs).arguments.items():
+                _require_taken(value, name, kinds.get(name, {}))
+        return function(*args, **kwargs)
+
+    return checking
+
+
+def _require_taken(value: object, name: str, kinds: Mapping[Any, str]) -> None:
+    if kinds:
+        *others, last = kinds.values()
+        remedy = f"give {', '.join(others)} or {last}" if others else f"give {last}"
+        no_list = isinstance(value, str | bytes | Mapping)
+        kind: Any = tuple(each for each in kinds if not (each is Iterable and no_list))
+        require_kind(value, kind, name, remedy)
+
+
+@functools.cache
+def _arguments(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, dict[Any, str]]]:
+    """A function's signature, and the types that its arguments can have; those that may have any are left out."""
+    signature = inspect.signature(function)
+    found: dict[str, dict[Any, str]] = {}
+    for name, each in signature.parameters.items():
+        if each.annotation is each.empty or each.kind is each.VAR_KEYWORD:
+            continue
+        about = SimpleNamespace(__annotations__={name: each.annotation})
+        with contextlib.suppress(NameError):  # a type that is imported only where it is needed
+            hint = typing.get_type_hints(about, function.__globals__)[name]
+            parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
+            parts = tuple(type(typing.get_args(p)[0]) if typing.get_origin(p) is Literal else p for p in parts)
+            kinds = [typing.get_origin(part) or part for part in parts]
+            if all(isinstance(kind, type) and kind is not Any for kind in kinds):
+                found[name] = dict(_TAKEN.get(kind) or (kind, _with_article(kind.__name__)) for kind in kinds)
+    return signature, found
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
 
 
 def shown(value: object) -> str:

@@ -19,7 +19,7 @@ from optuna.study import Study
 from nas_optuna.costs.runtimes import make_runtime
 from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
-from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists, require_kind
+from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists, checked
 from nas_optuna.execution import reference
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
@@ -85,6 +85,7 @@ class Experiment:
         return self.sampler.is_inside if isinstance(self.sampler, WithinLimitsSampler) else None
 
     @classmethod
+    @checked
     def from_spec(
         cls,
         spec: StudySpec,
@@ -138,7 +139,8 @@ class Experiment:
             return cls(spec, objective, make_sampler(spec, objective), pruner, data, why)
 
     @classmethod
-    def of_study(cls, study: Study, spec: StudySpec | None = None, **given: Any) -> Experiment:
+    @checked
+    def of_study(cls, study: Study | Any, spec: StudySpec | None = None, **given: Any) -> Experiment:
         """Make the experiment of a stored study, and set the study's sampler and pruner.
 
         Args:
@@ -186,6 +188,7 @@ class Experiment:
             )
         return Search(self.spec, self.data, self.space)
 
+    @checked
     def create(self, storage: optuna.storages.BaseStorage | str, name: str, *, load_if_exists: bool = False) -> Study:
         """Create the Optuna study, which stores this spec, its space and the fingerprint of its data.
 
@@ -198,7 +201,6 @@ class Experiment:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
             SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
         """
-        require_kind(storage, str | optuna.storages.BaseStorage, "the storage", "give an Optuna storage, or its URL")
         if isinstance(storage, str) and _is_there(storage):
             storage = open_storage(storage, create=True)
         if isinstance(storage, str) or name not in study_names(storage):
@@ -263,9 +265,10 @@ class Experiment:
             study.set_user_attr(StudyKey.SPEC, moved.to_dict())
             logger.warning("the images of study %r lie at %s now", study.study_name, self.spec.data.name)
 
+    @checked
     def run(
         self,
-        study: Study,
+        study: Study | Any,
         *,
         trials: int | None = None,
         timeout: float | None = None,
@@ -306,6 +309,7 @@ class Experiment:
                 raise SpecError(f"the trials are kept, but executor {kind} gave a {gave}, not an Outcome")
             return outcome
 
+    @checked
     def begin_warm(self, study: Study, trials: int) -> None:
         """Let the study's supernet propose the first trials, and its sampler the others.
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, checked
 from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.registry import Registry
 
@@ -40,6 +40,7 @@ class Metric(Quantity):
         return value
 
 
+@checked
 def metric(
     *,
     direction: Direction = "maximize",

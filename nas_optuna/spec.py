@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from nas_optuna.errors import SpecError, named, unknown
+from nas_optuna.errors import SpecError, checked, named, unknown
 from nas_optuna.objectives import COSTS, ELSEWHERE, describe, parse_amount, parse_criterion
 from nas_optuna.recipe import Recipe as Recipe
 from nas_optuna.spec_text import check_values, first_problem, read_toml, supernet_section, with_overrides
@@ -315,7 +315,8 @@ class StudySpec(_Part):
             raise SpecError(f"{source}: {first_problem(error, cls)}") from None
 
     @classmethod
-    def from_toml(cls, path: Path, overrides: Sequence[str] = ()) -> StudySpec:
+    @checked
+    def from_toml(cls, path: Path | str, overrides: Sequence[str] = ()) -> StudySpec:
         """Read a spec file.
 
         Args:
@@ -325,10 +326,11 @@ class StudySpec(_Part):
         Raises:
             SpecError: The file is missing, is not TOML, or has an invalid key or value.
         """
-        values = read_toml(path)
+        values = read_toml(Path(path))
         given = f"{named(path)} with overrides" if overrides else named(path)
         return cls.from_dict(with_overrides(values, overrides), given)
 
+    @checked
     def override(self, overrides: Sequence[str], source: str = "an override") -> StudySpec:
         """This spec with ``"section.key=value"`` strings applied.
 
@@ -341,6 +343,7 @@ class StudySpec(_Part):
         """
         return self.from_dict(with_overrides(self.to_dict(), overrides, source), source) if overrides else self
 
+    @checked
     def with_parts(
         self,
         *,

@@ -14,7 +14,7 @@ from nas_optuna.data import SearchData, load_data
 from nas_optuna.data.catalog import is_code
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import SpecError, require_kind, shown
+from nas_optuna.errors import SpecError, shown
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
@@ -88,7 +88,6 @@ def make_evaluator(
 
 def with_default_search(spec: StudySpec) -> tuple[StudySpec, str]:
     """The spec with a sampler and a pruner instead of ``"auto"``, and the reason for this sampler."""
-    require_kind(spec, StudySpec, "the spec", "StudySpec.from_dict and StudySpec.from_toml give one")
     values, why = spec.to_dict(), ""
     if spec.sampler.name == "auto":
         if len(spec.objectives) > 1:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.cli.printing import is_quiet, say
-from nas_optuna.errors import printable
+from nas_optuna.errors import checked, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.quantities import duration, plural
 
@@ -209,6 +209,7 @@ class RunDisplay(Callback):
         self._bars.show("trials", self._score.done, self._score.total, str(self._score), key=math.inf)
 
 
+@checked
 @contextmanager
 def watch(total: int | None = None, timeout: float | None = None) -> Iterator[RunDisplay]:
     """The display of ``nas-optuna run`` for one run, as a callback.

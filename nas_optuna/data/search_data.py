@@ -97,6 +97,7 @@ def load_data(
     """
     spec = DataSpec(name=spec) if isinstance(spec, str) else spec
     require_kind(spec, DataSpec, "the data set", "give a name, such as digits or folder:PATH, or a DataSpec")
+    require_kind(directory, Path | None, "the directory", "give a Path")
     with opened(spec, directory, input_size) as source:
         train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))

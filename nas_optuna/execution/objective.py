@@ -24,6 +24,7 @@ from nas_optuna.errors import (
     SpecError,
     StudyError,
     TrainingError,
+    checked,
     describe_error,
     reason_of,
 )
@@ -98,6 +99,7 @@ class EvaluatorObjective:
         shorter.
     """
 
+    @checked
     def __init__(
         self,
         evaluator: Evaluator,

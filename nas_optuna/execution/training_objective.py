@@ -8,6 +8,7 @@ from typing import Any
 
 from nas_optuna.data import SearchData
 from nas_optuna.devices import resolve_device
+from nas_optuna.errors import checked
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.objective import EvaluatorObjective
@@ -59,6 +60,7 @@ class Objective(EvaluatorObjective):
         True
     """
 
+    @checked
     def __init__(
         self,
         space: SearchSpace | SpaceFunction,

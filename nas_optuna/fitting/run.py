@@ -16,7 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.data import ImageSet, load_data, load_test_images
-from nas_optuna.errors import Interrupted, SpecError, StudyError, named
+from nas_optuna.errors import Interrupted, SpecError, StudyError, checked, named
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
 from nas_optuna.execution.finished_network import kept_network, origin_of
@@ -57,6 +57,7 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+@checked
 def fit(
     data: Any,
     within: str | float = "10m",

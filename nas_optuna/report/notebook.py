@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from optuna.storages import BaseStorage
 
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, checked
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.rendering import save
 from nas_optuna.study.files import holding
@@ -132,6 +132,7 @@ class LoadedStudy:
             return None
 
 
+@checked
 def load_study(
     name: str, storage: str | BaseStorage | None = None, *, data_directory: Path | None = None, trust: bool = False
 ) -> LoadedStudy:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from nas_optuna.errors import checked
 from nas_optuna.registry import Registry
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ SAMPLERS = Registry(
 )
 
 
+@checked
 def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[str, Any]) -> BaseSampler:
     """Make the sampler of that name for a space.
 

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, checked
 from nas_optuna.registry import Registry
 from nas_optuna.spaces.architecture import InputSize
 from nas_optuna.spaces.base import Decomposable, Operation, Parameter, SearchSpace, Shape, require_operations
@@ -40,6 +40,7 @@ SPACES = Registry(
 )
 
 
+@checked
 def create_space(
     name: str, options: dict[str, Any], *, in_channels: int, classes: int, input_size: InputSize
 ) -> SearchSpace:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from nas_optuna.errors import ArchitectureError, SpecError, unknown
+from nas_optuna.errors import ArchitectureError, SpecError, require_kind, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
 
 if TYPE_CHECKING:  # torch and optuna are slow to import, and a listing of spaces must be fast
@@ -198,6 +198,7 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: A name is missing or unknown, or a value is outside its choices.
         """
+        require_kind(params, Mapping, "params", "give a dictionary")
         given = self.matched(params)
         self.require_values(self.parameters, given)
         chosen = self.canonical(given)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from torch import nn
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, checked
 from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, checked_input_size, require_positive
 from nas_optuna.spaces.base import Decomposable, Operation, Parameter, Shape
 from nas_optuna.spaces.choices import Choices
@@ -80,6 +80,7 @@ class BuiltSpace(Decomposable):
         self.options = dict(options)
         self._build, self._task = build, task
 
+    @checked
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network."""
         return self.build_with(Choices(lambda name, asked: architecture.params[name]))

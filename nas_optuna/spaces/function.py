@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, describe_error, reason_of, unknown
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, checked, describe_error, reason_of, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import BuiltSpace, CostStep, source_of
@@ -163,6 +163,7 @@ class FunctionSpace(BuiltSpace):
         """See `SearchSpace.identity`; with the function's own options."""
         return {**super().identity(), **({"options": self.options} if self.options else {})}
 
+    @checked
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network."""
         if architecture not in self._outputs:

@@ -24,7 +24,7 @@ from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.loaders import Preparation
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import DataError, NasOptunaError, describe_error, named, reason_of
+from nas_optuna.errors import DataError, NasOptunaError, checked, describe_error, named, reason_of
 from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
@@ -189,6 +189,7 @@ def save_network(path: Path, network: nn.Module, header: Header) -> None:
         raise DataError(f"cannot write {path}: {reason_of(error)}") from error
 
 
+@checked
 def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | None = None) -> ImageClassifier:
     """Read a network that `save_network` wrote. Nothing in the file is executed.
 

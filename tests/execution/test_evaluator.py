@@ -24,6 +24,7 @@ from nas_optuna import (
     StudySpec,
     fit,
     load_data,
+    load_network,
     load_study,
 )
 from nas_optuna.errors import SpecError, StudyError
@@ -243,12 +244,25 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        (lambda: Experiment.from_spec({"recipe": {"epochs": 1}}), "spec cannot be of type dict; StudySpec.from_dict"),  # type: ignore[arg-type]
-        (lambda: experiment().create(Path("s.db"), "s"), "storage cannot be of type .*Path; give an Optuna storage"),  # type: ignore[arg-type]
-        (lambda: experiment().create("sqlite:///s.db", None), "study's name cannot be of type NoneType"),  # type: ignore[arg-type]
+        (lambda: Experiment.from_spec({"recipe": {"epochs": 1}}), "spec cannot be of type dict; give a StudySpec"),  # type: ignore[arg-type]
+        (
+            lambda: experiment().create(Path("s.db"), "s"),
+            "storage cannot be of type .*Path; give a BaseStorage or",
+        ),  # type: ignore[arg-type]
+        (lambda: experiment().create("sqlite:///s.db", None), "name cannot be of type NoneType"),  # type: ignore[arg-type]
         (lambda: load_data(None), "data set cannot be of type NoneType; give a name"),  # type: ignore[arg-type]
         (lambda: load_data(Path("photos")), "data set cannot be of type .*Path; give a name"),  # type: ignore[arg-type]
         (lambda: fit("digits", callbacks=None), "callbacks cannot be of type NoneType; give a list"),  # type: ignore[arg-type]
+        (lambda: fit("digits", overrides="recipe.flip=true"), "overrides cannot be of type str; give a list"),
+        (lambda: fit("digits", out=None), "out cannot be of type NoneType; give a string or a Path"),  # type: ignore[arg-type]
+        (lambda: fit("digits", say=None), "say cannot be of type NoneType; give a function"),  # type: ignore[arg-type]
+        (lambda: fit("digits", max_params=[1]), "max_params cannot be of type list; give a string, a number or None"),  # type: ignore[arg-type]
+        (lambda: experiment().run(None, trials="1"), "trials cannot be of type str; give a whole number or None"),  # type: ignore[arg-type]
+        (lambda: experiment().run(None, executor="ray"), "executor cannot be of type str; give an Executor or None"),  # type: ignore[arg-type]
+        (lambda: load_network("no", device=0), "device cannot be of type int; give a string"),  # type: ignore[arg-type]
+        (lambda: load_data("mnist", "data"), "directory cannot be of type str; give a Path"),  # type: ignore[arg-type]
+        (lambda: ConvSpace().build("f16"), "architecture cannot be of type str; give an Architecture"),  # type: ignore[arg-type]
+        (lambda: ConvSpace().architecture(None), "params cannot be of type NoneType; give a dictionary"),  # type: ignore[arg-type]
     ],
 )
 def test_an_argument_of_another_type_is_one_line(call: Callable[[], object], says: str) -> None:
