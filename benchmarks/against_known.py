@@ -27,7 +27,7 @@ from torch import nn
 from torchvision.models import resnet18
 
 import nas_optuna as nas
-from nas_optuna.data import Augmentation, BatchLoader, ImageSet, load_test_images, load_training_images
+from nas_optuna.data import Augmentation, BatchLoader, ImageSet, load_images, load_test_images
 from nas_optuna.data.images import split
 from nas_optuna.fitting.clock import Clock, TimeBudget
 from nas_optuna.fitting.inputs import name_of
@@ -158,7 +158,7 @@ class Comparison:
 
     def images(self, spec: StudySpec) -> tuple[ImageSet, ImageSet, int]:
         """All that may be learnt from, the test part, and the side that networks see."""
-        train = load_training_images(spec.data, input_size=spec.recipe.input_size)
+        train = load_images(spec.data, True, input_size=spec.recipe.input_size)
         side = spec.recipe.input_size or train.side
         assert isinstance(side, int)
         return train, load_test_images(spec.data, train, input_size=spec.recipe.input_size), side

@@ -109,7 +109,7 @@ class Registry:
             made = factory(*arguments, **options, **given)
         except NasOptunaError:
             raise
-        except Exception as error:  # of a user's factory, too
+        except (Exception, SystemExit) as error:  # of a user's factory, too
             cause = f"refuses {shown(dict(options))}" if options else "cannot be made"
             raise SpecError(f"{self.kind} {name!r} {cause}: {reason_of(error)}") from error
         if not isinstance(made, wanted):

@@ -1,9 +1,9 @@
 """Data sets by name, their splits, and batches of them on a device."""
 
-from nas_optuna.data.catalog import data_directory, load_images
+from nas_optuna.data.catalog import data_directory
 from nas_optuna.data.images import ImageSet, split
 from nas_optuna.data.loaders import Augmentation, BatchLoader
-from nas_optuna.data.search_data import SearchData, load_data, load_test_images, load_training_images
+from nas_optuna.data.search_data import SearchData, load_data, load_images, load_test_images
 
 __all__ = [
     "Augmentation",
@@ -14,6 +14,5 @@ __all__ = [
     "load_data",
     "load_images",
     "load_test_images",
-    "load_training_images",
     "split",
 ]

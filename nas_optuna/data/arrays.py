@@ -120,7 +120,9 @@ class NpzSource(FileSource):
 
     def _channel_axes(self) -> dict[Part, int | None]:
         """The channel axis of each part, None if there is none; also checks that images, labels and parts fit."""
-        layout = _text(self._array(self._headers[_LAYOUT])).casefold() if _LAYOUT in self._headers else None
+        layout = None
+        if _LAYOUT in self._headers:
+            layout = "".join(map(str, _label_values(self._array(self._headers[_LAYOUT]).ravel(), _LAYOUT))).casefold()
         axes, channels = {}, set()
         for part in self._arrays:
             images, labels = (self._arrays[part][role] for role in ("images", "labels"))
@@ -234,12 +236,6 @@ def _meaning(name: str) -> tuple[Part, Role] | None:
     if len(roles) != 1 or len(parts) > 1 or len(parts) + 1 != len(words):
         return None
     return (parts[0] if parts else "train"), roles[0]
-
-
-def _text(array: np.ndarray) -> str:
-    """The text of an array with one element, of characters or bytes."""
-    value = array.item() if array.size == 1 else array
-    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
 
 
 def _channel_axis(images: _Header, layout: str | None) -> int | None:

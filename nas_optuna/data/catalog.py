@@ -176,10 +176,9 @@ def data_name(text: str) -> str:
 def is_missing(name: str) -> bool:
     """Whether a data set's name is a path that does not exist, maybe because the images were moved."""
     kind, _, path = name.partition(":")
-    try:
+    with suppress(DataError, OSError):
         return kind in FROM_FILES and not _user_path(kind, path).exists()
-    except (DataError, OSError):
-        return False
+    return False
 
 
 def data_directory() -> Path:
@@ -213,17 +212,12 @@ def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize 
         elif name and name not in DATA_SETS and Path(name).is_dir():
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         else:
-            yield FunctionSource(DATA_SETS.find(name), directory or data_directory(), spec, input_size)
+            place = directory or data_directory()
+            yield FunctionSource(
+                lambda train: DATA_SETS.make(name, train, place, options={}, wanted=ImageSet), spec, input_size
+            )
     except DataError as error:
         raise DataError(f"data set {named(name)!r}: {error}") from error
-
-
-def load_images(
-    spec: DataSpec | str, train: bool, directory: Path | None = None, *, input_size: InputSize = None
-) -> ImageSet:
-    """Load one part of a data set."""
-    with opened(DataSpec(name=spec) if isinstance(spec, str) else spec, directory, input_size) as source:
-        return source.training() if train else source.test()
 
 
 def _user_path(kind: str, text: str) -> Path:

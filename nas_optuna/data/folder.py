@@ -104,7 +104,7 @@ class FolderSource(FileSource):
         _for_each(read, [(number, self._files[i]) for number, i in enumerate(chosen)])
         facts = [self._facts[i] for i in chosen]
         sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-        notes = (*self._layout.remarks(), *_changes(facts, pixels), *self._layout.left_out.listed())
+        notes = (*filter(None, [self._layout.remarks()]), *_changes(facts, pixels), *self._layout.left_out.listed())
         shades = {name: getattr(pixels, name) for name in ("background", "whole_white", "fraction_white")}
         return images, {"sizes": tuple(sizes), "notes": notes, **shades}
 
@@ -226,8 +226,8 @@ class FolderLayout:
             for part, of_class in self._found.items()
         }
 
-    def remarks(self) -> Iterator[str]:
-        """A line about the parts, if there is something to report."""
+    def remarks(self) -> str:
+        """A line about the parts; empty if there is nothing to report."""
         told = [f"{part} in {named(d.name)}/" for part, d in self.directories.items() if d != self.root]
         remarks = [f"parts: {', '.join(told)}"] if told else []
         if "test" not in self.parts:
@@ -235,8 +235,7 @@ class FolderLayout:
         for part, of_class in self._found.items():
             if lacking := [name for name in self.classes if not of_class.get(name)]:
                 remarks.append(f"the {part} part has no picture of {listing(lacking)}")
-        if remarks:
-            yield "; ".join(remarks)
+        return "; ".join(remarks)
 
     def _divided(self) -> dict[Part, Path]:
         """The directory of each part; an undivided folder is the training part itself."""

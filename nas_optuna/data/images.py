@@ -222,11 +222,9 @@ def _pixel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, .
     """Exact mean and standard deviation of each channel in [0, 1], from a histogram of the 256 values."""
     values = torch.arange(256, dtype=torch.float64) / 255
     means, stds = [], []
-    for channel in range(images.shape[1]):
-        counts = torch.zeros(256, dtype=torch.int64)
-        for part in pieces(images[:, channel]):
-            counts += torch.bincount(part.flatten(), minlength=256)
-        shares = counts.double()
+    for channel in images.unbind(1):
+        counts = [torch.bincount(part.flatten(), minlength=256) for part in pieces(channel)]
+        shares = torch.stack(counts).sum(0).double()
         mean = (shares @ values / shares.sum()).item()
         means.append(mean)
         stds.append(max((shares @ (values - mean) ** 2 / shares.sum()).sqrt().item(), 1 / 255))
@@ -271,11 +269,7 @@ class LeftOutCollector:
 
     def listed(self) -> tuple[str, ...]:
         """One line for each reason: how many files, and the names of the first few."""
-        lines = []
-        for reason, names in self._names.items():
-            more = ", …" if len(names) > EXAMPLES else ""
-            lines.append(f"left out: {reason} ({len(names)}): {', '.join([*names][:EXAMPLES])}{more}")
-        return tuple(lines)
+        return tuple(f"left out: {why} ({len(names)}): {listing(names)}" for why, names in self._names.items())
 
 
 def dimensions(height: int, width: int) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nas_optuna.data.catalog import opened
-from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, pieces, stratified_order
+from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, stratified_order
 from nas_optuna.data.source import InputSize, Source
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError, require_kind
@@ -111,11 +111,14 @@ def load_data(
         return SearchData(spec.name, *parts)
 
 
-def load_training_images(spec: DataSpec, directory: Path | None = None, *, input_size: InputSize = None) -> ImageSet:
-    """Training and validation images together, on which a chosen architecture is retrained; see `load_data`."""
+def load_images(
+    spec: DataSpec | str, train: bool, directory: Path | None = None, *, input_size: InputSize = None
+) -> ImageSet:
+    """The test images, or training and validation images together, on which a chosen architecture is retrained."""
+    spec = DataSpec(name=spec) if isinstance(spec, str) else spec
     with opened(spec, directory, input_size) as source:
-        if spec.train_limit is None:
-            return source.training()
+        if not train or spec.train_limit is None:
+            return source.training() if train else source.test()
         return source.training(np.concatenate(_chosen(source, spec, divided=False)))
 
 
@@ -146,15 +149,9 @@ def _chosen(source: Source, spec: DataSpec, *, divided: bool) -> tuple[np.ndarra
 
 def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
     """The test images with the training images' statistics; a `DataError` if they do not match."""
-    if test.channels != train.channels:
-        raise DataError(
-            f"the test part has {test.channels} channels and the training part {train.channels}; give both the same"
-        )
-    if test.classes != train.classes:
-        raise DataError(
-            f"the test part has the classes {listing(test.classes)} and the training part {listing(train.classes)};"
-            " both must name the same classes in the same order"
-        )
+    found, wanted = (f"{part.channels} channels, classes {listing(part.classes)}" for part in (test, train))
+    if (test.channels, test.classes) != (train.channels, train.classes):
+        raise DataError(f"the test part has {found}, and the training part {wanted}; give both the same in one order")
     return replace(test, mean=train.mean, std=train.std)
 
 
@@ -177,10 +174,7 @@ def map_images(data: SearchData, folder: Path) -> Callable[[], SearchData]:
     # The kernel keeps a file's content once for all processes that map it, and may drop it when memory is short. From
     # now on `data` itself uses it as well.
     path = folder / "images"
-    with path.open("wb") as file:
-        for part in (data.train, data.validation):
-            for some in pieces(part.images):
-                file.write(some.contiguous().numpy().data.cast("B"))
+    torch.save([part.images for part in (data.train, data.validation)], path)
     mapped = partial(_mapped, path, without_pixels(data))
     found = mapped()
     for part, theirs in ((data.train, found.train.images), (data.validation, found.validation.images)):
@@ -190,8 +184,5 @@ def map_images(data: SearchData, folder: Path) -> Callable[[], SearchData]:
 
 def _mapped(path: Path, header: SearchData) -> SearchData:
     """Search data whose pixels lie in a file that every process maps into its memory."""
-    train, validation = header.train.images.shape, header.validation.images.shape
-    size = train.numel() + validation.numel()
     # A private mapping: writing would copy the page. Nobody writes, so all processes use the same memory.
-    flat = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    return with_pixels(header, (flat[: train.numel()].view(train), flat[train.numel() :].view(validation)))
+    return with_pixels(header, torch.load(path, mmap=True))

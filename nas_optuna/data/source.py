@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor
 from nas_optuna.data.images import VERBS, ImageSet, dimensions, divide, stratified_order
 from nas_optuna.data.pixels import fit_into
 from nas_optuna.devices import free_memory
-from nas_optuna.errors import DataError, NasOptunaError, describe_error
+from nas_optuna.errors import DataError
 from nas_optuna.spec import DataSpec, ResizePolicy
 
 Part = Literal["train", "validation", "test"]
@@ -85,16 +84,10 @@ class FileSource:
 
 
 class FunctionSource:
-    """A function ``(train, directory)`` that returns an `ImageSet`; there is no validation part."""
+    """A function from ``train`` to an `ImageSet`, the training or the test part; there is no validation part."""
 
-    def __init__(self, function: Any, directory: Path, spec: DataSpec, input_size: InputSize) -> None:
-        if not callable(function):
-            raise DataError(
-                f"it is a {type(function).__name__}, which cannot be called; name a function (train, directory)"
-                " that returns a nas_optuna.ImageSet"
-            )
-        self._function, self._directory = function, directory
-        self._spec, self._input_size = spec, input_size
+    def __init__(self, load: Callable[[bool], ImageSet], spec: DataSpec, input_size: InputSize) -> None:
+        self._load, self._spec, self._input_size = load, spec, input_size
 
     @property
     def labels(self) -> Tensor:
@@ -112,26 +105,11 @@ class FunctionSource:
 
     def test(self) -> ImageSet:
         """The test part."""
-        return self._load(False)
+        return fitted(self._load(False), self._spec, self._input_size)
 
     @cached_property
     def _training_part(self) -> ImageSet:
-        return self._load(True)
-
-    def _load(self, train: bool) -> ImageSet:
-        """One part; errors of the user's function are reported in one line."""
-        part = "training" if train else "test"
-        try:
-            images = self._function(train, self._directory)
-        except NasOptunaError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise DataError(f"its function failed to load the {part} part ({describe_error(error)})") from error
-        if not isinstance(images, ImageSet):
-            raise DataError(
-                f"its function gave a {type(images).__name__} for the {part} part; it must return a nas_optuna.ImageSet"
-            )
-        return fitted(images, self._spec, self._input_size)
+        return fitted(self._load(True), self._spec, self._input_size)
 
 
 Source = FileSource | FunctionSource

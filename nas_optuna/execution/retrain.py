@@ -20,13 +20,7 @@ from optuna.study import Study
 from PIL import Image
 from torch import Tensor, nn
 
-from nas_optuna.data import (
-    Augmentation,
-    BatchLoader,
-    ImageSet,
-    load_test_images,
-    load_training_images,
-)
+from nas_optuna.data import Augmentation, BatchLoader, ImageSet, load_images, load_test_images
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import TrainingError
@@ -139,7 +133,7 @@ def retrain(
     recipe = stages[-1].recipe
     size = recipe.input_size
     if parts is None:
-        images = load_training_images(spec.data, data_directory, input_size=size)
+        images = load_images(spec.data, True, data_directory, input_size=size)
         load_test_images(spec.data, images, data_directory, input_size=size)  # fails now, not after hours of training
     else:
         images = parts[0]

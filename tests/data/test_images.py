@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nas_optuna import ImageSet, load_data
-from nas_optuna.data import load_training_images, split
+from nas_optuna.data import load_images, split
 from nas_optuna.data.images import stratified_order
 from nas_optuna.errors import DataError
 from nas_optuna.spec import DataSpec
@@ -176,7 +176,7 @@ def test_what_a_mirror_makes_another_class_of_is_found_by_its_pixels(side: int) 
 
 
 def test_the_digits_are_chiral_whatever_their_classes_are_called() -> None:
-    digits = load_training_images(DataSpec(name="digits"))
+    digits = load_images("digits", True)
     assert replace(digits, classes=tuple(f"{i} - {i}" for i in range(10))).is_chiral
 
 
@@ -189,5 +189,5 @@ def test_noise_is_not_chiral(count: int) -> None:
 def test_a_search_and_the_last_training_mirror_alike_however_few_images_there_are() -> None:
     for count in range(60, 240, 20):
         spec = DataSpec(name="digits", train_limit=count)
-        data, together = load_data(spec), load_training_images(spec)
+        data, together = load_data(spec), load_images(spec, True)
         assert data.train.is_chiral == data.validation.is_chiral == together.is_chiral
