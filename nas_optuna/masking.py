@@ -19,6 +19,7 @@ _NAMELESS = [re.compile(rf"(:/{{1,2}})[^\s:/?#@]*:@(?:(?!://){any_})*@") for any
 """Between two ``@`` is a password, or a path behind a token, so that the name goes as well."""
 _ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){2}(?:(?!%3A|%40|%2F)\S)*%3A)(?:(?!%3A%2F)\S)+?%40")
 """A whole URL that another one holds as a value."""
+_ENCODED_TOKEN = re.compile(r"(?i)(https?%3A(?:%2F){1,2})(?:(?!%3A|%40|%2F|%3F|%23)\S)+(?:%3A)?(?=%40)")
 _TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+:?@")
 """A name without a password, or with an empty one, which with HTTP is a token."""
 _NO_SCHEME = re.compile(r"((?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]+@(?=[\w\[])")
@@ -99,6 +100,7 @@ def mask_urls(text: str) -> str:
     text = _NAMELESS[not is_url].sub(rf"\1{MASK}@", text)
     text = (_LOGIN_IN_A_URL if is_url else _LOGIN_IN_A_TEXT).sub(rf"\1{MASK}@", text)
     text = _ENCODED_LOGIN.sub(rf"\1{MASK}%40", text)
+    text = _ENCODED_TOKEN.sub(rf"\1{MASK}", text)
     text = _NO_SCHEME.sub(rf"\1{MASK}@", _TOKEN.sub(rf"\1{MASK}@", text))
     for pattern in (_ODBC, _NAMED, _ENCODED):
         text = pattern.sub(rf"\1{MASK}", text)

@@ -22,6 +22,8 @@ URLS = [
     f"https://tracker/path?x=1&access_token={SECRET}#here",
     f"https://tracker/path?X-Amz-Signature={SECRET}",
     f"https://tracker/?next=http%3A%2F%2Fme%3A{SECRET}%40host%2F",
+    f"https://tracker/?next=http%3A%2F%2F{SECRET}%3A%40host%2F",
+    f"postgresql://host/db?options=https%3a%2f%2f{SECRET}%40host",
     f"me:{SECRET}@head:6379",
     f"s3:/me:{SECRET}@bucket/x",
     f"https:/{SECRET}@tracker/path",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from json import dumps
@@ -80,6 +81,10 @@ def end_facts() -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         os.dup2(2, 1)
+    try:
+        type(sys.stderr).flush(sys.stderr)  # or Python would try it, and end with a status of its own
+    except (OSError, ValueError):
+        discard(sys.stderr)
 
 
 def be_quiet(quiet: bool) -> None:
@@ -332,6 +337,8 @@ def prepare_streams() -> None:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, mode)  # gets the lowest free number, which is this one
+        with suppress(OSError):  # a slow reader is waited for, whatever a process before this one has set
+            os.set_blocking(number, True)
     sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the rest of the process
     sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
@@ -341,25 +348,30 @@ def prepare_streams() -> None:
         _mask(stream)
 
 
+_PASSING = (errno.EAGAIN, errno.ENOSPC, errno.EDQUOT)
+"""Errors of a stream that may take the next line: a reader was slow, a disk is full now."""
+
+
 def _mask(stream: TextIO) -> None:
     """Mask passwords of URLs in everything that is written: a library's warning or a traceback may repeat one."""
     write, flush = stream.write, stream.flush
     if getattr(write, "masks", False):
         return
-    forgiven: tuple[type[Exception], ...] = (OSError,) if stream is sys.stderr or stream.isatty() else ()
+    forgiven: tuple[type[OSError], ...] = (OSError,) if stream is sys.stderr or stream.isatty() else ()
+
+    def forgiving(step: Callable[..., object], *given: str) -> None:
+        try:
+            step(*given)
+        except forgiven as error:
+            if error.errno not in _PASSING:
+                discard(stream)
 
     def masked(text: str) -> int:
-        try:
-            write(mask_urls(text))
-        except forgiven:
-            discard(stream)
+        forgiving(write, mask_urls(text))
         return len(text)
 
     def flushed() -> None:
-        try:
-            flush()
-        except forgiven:
-            discard(stream)
+        forgiving(flush)
 
     masked.masks = True  # type: ignore[attr-defined]
     stream.write, stream.flush = masked, flushed  # type: ignore[method-assign]

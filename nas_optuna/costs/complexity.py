@@ -101,10 +101,10 @@ def _network_figures(space: SearchSpace, architecture: Architecture, batch_size:
     """Run a whole network on meta tensors."""
     import torch
 
-    from nas_optuna.spaces.shapes import QuickMeta
+    from nas_optuna.spaces.shapes import QuickMeta, require_module
 
     with torch.device("meta"), QuickMeta():
-        network = space.build(architecture)
+        network = require_module(space.build(architecture), space.name)
     return _module_figures(network, space.input_shape, batch_size)
 
 

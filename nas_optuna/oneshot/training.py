@@ -194,7 +194,7 @@ class SupernetTraining:
 
     def _save(self) -> None:
         assert self.strategy is not None
-        state = self.strategy.state_dict()
+        state = self.strategy.checked_state()
         progress = {"price": self.price and asdict(self.price), "epochs": [asdict(epoch) for epoch in self.history]}
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 
@@ -205,6 +205,9 @@ class SupernetTraining:
             return False
         self.price, self.history = _progress(found)
         self.strategy.load_state_dict({**found.state, "supernet": found.weights})
+        if self.strategy.finished != len(self.history):
+            name = type(self.strategy).__name__
+            raise SpecError(f"load_state_dict of strategy {name} must call super().load_state_dict(state)")
         return True
 
     def _store(self, short: ShortTrainer | None, stopped: str | None) -> SupernetResult:

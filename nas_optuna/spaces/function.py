@@ -22,7 +22,7 @@ from nas_optuna.spaces.built import SpaceFunction as SpaceFunction
 from nas_optuna.spaces.built import Task as Task
 from nas_optuna.spaces.built import space as space
 from nas_optuna.spaces.choices import Choices
-from nas_optuna.spaces.shapes import Alone, Call, TensorSpec, not_logits, settle, try_out, without
+from nas_optuna.spaces.shapes import Alone, Call, TensorSpec, not_logits, require_module, settle, try_out, without
 from nas_optuna.spaces.tracing import Answers, Decide, Tracer
 
 _PROBES = 16
@@ -290,12 +290,9 @@ class FunctionSpace(BuiltSpace):
                 raise
             with torch.device("cpu"):  # a function that reads values of tensors cannot build on meta
                 made = self._build(choices, self._task, **self.options)
-        if not isinstance(made, nn.Module):
-            raise SpecError(f"space {self.name!r}: its function must return an nn.Module, not a {type(made).__name__}")
-        if made.train(made.training) is not made:
-            raise SpecError(f"space {self.name!r}: train() of {type(made).__name__} must return self, as torch's does")
-        settle(made, self.input_shape)
-        return made.to("meta") if on_meta else made
+        network = require_module(made, self.name)
+        settle(network, self.input_shape)
+        return network.to("meta") if on_meta else network
 
     def _decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
         """A function that answers questions by an architecture, and notes the answers in `answers`."""

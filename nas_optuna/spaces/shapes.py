@@ -15,7 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from nas_optuna.errors import NasOptunaError
+from nas_optuna.errors import NasOptunaError, SpecError
 from nas_optuna.spaces.base import Shape
 
 
@@ -164,6 +164,15 @@ def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], sha
         for handle in handles:
             handle.remove()
     return calls
+
+
+def require_module(made: Any, space: str) -> nn.Module:
+    """What a space has built; refused if it is no network, or one whose `train` does not return it."""
+    if not isinstance(made, nn.Module):
+        raise SpecError(f"space {space!r}: its network must be an nn.Module, not a {type(made).__name__}")
+    if made.train(made.training) is not made:
+        raise SpecError(f"space {space!r}: train() of {type(made).__name__} must return self, as torch's does")
+    return made
 
 
 def settle(network: nn.Module, shape: Shape) -> None:

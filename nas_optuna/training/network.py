@@ -23,6 +23,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.backbone import PretrainedBody
 from nas_optuna.spaces.layers import kaiming
+from nas_optuna.spaces.shapes import require_module
 from nas_optuna.spec import Recipe
 
 _OUT_OF_MEMORY = (
@@ -260,7 +261,7 @@ def make_network(
     _require_memory(space, architecture, device)  # not with the seed, since building may draw
     with network_failures(f"{architecture} cannot be built"), seeded(seed):
         space.require_logits(architecture)
-        network = space.build(architecture)
+        network = require_module(space.build(architecture), space.name)
         if recipe.init == "kaiming" and space.draws_weights:
             network.apply(kaiming)
         for module in network.modules():

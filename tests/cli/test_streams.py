@@ -3,9 +3,11 @@
 import io
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -146,6 +148,33 @@ def test_a_terminal_that_is_closed_is_no_error() -> None:
         printing._mask(stream)
         os.close(mine)
         print("facts", file=stream, flush=True)
+
+
+def test_a_stderr_that_took_nothing_for_a_while_is_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with os.fdopen(write, "w") as stream, os.fdopen(read) as reader:
+        monkeypatch.setattr(sys, "stderr", stream)
+        printing._mask(stream)
+        for _ in range(20_000):
+            printing.say("more than a pipe takes")
+        assert os.read(read, 1 << 20)
+        printing.say("and again")
+        stream.close()
+        assert reader.read().endswith("and again\n")
+
+
+def test_a_slow_reader_of_a_pipe_that_does_not_block_gets_all_facts() -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    code = "from nas_optuna.cli import printing; printing.prepare_streams(); printing.write('facts' * 50_000)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=write) as process:
+        os.close(write)
+        with os.fdopen(read) as reader:
+            assert select.select([reader], [], [], 60)[0]
+            time.sleep(0.5)  # the rest finds the pipe full
+            assert len(reader.read()) == 250_000
+    assert process.returncode == 0
 
 
 @pytest.mark.parametrize("arguments", [("study", "show", NAME), ("study", "export", NAME), ("run", "--help")])

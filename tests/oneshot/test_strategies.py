@@ -154,6 +154,19 @@ class Naming(Closing):
         return {"alpha": 1.0}
 
 
+class Forgetful(Closing):
+    def end_epoch(self) -> Any:
+        return {}
+
+    def state_dict(self) -> Any:
+        return {"mine": 1}
+
+
+class Odd(Forgetful):
+    def state_dict(self) -> Any:
+        return Strategy.state_dict(self) | {"made": {"by": lambda: 1}}
+
+
 class Stepless(Strategy):
     """Its step is missing."""
 
@@ -175,6 +188,8 @@ class Apart(Silent):
         (Halved, "step of strategy Halved must return"),
         (Closing, "end_epoch of strategy Closing must return a dictionary"),
         (Naming, "end_epoch of strategy Naming must return a dictionary"),
+        (Forgetful, r"state_dict of strategy Forgetful must return what super\(\)\.state_dict\(\) gives"),
+        (Odd, "state_dict of strategy Odd must return .*, to which it may add tensors"),
         (Stepless, "cannot be made: Can't instantiate abstract class Stepless"),
         (Optionless, "the Options of strategy .* are no subclass of"),
         (Apart, "must call super"),
@@ -189,6 +204,7 @@ def test_a_strategy_that_is_not_finished_is_one_line(strategy: type[Strategy], s
         made = make_strategy(search, CostTable({}, "MMACs", "MACs"), torch.device("cpu"))
         assert made is not None
         list(made.epochs())
+        made.checked_state()
 
     with pytest.raises(SpecError, match=says):
         train()

@@ -240,7 +240,7 @@ def endless(c: Any, task: Any) -> Any:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (no_module, "must return an nn.Module, not a int"),
+        (no_module, "its network must be an nn.Module, not a int"),
         (other_choices, r"'width' is asked for with the choices \[4, 8\] and with \[16, 32\]"),
         (unstorable, "'activation': no storage can keep the choice ReLU"),
         (repeated, "'width' repeats a choice"),

@@ -1,6 +1,8 @@
 """What a user's network does wrong ends its own training, with a cause; a tail of one image ends none."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -10,7 +12,8 @@ from torch import nn
 
 from nas_optuna import Objective, Recipe, TrialRecord, load_data
 from nas_optuna.data import BatchLoader, SearchData
-from nas_optuna.errors import TrainingError, describe_error
+from nas_optuna.errors import SpecError, TrainingError, describe_error
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import DataSpec
 from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
 from tests.training.user_space import UserSpace
@@ -28,6 +31,11 @@ CAUSES = {
     "shape": "the network gave float32 [32, 10, 1] for 32 images, not logits [32, classes]",
     "tuple": "the network gave a tuple for 32 images",
 }
+
+
+class Selfless(nn.Flatten):
+    def train(self, mode: bool = True) -> Any:
+        super().train(mode)
 
 
 def trained(part: str, images: int, folder: Path | None = None, epochs: int = 2) -> list[EpochResult]:
@@ -52,6 +60,22 @@ def test_whatever_a_network_raises_ends_its_trial_alone_with_its_cause() -> None
         assert said.startswith(cause)
         assert len(said) <= 120
         assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [(Selfless, r"train\(\) of Selfless must return self"), (dict, "network must be an nn.Module, not a dict")],
+)
+def test_what_the_class_of_a_space_must_not_build_is_told_once(build: Callable[[], Any], says: str) -> None:
+    class Space(UserSpace):
+        def build(self, architecture: Architecture) -> Any:
+            return build()
+
+    with pytest.raises(SpecError, match=says):
+        make_network(Space(), SPACE.parse("plain"), RECIPE, CPU, seed=0)
+    objective = Objective(Space(), DATA, RECIPE, device="cpu")
+    with pytest.raises(SpecError, match=says):
+        optuna.create_study(direction="maximize").optimize(objective, n_trials=2)
 
 
 def test_a_network_without_weights_is_told_before_training() -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.data.loaders import Batch
@@ -26,6 +27,8 @@ from nas_optuna.training.checkpoint import load_optimizer_state
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import autocast
 
+_PLAIN = (bool, int, float, str, type(None))
+"""What a checkpoint keeps beside tensors."""
 WINDOW = 50
 """Steps between two reads of losses and gradient norms, at which the loop waits for the device."""
 
@@ -365,6 +368,14 @@ class Strategy(ABC):
             "optimizer": self.optimizer.state_dict(),
             **self.meter.state_dict(),
         }
+
+    def checked_state(self) -> dict[str, Any]:
+        """The `state_dict`, which a subclass may have extended."""
+        state = self.state_dict()
+        right = isinstance(state, dict) and state.keys() >= Strategy.state_dict(self).keys()
+        right = right and all(isinstance(leaf, Tensor) or type(leaf) in _PLAIN for leaf in tree_leaves(state))
+        self._require(right, "state_dict", "what super().state_dict() gives, to which it may add tensors and numbers")
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a `state_dict` of a training with the same settings."""
