@@ -135,12 +135,24 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                record = (record[0], _KEYS.sub(lambda match: ", ".join(names_of(match[0])), record[1]))
+                record = (record[0], _spelled(record[1]))
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
         for name in sorted(sections, key=lambda name: (name != "Arguments", name != "Options", name == "Details")):
             with formatter.section(name):
                 formatter.write_dl(sections[name])
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """The options with their help, or the values of one."""
+        found = super().shell_complete(ctx, incomplete)
+        for item in found:
+            item.help = item.help and _spelled(item.help)
+        return found
+
+
+def _spelled(help: str) -> str:
+    """The help of an option, with the names in a registry for their key."""
+    return _KEYS.sub(lambda match: ", ".join(names_of(match[0])), help)
 
 
 def _require_folder(context: typer.Context) -> None:
@@ -261,7 +273,8 @@ All = Annotated[bool, option("List all trials rather than the best ten.", None, 
 DataDir = Annotated[
     Path | None, option("Where data sets are kept; NAS_OPTUNA_DATA, else the user cache.", "DIR", panel=DETAILS)
 ]
-Device = Annotated[str, option("cpu, cuda, cuda:1, mps; auto: the best of these.", "NAME")]
+_WHERE = "cpu, cuda, cuda:1, mps; auto: the best of these."
+Device = Annotated[str, option(_WHERE, "NAME", autocompletion=lambda: ["auto", "cpu", "cuda", "mps"])]
 Threads = Annotated[
     int | None, option("CPU threads of each process; measured unless OMP_NUM_THREADS is set.", "N", panel=WORKERS)
 ]

@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from nas_optuna.__main__ import main as installed_command
+from nas_optuna.cli import app
 from tests.helpers import Command, tiny
 
 
@@ -80,12 +81,24 @@ def test_the_shell_completes_commands() -> None:
         ("run --objective macro", ["macro_f1"]),
         ("supernet train --strategy ", ["fair", "darts", "gumbel"]),
         ("data fetch cifar1", ["cifar10", "cifar100"]),
+        ("fit photos --device cu", ["cuda"]),
         ("run --sampler $(touch${IFS}touched)", []),
     ],
 )
 def test_the_shell_completes_names(place: Path, words: str, offered: list[str]) -> None:
     assert completed(f"nas-optuna {words}") == offered
     assert not list(place.iterdir())
+
+
+def test_what_a_shell_says_of_an_option_is_what_its_help_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_NAS_OPTUNA_COMPLETE", "complete_fish")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "nas-optuna run --sp")
+    with pytest.raises(SystemExit):
+        app(prog_name="nas-optuna")
+    assert "--space\tSearch space: conv, block, macro, residual, backbone or" in capsys.readouterr().out
 
 
 @pytest.mark.process
