@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
@@ -169,12 +169,14 @@ def judge(
     chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
     first = next(iter(chosen_trials.values()))
     budget = search_seconds + _seconds(first)
-    afforded, covered = _afforded(trials, budget)
+    afforded = int((np.cumsum([_seconds(trial) for trial in trials]) <= budget).sum())
     return Verdict(
         architectures=len(trials),
         rows=tuple(ranked.values()),
         short=score.short,
-        advantage=_difference(figures[SCORE], figures[size], own),
+        advantage=_bootstrapped(
+            lambda ours, theirs, own: _kendall(ours, own) - _kendall(theirs, own), figures[SCORE], figures[size], own
+        ),
         chosen=tuple(
             Chosen(by, str(chosen[by]), accuracy_of(trial), 1 + int((own > accuracy_of(trial)).sum()))
             for by, trial in chosen_trials.items()
@@ -182,7 +184,7 @@ def judge(
         budget_seconds=budget,
         random_trained=afforded,
         random_accuracy=float(own[:afforded].max()) if afforded else None,
-        budget_covered=covered,
+        budget_covered=afforded < len(trials),
     )
 
 
@@ -199,22 +201,15 @@ def cross_val_predict(score: Score, rows: Array, own: Array) -> Array:
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> RankCorrelation:
     """Kendall's τ-b with a percentile bootstrap interval over the pairs."""
-    first, second = _signs(np.asarray(x)), _signs(np.asarray(y))
-    return _bootstrapped(lambda counts: _kendall(first, second, counts), len(first))
+    return _bootstrapped(_kendall, np.asarray(x), np.asarray(y))
 
 
-def _difference(x: Array, other: Array, y: Array) -> RankCorrelation:
-    """τ(x, y) − τ(other, y), resampled in pairs."""
-    ours, theirs, own = _signs(x), _signs(other), _signs(y)
-    return _bootstrapped(lambda counts: _kendall(ours, own, counts) - _kendall(theirs, own, counts), len(y))
-
-
-def _bootstrapped(statistic: Callable[[Array], Array], size: int) -> RankCorrelation:
-    """A statistic of the counts of `size` values, with its bootstrap interval."""
+def _bootstrapped(statistic: Callable[..., float], *values: Array) -> RankCorrelation:
+    """A statistic of values that belong together, with its bootstrap interval."""
+    size = len(values[0])
     drawn = np.random.default_rng(0).integers(size, size=(_RESAMPLES, size))
-    counts = np.stack([np.bincount(indices, minlength=size) for indices in drawn]).astype(np.float64)
-    lower, upper = np.percentile(statistic(counts), [2.5, 97.5])
-    return RankCorrelation(float(statistic(np.ones(size))), float(lower), float(upper))
+    lower, upper = np.percentile([statistic(*(each[i] for each in values)) for i in drawn], [2.5, 97.5])
+    return RankCorrelation(statistic(*values), float(lower), float(upper))
 
 
 def ranking_row(name: str, values: Array, own: Array) -> Row:
@@ -228,31 +223,12 @@ def ranking_row(name: str, values: Array, own: Array) -> Row:
     )
 
 
-def _afforded(trials: Sequence[FrozenTrial], budget: float) -> tuple[int, bool]:
-    """How many of the trials, in order, fit into the seconds, and whether these are then used up."""
-    total = 0.0
-    for afforded, trial in enumerate(trials):
-        total += _seconds(trial)
-        if total > budget:
-            return afforded, True
-    return len(trials), False
-
-
 def _seconds(trial: FrozenTrial) -> float:
     return float(attribute(trial, TrialKey.SECONDS, 0.0))
 
 
-def _signs(values: Array) -> Array:
-    """The sign of row value minus column value, ``[size, size]``."""
-    place: NDArray[np.int64] = np.unique(values, return_inverse=True)[1]
-    return np.asarray(np.sign(place[:, None] - place[None, :]), np.float64)
+def _kendall(x: Array, y: Array) -> float:
+    """Kendall's τ-b; 0 if one side has no order."""
+    from scipy.stats import kendalltau
 
-
-def _kendall(x: Array, y: Array, counts: Array) -> Array:
-    """Kendall's τ-b of all resamples at once: concordant minus discordant pairs, divided by those without ties."""
-
-    def pairs(signs: Array) -> Array:
-        return np.asarray(((counts @ signs) * counts).sum(-1))
-
-    scale = np.sqrt(pairs(x * x) * pairs(y * y))  # 0 if one side has no order
-    return np.asarray(np.divide(pairs(x * y), scale, out=np.zeros_like(scale), where=scale > 0))
+    return float(kendalltau(x, y).statistic) if np.ptp(x) > 0 < np.ptp(y) else 0.0

@@ -217,8 +217,9 @@ class ArchitectureRanker:
             alphas = agreeing(alphas, best)
         scored = list(self._known)
         scores = self.score(self.rows(scored))
-        coefficients, intercept = distil(lambda t: indicators(self._sizes, t), scored, scores)
-        smooth = indicators(self._sizes, scored) @ coefficients + intercept
+        inputs = indicators(self._sizes, scored)
+        coefficients, intercept = distil(inputs, scores)
+        smooth = inputs @ coefficients + intercept
         usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
         starts, finalists = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
         first = starts[0] if starts else best

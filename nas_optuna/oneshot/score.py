@@ -283,11 +283,8 @@ def logits(accuracies: Sequence[float]) -> Array:
 RIDGES = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
 
-def distil(
-    indicators: Callable[[Sequence[Sequence[int]]], Array], tokens: Sequence[Sequence[int]], scores: Array
-) -> tuple[Array, float]:
-    """A linear predictor of the score from the choices alone, for workers that have no weights."""
-    x, y = indicators(tokens), np.asarray(scores)
+def distil(x: Array, y: Array) -> tuple[Array, float]:
+    """A linear predictor of the score from indicators of the choices alone, for workers that have no weights."""
     order = np.random.default_rng(0).permutation(len(y))
     test, fit = order[: len(y) // 5], order[len(y) // 5 :]
 

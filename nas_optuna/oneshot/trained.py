@@ -64,8 +64,7 @@ def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], 
     """A function that gives an architecture's excess over the study's limits; 0 is inside."""
     wanted = search.spec.limits
     costs = StudyCosts(search.space, device, limited=list(wanted), latency=search.spec.latency)
-    limits = Limits(wanted, costs, search.space)
-    return limits.total_excess if limits else lambda architecture: 0.0
+    return Limits(wanted, costs, search.space).total_excess
 
 
 def own_accuracies(study: Study, search: Search) -> dict[Architecture, float]:

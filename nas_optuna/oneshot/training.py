@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna.study import Study
 
 from nas_optuna.devices import laid_out
@@ -31,7 +28,7 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.supernet_result import SupernetResult, entropy, find_result, softmax, write_result
+from nas_optuna.study.supernet_result import SupernetResult, entropy, find_result, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder
 from nas_optuna.training.network import resolve_precision
 
@@ -91,7 +88,6 @@ class SupernetTraining:
         self._options: Any = strategy_options(self._spec)
         self._table = table
         self._device = device
-        self._files = files
         self._interrupted = interrupted
         self.strategy = make_strategy(search, table, device, interrupted)
         self.search = replace(search, space=self.strategy.supernet.space) if self.strategy else search
@@ -239,7 +235,6 @@ class SupernetTraining:
             stopped=stopped,
             identity=self._identity,
             version=self.strategy.supernet.version if self.strategy else 0,
-            artifact=self._upload_history(),
             settings=self._spec.model_dump(mode="json"),
         )
         before = sum(epoch.seconds for epoch in self.history) + (short.seconds_before if short else 0.0)
@@ -259,17 +254,6 @@ class SupernetTraining:
             short,
         ).rank()
 
-    def _upload_history(self) -> str:
-        """Upload every epoch's figures as a CSV for the dashboard; return its identifier."""
-        store = self._files / "artifacts"
-        store.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "supernet-history.csv"
-            _write_history(file, self.history, {n: p.choices for n, p in self.search.space.parameters.items()})
-            return upload_artifact(
-                artifact_store=FileSystemArtifactStore(store), file_path=str(file), study_or_trial=self._study
-            )
-
 
 def _measured(epoch: Epoch) -> Measurement:
     """An epoch of a supernet as a measurement for callbacks."""
@@ -284,19 +268,6 @@ def _measured(epoch: Epoch) -> Measurement:
         **{f"entropy/{name}": entropy(logits) for name, logits in (epoch.alphas or {}).items()},
     }
     return Measurement(epoch.number, metrics, epoch.seconds)
-
-
-def _write_history(file: Path, history: Sequence[Epoch], choices: Mapping[str, Sequence[object]]) -> None:
-    """Write every epoch's figures as CSV, with each choice's probability if alphas are trained."""
-    trained = any(epoch.alphas for epoch in history)
-    columns = [f"{name}={choice}" for name, values in choices.items() for choice in values] if trained else []
-    figures = ("number", "loss", "accuracy", "alpha_loss", "gradient_norm", "temperature", "cost", "seconds")
-    with file.open("w", newline="", encoding="utf-8") as opened:
-        writer = csv.writer(opened)
-        writer.writerow([*figures, *columns])
-        for epoch in history:
-            p = [x for logits in (epoch.alphas or {}).values() for x in softmax(logits)]
-            writer.writerow([*(getattr(epoch, name) for name in figures), *(f"{x:.5f}" for x in p)])
 
 
 def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:

@@ -5,9 +5,6 @@ Each function gives the values of one section of ``templates/report.html.j2``, o
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 import re
 import shlex
 from collections import Counter
@@ -324,7 +321,7 @@ def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mappi
 
 
 def supernet_section(facts: StudyFacts) -> Section | None:
-    """Argmax, probabilities, entropies and rank correlation; None if no supernet was trained."""
+    """Argmax, probabilities and rank correlation; None if no supernet was trained."""
     try:
         result = read_result(facts.study)
         space = space_of(facts.study)
@@ -336,33 +333,7 @@ def supernet_section(facts: StudyFacts) -> Section | None:
         if name in space.parameters
     ]
     found = {"argmax": result.argmax, "choices": choices, "least": LEAST_FOR_CHECK}
-    return found | {"entropies": _entropies(facts, result.artifact)} | _supernet_check(facts, space)
-
-
-def _entropies(facts: StudyFacts, artifact: str) -> Markup | None:
-    """The entropy of each parameter's alphas over the epochs, from the training's file; None without alphas."""
-    if facts.files is None or not artifact:
-        return None
-    try:
-        text = (facts.files / "artifacts" / artifact).read_text(encoding="utf-8")
-    except (OSError, UnicodeError):
-        return None
-    entropies: dict[str, list[charts.Point]] = {}
-    for row in csv.DictReader(io.StringIO(text)):
-        sums: dict[str, float] = {}
-        for column, cell in row.items():
-            if "=" in column:
-                p, name = float(cell), column.partition("=")[0]
-                sums[name] = sums.get(name, 0.0) - (p * math.log(p) if p > 0 else 0.0)
-        for name, entropy in sums.items():
-            entropies.setdefault(name, []).append((float(row["number"]), entropy))
-    if not entropies:
-        return None
-    series = [
-        Series(points, f"line s{i % 4}", name=name if len(entropies) <= 12 else "")
-        for i, (name, points) in enumerate(entropies.items())
-    ]
-    return charts.plot(series, "epoch of the supernet", "entropy of the alphas (nats)")
+    return found | _supernet_check(facts, space)
 
 
 def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:

@@ -106,7 +106,6 @@ class SupernetResult:
     stopped: str | None = None  # why the training ended early; None if it did not
     identity: str = ""  # digest of everything that decides the shared weights
     version: int = 1  # of the supernet's computation
-    artifact: str = ""  # identifier of the CSV with every epoch's figures
     settings: Mapping[str, Any] = field(default_factory=dict)  # the [supernet] section
     first_trial: int = 0  # how many trials the study had when it was stored
 

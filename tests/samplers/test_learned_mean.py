@@ -43,7 +43,7 @@ def study_with_score(sign: float, url: str | None = None) -> optuna.Study:
     """A study whose supernet's score is right (1.0), or the contrary of what is right (-1.0)."""
     study = optuna.create_study(direction="maximize", storage=url)
     scores = sign * np.array([value(tokens) for tokens in ALL])
-    coefficients, intercept = distil(lambda t: indicators(SIZES, t), ALL, scores)
+    coefficients, intercept = distil(indicators(SIZES, ALL), scores)
     best = [ALL[i] for i in np.argsort(-scores)[:5]]
     alphas = {name: [0.0] * len(c) for name, c in CHOICES.items()}
     predictor = Predictor(CHOICES, coefficients, intercept)

@@ -35,38 +35,29 @@ class GumbelSampler:
     """
 
     def __init__(self, supernet: Supernet, seed: int) -> None:
-        self._supernet = supernet
-        self._names = list(supernet.alphas)
-        self._sizes = [len(alpha) for alpha in supernet.alphas.values()]
-        self._device = next(iter(supernet.alphas.values())).device
+        self._alphas = supernet.alphas
         self.generator = torch.Generator().manual_seed(seed)  # of the host: the same noise on every device
-        pinned = self._device.type == "cuda"
-        self._copies = [torch.empty(sum(self._sizes), device="cpu", pin_memory=pinned) for _ in range(2)]
-        self._events = [torch.Event(self._device) for _ in range(2)] if pinned else []
-        self._turn = 0
         self.refresh()
 
     def refresh(self) -> None:
         """Read the alphas now: after they were set, or at the start of an epoch."""
-        flat = torch.cat([alpha.detach() for alpha in self._supernet.alphas.values()])
-        self._copies[self._turn].copy_(flat, non_blocking=True)
-        if self._events:
-            self._events[self._turn].record()
-        self._turn = 1 - self._turn
+        flat = torch.cat([alpha.detach() for alpha in self._alphas.values()])
+        self._logits = flat.to("cpu", non_blocking=True)
+        self._copied = torch.cuda.current_stream(flat.device).record_event() if flat.is_cuda else None
 
     def next(self, temperature: float) -> GumbelSample:
         """Draw every parameter."""
-        before = 1 - self._turn
-        if self._events:
-            self._events[before].synchronize()
-        logits = self._copies[before]
+        logits, copied = self._logits, self._copied
         self.refresh()
+        if copied is not None:
+            copied.synchronize()
         noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
-        perturbed = torch.split(logits + noise, self._sizes)
-        on_device = torch.split(noise.to(self._device, non_blocking=True), self._sizes)
+        sizes, device = [len(alpha) for alpha in self._alphas.values()], next(iter(self._alphas.values())).device
+        perturbed = torch.split(logits + noise, sizes)
+        on_device = torch.split(noise.to(device, non_blocking=True), sizes)
         return GumbelSample(
-            {name: int(part.argmax()) for name, part in zip(self._names, perturbed, strict=True)},
-            dict(zip(self._names, on_device, strict=True)),
+            {name: int(part.argmax()) for name, part in zip(self._alphas, perturbed, strict=True)},
+            dict(zip(self._alphas, on_device, strict=True)),
             temperature,
         )
 
