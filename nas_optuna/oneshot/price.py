@@ -6,7 +6,7 @@ import copy
 import itertools
 import random
 import statistics
-import time
+import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -134,11 +134,9 @@ def _scoring_seconds(
 def _seconds(step: Callable[[], object], device: torch.device) -> float:
     """The fastest of three runs, because other processes may disturb some."""
 
-    def once() -> float:
-        start = time.perf_counter()
+    def once() -> None:
         step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - start
 
-    return min(once() for _ in range(3))
+    return min(timeit.repeat(once, number=1, repeat=3))

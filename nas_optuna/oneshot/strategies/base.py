@@ -69,9 +69,7 @@ class Meter:
     def begin_epoch(self) -> None:
         """Reset the figures for a new epoch."""
         self._pending: list[Tensor] = []  # on the device
-        self._losses: list[float] = []
-        self._norms: list[float] = []
-        self._hits = 0.0
+        self._steps: list[tuple[float, ...]] = []  # loss, correct predictions and norm of each step
         self._seen = 0
 
     def add(self, loss: Tensor, hits: Tensor, norm: Tensor, seen: int) -> None:
@@ -86,17 +84,16 @@ class Meter:
             losses, hits, norms = torch.stack(self._pending).T.tolist()
             self._pending.clear()
             self.observe(norms, losses)
-            self._losses += losses
-            self._norms += norms
-            self._hits += sum(hits)
+            self._steps += zip(losses, hits, norms, strict=True)
 
     def figures(self) -> dict[str, Any]:
         """The `Epoch`'s ``loss``, ``accuracy`` and ``gradient_norm``."""
         self._read()
+        losses, hits, norms = zip(*self._steps, strict=True)
         return {
-            "loss": sum(self._losses) / len(self._losses),
-            "accuracy": self._hits / self._seen,
-            "gradient_norm": sorted(self._norms)[len(self._norms) // 2],
+            "loss": sum(losses) / len(losses),
+            "accuracy": sum(hits) / self._seen,
+            "gradient_norm": statistics.median_high(norms),
         }
 
     def state_dict(self) -> dict[str, float | None]:
