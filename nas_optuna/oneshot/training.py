@@ -259,15 +259,11 @@ def _measured(epoch: Epoch) -> Measurement:
     """An epoch of a supernet as a measurement for callbacks."""
     # Its metrics are ``train_loss``, ``train_accuracy`` and ``gradient_norm``; and, if the strategy has them,
     # ``alpha_loss``, ``temperature``, ``expected_cost``, and ``entropy/NAME`` in nats for each parameter.
-    optional = {"alpha_loss": epoch.alpha_loss, "temperature": epoch.temperature, "expected_cost": epoch.cost}
-    metrics = {
-        "train_loss": epoch.loss,
-        "train_accuracy": epoch.accuracy,
-        "gradient_norm": epoch.gradient_norm,
-        **{name: value for name, value in optional.items() if value is not None},
-        **{f"entropy/{name}": entropy(logits) for name, logits in (epoch.alphas or {}).items()},
-    }
-    return Measurement(epoch.number, metrics, epoch.seconds)
+    called = {"loss": "train_loss", "accuracy": "train_accuracy", "cost": "expected_cost"}
+    known = {name: value for name, value in asdict(epoch).items() if value is not None}
+    number, seconds, alphas = known.pop("number"), known.pop("seconds"), known.pop("alphas", {})
+    entropies = {f"entropy/{name}": entropy(logits) for name, logits in alphas.items()}
+    return Measurement(number, {called.get(name, name): value for name, value in known.items()} | entropies, seconds)
 
 
 def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:

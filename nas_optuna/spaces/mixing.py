@@ -222,12 +222,7 @@ class MixedLayer(nn.ModuleList):
             return tree_map(lambda leaf: leaf * weight if _is_mixable(leaf) else leaf, drawn)
         self._require_alike(drawn=False)
         outputs = [self._output(i, args, kwargs) for i in range(len(self))]
-        if pick is None or pick.weights is None:
-            return self._combined(outputs, args, _mean)
-        weights = pick.weights
-        return self._combined(
-            outputs, args, lambda parts: reduce(torch.add, [w * part for w, part in zip(weights, parts, strict=True)])
-        )
+        return self._combined(outputs, args, None if pick is None else pick.weights)
 
     def _output(self, i: int, args: Any, kwargs: Any) -> Any:
         """The output of one candidate, on a copy of the input if it works in place."""
@@ -242,7 +237,7 @@ class MixedLayer(nn.ModuleList):
             own_args, own_kwargs = _copied((args, kwargs))
             copies.append(tensors_in((own_args, own_kwargs)))
             outputs.append(self[i](*own_args, **own_kwargs))
-        mixed = self._combined(outputs, args, _mean)
+        mixed = self._combined(outputs, args)
         for i, label in enumerate(self.labels):  # after this layer itself has read its input
             for original, copy in zip(given, copies[i], strict=True):
                 if watch.is_changed(copy):
@@ -262,7 +257,8 @@ class MixedLayer(nn.ModuleList):
         if reason := self.unlike.get((self.training, drawn)):
             raise SpecError(f"layer {self.name!r} cannot be mixed: {reason}")
 
-    def _combined(self, outputs: list[Any], args: Any, combine: Callable[[list[Tensor]], Tensor]) -> Any:
+    def _combined(self, outputs: list[Any], args: Any, weights: Tensor | None = None) -> Any:
+        shares = [1 / len(outputs)] * len(outputs) if weights is None else weights
         flat = [tree_flatten(output) for output in outputs]
         leaves, structure = flat[0]
         for label, output, (others, other) in zip(self.labels, outputs, flat, strict=True):
@@ -274,7 +270,10 @@ class MixedLayer(nn.ModuleList):
                     f" {_shown(outputs[0])} and {label!r} gives {_shown(output)}"
                 )
         mixed = [
-            combine([others[i] for others, _ in flat]) if _is_mixable(leaf) else leaf for i, leaf in enumerate(leaves)
+            reduce(torch.add, [share * others[i] for share, (others, _) in zip(shares, flat, strict=True)])
+            if _is_mixable(leaf)
+            else leaf
+            for i, leaf in enumerate(leaves)
         ]
         return tree_unflatten(mixed, structure)
 
@@ -293,10 +292,6 @@ def mixed_layers(network: nn.Module) -> list[MixedLayer]:
 
 def _copied(value: Any) -> Any:
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
-
-
-def _mean(parts: list[Tensor]) -> Tensor:
-    return reduce(torch.add, parts) / len(parts)
 
 
 def _is_mixable(leaf: object) -> bool:
