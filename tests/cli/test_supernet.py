@@ -148,18 +148,12 @@ def test_export_lists_the_most_probable(trained: Path, capsys: pytest.CaptureFix
     assert "--fixed" not in printed.err, "there is no file"
 
 
-def test_the_report_shows_how_decided_the_supernet_became_and_whether_to_believe_it(
-    trained: Path,
-) -> None:
+def test_the_report_shows_whether_to_believe_the_supernet(trained: Path) -> None:
     assert main(["run", "--study", "s", "--trials", "5"]) == 0
     assert main(["report", "--study", "s"]) == 0
     page = Path("report.html").read_text(encoding="utf-8").partition("<h2>Supernet</h2>")[2].partition("<h2>")[0]
-    decided, _, believed = page.partition("Whether to believe it")
-    lines = re.findall(r'<polyline class="line s\d" points="([^"]*)"', decided)
-    summary = study().user_attrs["nas_optuna:supernet"]
-    trains = summary["strategy"] == "darts"
-    assert [len(line.split()) for line in lines] == [3, 3] * trains, "a line per parameter, a point per epoch"
-    if summary["strategy"] == "fair":
+    believed = page.partition("Whether to believe it")[2]
+    if study().user_attrs["nas_optuna:supernet"]["strategy"] == "fair":
         assert believed.count('<circle class="dot s0"') == 5
         assert re.search(r"Kendall's τ -?[01]\.\d\d over 5 networks", believed)
     else:
