@@ -226,7 +226,7 @@ class _Running:
             self._leave_something()
             raise
         facts = {
-            "trained": f"on {report.images:,} images within {budget.total:,.0f} s",
+            "trained": f"on {report.images:,} images within {max(budget.total, budget.elapsed):,.0f} s",
             "test accuracy": f"{report.mean:.4f} on {report.test_images:,} images",
         }
         say("writing the network and the report")

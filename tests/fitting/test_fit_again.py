@@ -1,5 +1,6 @@
 """A fit that is repeated: after Ctrl-C, with another time, with other images, or beside a search with a clock."""
 
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -118,7 +119,7 @@ def test_where_time_has_run_out_the_network_is_what_the_search_has_left(
     (folder / "search-files" / TRAINED).unlink()
     study, state = study_in(folder), state_in(folder)
     del state["final"]
-    study.set_user_attr(StudyKey.FIT, state | {"done": False, "spent": SECONDS - 0.5})
+    study.set_user_attr(StudyKey.FIT, state | {"done": False, "spent": 3 * SECONDS})
     again, said = work(folder)
     fitted = again.run()
     assert any("as the search has left it" in line for line in said)
@@ -128,6 +129,9 @@ def test_where_time_has_run_out_the_network_is_what_the_search_has_left(
     found = fitted.network.network.state_dict()
     assert all(torch.equal(found[name], value) for name, value in weights[0].items())
     assert fitted.report.images < 400  # those that chose it did not train it
+    told = re.search(r"images within ([\d,]+) s", (folder / "network" / "README.md").read_text())
+    assert told is not None
+    assert int(told[1]) >= 3 * SECONDS, "it took longer than the time that was given last"
 
 
 def test_a_last_training_by_a_teacher_goes_on_where_it_was_stopped(
