@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
     from nas_optuna.export.int8 import EightBits, Int8Export
     from nas_optuna.fitting import Fitted
+    from nas_optuna.spec import StudySpec
 
 
 @dataclass(frozen=True)
@@ -61,20 +62,36 @@ def fit(
     refuse_stdout(out)
     say(f"nas-optuna fit: a network for {data} within {within}")
     from nas_optuna.fitting import clock, run
-    from nas_optuna.fitting.spec import SAMPLER, preset_for, with_few_to_select
+    from nas_optuna.fitting.pretrained import may_begin_pretrained
 
     if threads is not None:
         use_threads(threads)
     budget = clock.TimeBudget(clock.parse_duration(within), began=CLOCK.began)
     clock.refuse_named(given.overrides, pruner=given.pruner)
-    taken = replace(given, spec=given.spec or preset_for(given.space), sampler=given.sampler or SAMPLER)
-    spec = with_few_to_select(taken.read(), given.overrides, data_dir)
+    spec, pretrained = _spec_of(given, data_dir), None
+    if given.spec is None and may_begin_pretrained(spec, given.space, given.overrides):
+        pretrained = _spec_of(replace(given, space="backbone"), data_dir)
     from nas_optuna.cli.progress import FitDisplay, bars
 
     with bars() as shown:
         display = FitDisplay(budget, shown)
-        fitted = run.Fit(spec, budget, out, device, data_dir, say=display.say, callbacks=[display]).run()
+        job = run.Fit(spec, budget, out, device, data_dir, display.say, callbacks=[display], pretrained=pretrained)
+        fitted = job.run()
     _print_fitted(fitted, json=json)
+
+
+def _spec_of(given: FitOptions, data_dir: Path | None) -> StudySpec:
+    """The spec that `nas_optuna.fit` makes of the same settings."""
+    from nas_optuna.fitting.spec import SAMPLER, preset_for, usual_settings, with_few_to_select
+
+    usual = [] if given.spec else usual_settings(given.space)
+    taken = replace(
+        given,
+        spec=given.spec or preset_for(given.space),
+        sampler=given.sampler or SAMPLER,
+        set_=[*usual, *(given.set_ or ())],
+    )
+    return with_few_to_select(taken.read(), given.overrides, data_dir)
 
 
 def _print_fitted(fitted: Fitted, *, json: bool) -> None:

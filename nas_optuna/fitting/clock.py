@@ -26,8 +26,8 @@ LEAST_TIME = 10.0
 """The least seconds in which one network can be trained and tested."""
 _RECENT = 3
 """The median of so many epochs predicts how long the next ones take."""
-END = 3.0
-"""Processor seconds for the export and the report, in addition to the test."""
+END, END_PER_LAYER = 1.5, 0.05
+"""Processor seconds for the export and the report, in addition to the test, and those for each layer of the network."""
 BUSIEST = 5.0
 """The largest slowdown by other processes that is planned for; beyond it the fit ends late."""
 _DECIDED = {
@@ -116,9 +116,9 @@ class Load:
         waited, computed = time.monotonic() - self._began[0], time.thread_time() - self._began[1]
         return min(BUSIEST, max(1.0, waited / max(computed, 1.0)))
 
-    def reserve(self) -> float:
-        """Seconds for the export and the report."""
-        return END * self()
+    def reserve(self, layers: int) -> float:
+        """Seconds for the export and the report of a network of so many layers."""
+        return (END + END_PER_LAYER * layers) * self()
 
 
 class Clock:

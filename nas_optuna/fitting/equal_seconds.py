@@ -13,11 +13,13 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
+from torch import Tensor, nn
 
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, digest
 from nas_optuna.execution.retrain import Stage
@@ -27,6 +29,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import TrainStep, make_network
+from nas_optuna.training.network import autocast, network_failures
 from nas_optuna.training.step import GRAPH_WARM_UP
 
 FEWEST_STEPS = 8
@@ -35,10 +38,8 @@ LONGEST_EPOCH = 20.0
 """The longest epoch in seconds, and so the most that a kill costs."""
 PART = 32
 """Images with which a step is timed on a CPU; beyond this number its time grows in proportion."""
-FORWARD = 1 / 3
-"""Time of a forward pass as a share of a training step with as many images."""
-TEST = 1.2 * FORWARD
-"""Time of a test batch as a share of a training step."""
+MARGIN = 1.2
+"""A test may take this multiple of the time of its forward passes."""
 EPOCHS = 40
 """Epochs of the last training; after each its state is kept, and the clock decides again."""
 TAUGHT_FROM = 200
@@ -89,11 +90,11 @@ class EqualSeconds(TrainingEvaluator):
         file = resume / "steps.json" if resume else None
         if file is not None and file.is_file():
             return int(json.loads(file.read_text()))
-        per_step = seconds_per_step(self, architecture)
+        timed = time_network(self, architecture)
         batches = len(self.validation_loader) * self.steps
-        cost = min(DEAREST, max(CHEAPEST, per_step / self.per_step))
-        usable = self.rung.seconds * cost**self.rung.growth - batches * per_step * FORWARD
-        steps = max(int(usable / per_step), 1)
+        cost = min(DEAREST, max(CHEAPEST, timed.step / self.per_step))
+        usable = self.rung.seconds * cost**self.rung.growth - batches * timed.forward
+        steps = max(int(usable / timed.step), 1)
         if file is not None and steps >= fewest:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(steps))
@@ -120,14 +121,13 @@ def epochs_within(
     return {"epochs": 0 if late else epochs, "epoch_size": paced(recipe, steps, epochs, images).epoch_size}
 
 
-def last_trainings(
-    recipe: Recipe, seconds: float, per_step: float, images: int, *, least: float = 0.0
-) -> dict[str, Any]:
+def last_trainings(recipe: Recipe, seconds: float, timed: Timed, images: int, *, least: float = 0.0) -> dict[str, Any]:
     """`epochs_within`; under ``"teacher"`` those of a training before it, if one would see the images too often."""
+    per_step = timed.step
     if seconds / per_step * min(recipe.batch_size, images) < TAUGHT_FROM * images or seconds / 2 < least:
         return epochs_within(recipe, seconds, per_step, images, least=least)
     teacher = epochs_within(recipe, seconds / 2, per_step, images) | {"before": seconds / 2}
-    return epochs_within(recipe, seconds / 2, per_step * (1 + FORWARD), images) | {"teacher": teacher}
+    return epochs_within(recipe, seconds / 2, per_step + timed.forward, images) | {"teacher": teacher}
 
 
 def stages_of(final: Mapping[str, Any], recipe: Recipe, budget: TimeBudget, reserve: float) -> list[Stage]:
@@ -143,10 +143,21 @@ def stages_of(final: Mapping[str, Any], recipe: Recipe, budget: TimeBudget, rese
     ]
 
 
-def seconds_per_step(
-    training: TrainingEvaluator, architecture: Architecture, space: SearchSpace | None = None
-) -> float:
-    """Seconds of a training step: the fastest of a few, on a temporary network, possibly of another space."""
+@dataclass(frozen=True)
+class Timed:
+    """What a network takes on this machine."""
+
+    step: float  # seconds of a training step
+    forward: float  # seconds of a batch in evaluation; of a network with frozen layers it is most of a step
+    layers: int
+
+    def test(self, batches: float) -> float:
+        """Seconds for so many batches of test images."""
+        return MARGIN * self.forward * batches
+
+
+def time_network(training: TrainingEvaluator, architecture: Architecture, space: SearchSpace | None = None) -> Timed:
+    """The fastest of a few steps and forward passes of a temporary network, possibly of another space."""
     device, train = training.device, training.train_loader
     recipe = paced(training.recipe, 1, 1, train.size)
     network = make_network(space or training.space, architecture, recipe, device, recipe.seed)
@@ -154,7 +165,7 @@ def seconds_per_step(
     tried = 3 if device.type == "cpu" else GRAPH_WARM_UP + 3  # all but the first steps of a training are graphs
     step = TrainStep(network, recipe, device, total_steps=tried)
     part = min(PART, train.batch_size) if device.type == "cpu" else recipe.batch_size
-    batches, found = train.epoch(0), []
+    batches, found, forward = train.epoch(0), [], []
     for _ in range(tried):
         began = time.perf_counter()
         images, labels = next(batches)
@@ -162,7 +173,20 @@ def seconds_per_step(
         step(images[:part], labels[:part])
         step.read_sums()  # waits for the device
         ended = time.perf_counter()
-        found.append(ready - began + (ended - ready) * len(images) / min(part, len(images)))
+        times = len(images) / min(part, len(images))
+        found.append(ready - began + (ended - ready) * times)
+        forward.append(ready - began + _forward(network, images[:part], step.dtype) * times)
         if len(found) == len(train):
             break
-    return min(found[1:] or found)
+    layers = sum(not list(module.children()) for module in network.modules())
+    return Timed(min(found[1:] or found), min(forward[1:] or forward), layers)
+
+
+def _forward(network: nn.Module, images: Tensor, dtype: torch.dtype) -> float:
+    """Seconds of a forward pass in evaluation."""
+    network.eval()
+    began = time.perf_counter()
+    with network_failures("evaluation failed"), torch.inference_mode(), autocast(images.device, dtype):
+        network(images).sum().item()  # waits for the device
+    network.train()
+    return time.perf_counter() - began

@@ -27,8 +27,9 @@ from nas_optuna.export import Exported, export_network
 from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
-from nas_optuna.fitting.equal_seconds import TEST, last_trainings, seconds_per_step, stages_of
+from nas_optuna.fitting.equal_seconds import last_trainings, stages_of, time_network
 from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, own_folder, require_own_folder
+from nas_optuna.fitting.pretrained import may_begin_pretrained
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_before, new_experiment, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
@@ -85,7 +86,8 @@ def fit(
             pairs.
         within: The time for everything, such as ``"90s"``, ``"10m"`` or ``"2h"``; a number is seconds.
         out: The folder for all output.
-        space: Name of the search space; by default one of good networks for images.
+        space: Name of the search space; by default one of good networks for images, or ``"backbone"`` if pretrained
+            weights are installed and ahead on these pictures in a short comparison.
         sampler: Name of the sampler.
         max_params: The most weights that the network may have, such as ``"100k"``.
         max_latency: The most milliseconds that one inference may take on this machine.
@@ -111,8 +113,10 @@ def fit(
     _ = Callbacks(callbacks)  # refuses what is no list before the time begins
     budget, folder = TimeBudget(parse_duration(within, "within")), Path(out)
     require_own_folder(folder, begun=False)  # before images are written into it
-    spec = spec_for(name_of(data, folder), space=space, sampler=sampler, limits=limits, seed=seed, overrides=overrides)
-    return Fit(spec, budget, folder, device=device, say=say, callbacks=callbacks).run()
+    make = partial(spec_for, name_of(data, folder), sampler=sampler, limits=limits, seed=seed, overrides=overrides)
+    spec = make(space=space)
+    pretrained = make(space="backbone") if may_begin_pretrained(spec, space, overrides) else None
+    return Fit(spec, budget, folder, device=device, say=say, callbacks=callbacks, pretrained=pretrained).run()
 
 
 @dataclass
@@ -126,6 +130,7 @@ class Fit:
     data_directory: Path | None = None
     say: Callable[[str], None] = to_stderr
     callbacks: Sequence[Callback | OptunaCallback] = ()
+    pretrained: StudySpec | None = None  # taken instead of the spec if the data say so
     stop: StopRequest = field(default_factory=StopRequest)
     load: Load = field(default_factory=Load)
 
@@ -148,7 +153,7 @@ class Fit:
         state = {} if study is None else dict(study.user_attrs.get(StudyKey.FIT, {}))
         self.budget.spent += state.get("spent", 0.0)
         if study is not None:
-            self.spec = self.spec.override(decided_before(self.spec, study_spec(study)))
+            self.spec = decided_before(self.spec, study_spec(study), self.pretrained)
             self._require_same(study, images=bool(state.get("done")))
             if state.get("done") and all((self.folder / name).is_file() for name in (WEIGHTS, PAGE)):
                 self.say(f"{named(self.folder)} holds the finished network; another folder begins anew")
@@ -197,7 +202,7 @@ class _Running:
         if study is None:
             spec = fit.spec
             found = load_data(spec.data, fit.data_directory, input_size=spec.recipe.input_size)
-            experiment = new_experiment(spec, found, fit.budget.left, fit.say, **settings)
+            experiment = new_experiment(spec, fit.pretrained, found, fit.budget, fit.say, **settings)
             fit.spec = experiment.spec
             study = experiment.create(storage, STUDY)
         else:
@@ -270,7 +275,7 @@ class _Running:
         if "plan" in self.progress.state and (same_time or "final" in self.progress.state):
             return Plan.from_dict(self.progress.state["plan"])
         left, tests = self.fit.budget.left, len(self.test_images)
-        plan = plan_for(self.experiment, left, self.fit.load.reserve(), test_images=tests)
+        plan = plan_for(self.experiment, left, self.fit.load, test_images=tests)
         self.progress.remember(plan=asdict(plan), first_rung=last_rung(self.study) + 1)
         return plan
 
@@ -303,12 +308,12 @@ class _Running:
         """The network, trained on all images for the time that is left, and its test figures."""
         budget, evaluator, architecture = self.fit.budget, self._evaluator, winner.architecture
         final = self.progress.state.get("final")
-        per_step = seconds_per_step(evaluator, architecture, winner.space)
-        batches = len(self.test_images) / evaluator.recipe.batch_size
-        reserve = max(plan.reserve, self.fit.load.reserve() + TEST * per_step * batches)
+        timed = time_network(evaluator, architecture, winner.space)
+        test = timed.test(len(self.test_images) / evaluator.recipe.batch_size)
+        reserve = max(plan.reserve, self.fit.load.reserve(timed.layers) + test)
         weights, least = winner.left_by_the_search(self.study, self._kept)
         if final is None:
-            final = last_trainings(evaluator.recipe, budget.left - reserve, per_step, len(self.images), least=least)
+            final = last_trainings(evaluator.recipe, budget.left - reserve, timed, len(self.images), least=least)
             final |= {"trial": winner.trial.number, "own": winner.own, "within": budget.total}
             self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
         stages = stages_of(final, evaluator.recipe, budget, reserve)

@@ -24,8 +24,8 @@ from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import measure
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.clock import LEAST_SECONDS, Plan, Progress, Rung, Speed, TimeBudget, refuse_undivided
-from nas_optuna.fitting.equal_seconds import FORWARD, TEST, EqualSeconds, seconds_per_step
+from nas_optuna.fitting.clock import LEAST_SECONDS, Load, Plan, Progress, Rung, Speed, TimeBudget, refuse_undivided
+from nas_optuna.fitting.equal_seconds import EqualSeconds, Timed, time_network
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.report.selection import measured
@@ -196,29 +196,29 @@ def reference_of(experiment: Experiment) -> Architecture | None:
 
 
 def plan_for(
-    experiment: Experiment, seconds: float, reserve: float, *, test_images: int = 0, retrain: bool = True
+    experiment: Experiment, seconds: float, load: Load | None = None, *, test_images: int = 0, retrain: bool = True
 ) -> Plan:
-    """Divide the remaining seconds, minus `reserve` and the test, by the reference's speed on this machine.
+    """Divide the remaining seconds, minus the test and the export, by the reference's speed on this machine.
 
-    Without `retrain` the rungs get all of them.
+    Without `retrain` the rungs get all of them; without a load there is no export.
     """
     refuse_undivided(experiment.spec)
     training, space, reference = experiment.objective.evaluator, experiment.space, reference_of(experiment)
     assert isinstance(training, TrainingEvaluator)
     middle = space.architecture({name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()})
-    step = _first_step(training, [reference] if reference else [middle, *space.sample_distinct(TRIED, Random(0))])
-    speed = Speed(step, FORWARD * step * len(training.validation_loader), len(training.train_loader))
-    end = reserve + TEST * step * test_images / training.recipe.batch_size
+    timed = _first_timed(training, [reference] if reference else [middle, *space.sample_distinct(TRIED, Random(0))])
+    speed = Speed(timed.step, timed.forward * len(training.validation_loader), len(training.train_loader))
+    end = timed.test(test_images / training.recipe.batch_size) + (load.reserve(timed.layers) if load else 0.0)
     selecting = len(training.data.validation)
     return Plan.of(seconds, speed, min(end, seconds / 4), retrain=retrain, selecting=selecting)
 
 
-def _first_step(training: TrainingEvaluator, networks: Sequence[Architecture]) -> float:
-    """Seconds of a training step of the first network that can be built; a user's space may have broken ones."""
+def _first_timed(training: TrainingEvaluator, networks: Sequence[Architecture]) -> Timed:
+    """The times of the first network that can be built; a user's space may have broken ones."""
     for network in networks[:-1]:
         with suppress(NasOptunaError):
-            return seconds_per_step(training, network)
-    return seconds_per_step(training, networks[-1])
+            return time_network(training, network)
+    return time_network(training, networks[-1])
 
 
 def trained_weights(
@@ -274,7 +274,7 @@ def run_within(
     progress = Progress(study, StudyKey.WITHIN, budget, dict(study.user_attrs.get(StudyKey.WITHIN, {})))
     state = progress.state
     if state.get("done", True) or state["within"] != budget.total:
-        plan = plan_for(experiment, budget.left, reserve=0.0, retrain=False)
+        plan = plan_for(experiment, budget.left, retrain=False)
         state |= {"plan": asdict(plan), "spent": 0.0, "from": last_rung(study) + 1, "done": False}
     budget.spent += state["spent"]
     progress.remember()

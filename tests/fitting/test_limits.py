@@ -32,9 +32,9 @@ def test_a_fit_that_began_before_a_setting_was_there_goes_on_without_it() -> Non
     spec = spec_for("digits")
     assert spec.recipe.progressive == "auto"
     before = spec.override(["recipe.progressive=0"])
-    assert spec.override(decided_before(spec, before)) == before
+    assert decided_before(spec, before) == before
     named = spec_for("digits", overrides=["recipe.progressive=0.5"])
-    assert named.override(decided_before(named, before)) == named
+    assert decided_before(named, before) == named
     assert spec_for("digits", space="backbone").recipe.progressive == 0
 
 
@@ -46,7 +46,7 @@ def test_a_space_is_as_wide_as_the_time_allows(seconds: float, given: tuple[str,
     found = wider_space(Experiment.from_spec(spec, device="cpu"), seconds)
     assert bool(found) is wider
     stored = spec.override(found)
-    assert spec.override(decided_before(spec, stored)) == stored  # if the fit is repeated in less time
+    assert decided_before(spec, stored) == stored  # if the fit is repeated in less time
 
 
 def test_a_space_stays_where_a_wider_network_does_not_fit_into_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_a_space_stays_where_a_wider_network_does_not_fit_into_the_memory(monkey
 
 def test_a_width_that_somebody_names_later_is_not_ignored() -> None:
     named = spec_for("digits", overrides=["space.width=8"])
-    assert named.override(decided_before(named, spec_for("digits", overrides=["space.width=24"]))) == named
+    assert decided_before(named, spec_for("digits", overrides=["space.width=24"])) == named
 
 
 def test_a_limit_that_no_network_meets_is_one_line(tmp_path: Path) -> None:

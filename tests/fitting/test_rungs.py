@@ -97,11 +97,12 @@ def test_cheap_networks_take_more_steps_in_the_same_seconds(study: optuna.Study)
     ("cost", "growth", "times"), [(4, 0.0, 1), (4, 0.5, 2), (4, 1.0, 4), (1 / 4, 0.5, 1 / 2), (1, 0.5, 1)]
 )
 def test_seconds_grow_with_cost(monkeypatch: pytest.MonkeyPatch, cost: float, growth: float, times: float) -> None:
-    monkeypatch.setattr(equal_seconds, "seconds_per_step", lambda *arguments: 0.001 * cost)
+    timed = equal_seconds.Timed(0.001 * cost, 0.0004 * cost, layers=9)
+    monkeypatch.setattr(equal_seconds, "time_network", lambda *arguments: timed)
     experiment = Experiment.from_spec(SPEC, device="cpu")
     training = EqualSeconds(experiment.objective.evaluator, Rung(2, 1.0, growth), 1, per_step=0.001)
     steps = training._fixed_steps(experiment.space.reference, None, 1)
-    looks = len(training.validation_loader) * equal_seconds.FORWARD
+    looks = len(training.validation_loader) * 0.4
     assert steps == pytest.approx(1000 * times / cost - looks, abs=1)
 
 
@@ -221,7 +222,7 @@ def test_no_pruner_compares_a_training_with_those_of_another_rung(monkeypatch: p
 def test_settings_that_are_searched_are_refused_before_anything_is_trained() -> None:
     searched = SPEC.override(["search.learning_rate=1e-3..1e-1:log"])
     with pytest.raises(SpecError, match="leave out search, or use a timeout: run --timeout"):
-        plan_for(Experiment.from_spec(searched, device="cpu"), 60.0, 0.0)
+        plan_for(Experiment.from_spec(searched, device="cpu"), 60.0)
 
 
 def test_a_search_whose_time_is_up_before_it_begins_trains_the_reference() -> None:
@@ -240,4 +241,13 @@ def test_a_space_of_which_some_networks_cannot_be_built_is_searched(tmp_path: Pa
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, units), nn.Linear(units, task.classes))\n"
     )
     experiment = Experiment.from_spec(spec_for("digits", space=f"{file}:own"), device="cpu")
-    assert plan_for(experiment, 30.0, 1.0).per_step > 0
+    assert plan_for(experiment, 30.0).per_step > 0
+
+
+def test_a_frozen_network_is_evaluated_in_more_than_a_third_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its test would otherwise end after the time."""
+    experiment = Experiment.from_spec(spec_for("digits", space="backbone", overrides=["data.train_limit=100"]))
+    training = experiment.objective.evaluator
+    timed = equal_seconds.time_network(training, experiment.space.reference)
+    assert timed.step / 3 < timed.forward < 2 * timed.step
+    assert timed.layers > 100

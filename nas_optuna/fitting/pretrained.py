@@ -1,0 +1,122 @@
+"""Whether a fit begins with a pretrained network: the data decide, where weights are installed and no space is named.
+
+With few photos a network that has seen millions of others is far ahead; with digits it is behind one of their size. So
+a linear classifier of what it sees in some of the images is compared with the usual reference, which is trained for as
+long (linear evaluation, as by Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?").
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nas_optuna.data import BatchLoader
+from nas_optuna.data.images import stratified_order
+from nas_optuna.errors import SpecError, TrainingError
+from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.experiment import Experiment
+from nas_optuna.fitting.clock import Rung
+from nas_optuna.fitting.equal_seconds import EqualSeconds, time_network
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.backbone import at_hand
+from nas_optuna.spec import StudySpec
+from nas_optuna.study.significance import Measured, sampling_error
+from nas_optuna.training import make_network
+from nas_optuna.training.fit import never
+
+SHARE, LONGEST = 0.04, 20.0
+"""Share of the time for each of the two, and the most seconds."""
+FEWEST, MOST = 100, 2000
+"""Images from which the linear classifier learns."""
+LEAST_SEEN = 3000
+"""The fewest images that a pretrained network has to see in the rest of the time."""
+SMALLEST = 16
+"""Pixels a side of the smallest images for which a network that was pretrained on photos is considered."""
+
+
+def may_begin_pretrained(spec: StudySpec, space: str | None, overrides: Sequence[str]) -> bool:
+    """Whether nothing that the user names depends on the usual space."""
+    names = {text.partition("=")[0].strip() for text in overrides}
+    free = space is None and not any(name.partition(".")[0] in ("space", "supernet", "objectives") for name in names)
+    return free and not (spec.limits or spec.reference or spec.fixed or spec.among)
+
+
+def pretrained_experiment(
+    usual: Experiment, spec: StudySpec, seconds: float, say: Callable[[str], None], **settings: Any
+) -> Experiment | None:
+    """The experiment of the spec with a pretrained network, if it is ahead of the usual reference in equal time."""
+    model = at_hand()
+    if model is None or min(usual.space.image_size) < SMALLEST:
+        return None
+    try:
+        other = Experiment.from_spec(spec.override([f"space.model={json.dumps(model)}"]), **settings)
+        say(f"comparing what a network with pretrained weights of {model} sees with a network without")
+        began = time.monotonic()
+        seen, images = _seen(other, min(SHARE * seconds, LONGEST))
+        took = time.monotonic() - began
+        if images and (seconds - 2 * took) / (2 * took) * images < LEAST_SEEN:
+            say("the time is too short to begin with pretrained weights")
+            return None
+        known = _trained(usual, took, settings.get("interrupted", never))
+    except (SpecError, TrainingError) as error:  # channels that it does not take, too little memory, damaged weights
+        say(f"without pretrained weights: {error}")
+        return None
+    ahead = seen.accuracy > known.accuracy
+    result = "the fit begins with them (--space residual: without)" if ahead else "the fit begins without"
+    say(f"after {took:.0f} s each {seen} with pretrained weights, {known} without: {result}")
+    return other if ahead else None
+
+
+@torch.inference_mode()
+def _seen(experiment: Experiment, seconds: float) -> tuple[Measured, int]:
+    """The accuracy of a linear classifier of the last features, found in so many seconds, and from how many images."""
+    training, reference = _parts(experiment)
+    network = make_network(experiment.space, reference, training.recipe, training.device, training.recipe.seed).eval()
+    images = training.data.train.subset(stratified_order(training.data.train.labels, 0)[:MOST])
+    loader = BatchLoader(images, training.recipe.batch_size, experiment.space.image_size, training.device)
+    found: list[Tensor] = []
+    last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
+    last.register_forward_pre_hook(lambda _, given: found.append(given[0].float().cpu()))
+    began = time.monotonic()
+    for batch, _ in loader.epoch():
+        network(batch)
+        if sum(map(len, found)) >= FEWEST and time.monotonic() - began > seconds:
+            break
+    features = torch.cat(found)
+    accuracy = left_one_out(features, images.labels[: len(features)])
+    return Measured(accuracy, sampling_error(accuracy, len(features))), len(features)
+
+
+def left_one_out(features: Tensor, labels: Tensor) -> float:
+    """The share of samples ``[n, features]`` whose class ridge regression finds from all the others."""
+    # In closed form (Hastie et al. 2009, section 7.10): without a sample, its residual is divided by 1 - leverage.
+    scaled = (features - features.mean(0)) / (features.std(0, correction=0) + 0.01)
+    products, classes = scaled @ scaled.T, F.one_hot(labels).float()
+    hat = torch.linalg.solve(products + 0.1 * len(products) * torch.eye(len(products)), products)
+    share = classes.mean(0)
+    leverage = hat.diagonal()[:, None]
+    without = (hat @ (classes - share) - leverage * (classes - share)) / (1 - leverage)
+    return float(((without + share).argmax(1) == labels).float().mean())
+
+
+def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> Measured:
+    """The validation accuracy of the space's reference after so many seconds of training."""
+    training, reference = _parts(experiment)
+    alone = EqualSeconds(training, Rung(1, seconds), 0, time_network(training, reference).step, reference)
+    *_, last = alone.evaluate(reference, resume=None, stop=stop)
+    accuracy = last.metrics["accuracy"]
+    return Measured(accuracy, sampling_error(accuracy, len(training.data.validation)))
+
+
+def _parts(experiment: Experiment) -> tuple[TrainingEvaluator, Architecture]:
+    """The training of an experiment, and its space's reference."""
+    training, reference = experiment.objective.evaluator, experiment.space.reference
+    assert isinstance(training, TrainingEvaluator)
+    assert reference is not None
+    return training, reference

@@ -1,0 +1,124 @@
+"""Whether a fit begins with a pretrained network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import nas_optuna as nas
+from nas_optuna.errors import SpecError
+from nas_optuna.experiment import Experiment
+from nas_optuna.fitting import pretrained, run
+from nas_optuna.fitting.inputs import name_of
+from nas_optuna.fitting.pretrained import SMALLEST, left_one_out, may_begin_pretrained, pretrained_experiment
+from nas_optuna.fitting.spec import decided_before, new_experiment, spec_for
+from nas_optuna.spaces import backbone
+from nas_optuna.study.significance import Measured
+from tests.helpers import Command
+
+
+@pytest.mark.parametrize(
+    ("space", "overrides", "limits", "may"),
+    [
+        (None, ["recipe.seed=1", "data.train_limit=100"], {}, True),
+        ("residual", [], {}, False),
+        (None, ["space.width=8"], {}, False),
+        (None, ['reference="mine.py:network"'], {}, False),
+        (None, [], {"params": "50k"}, False),
+    ],
+)
+def test_what_depends_on_the_usual_space_keeps_it(
+    space: str | None, overrides: list[str], limits: dict[str, str], may: bool
+) -> None:
+    spec = spec_for("digits", space=space, overrides=overrides, limits=limits)
+    assert may_begin_pretrained(spec, space, overrides) is may
+
+
+def photos(folder: Path, side: int) -> str:
+    """Pictures of noise that differ in their colour."""
+    rng, labels = np.random.default_rng(0), np.arange(120) % 3
+    images = rng.integers(0, 120, (120, side, side, 3)) + 60 * np.eye(3, dtype=int)[labels][:, None, None]
+    return name_of((images.astype(np.uint8), labels), folder)
+
+
+def test_both_are_trained_for_the_same_time_and_the_better_one_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    name = photos(tmp_path, SMALLEST)
+    usual = Experiment.from_spec(spec_for(name), device="cpu")
+    monkeypatch.setattr(pretrained, "SHARE", 1e-4)  # the fewest images, whatever the machine does
+    found = pretrained_experiment(usual, spec_for(name, space="backbone"), 1e4, said.append, device="cpu")
+    assert said[0].startswith("comparing what a network with pretrained weights of efficientnet_lite0 sees with")
+    assert ("the fit begins with them" in said[-1]) is (found is not None)
+    assert len(said) == 2
+
+
+def test_a_sample_does_not_tell_its_own_class() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(90, 200, generator=generator), torch.arange(90) % 3
+    assert left_one_out(features, labels) < 0.5, "noise tells nothing, though 200 features fit 90 samples exactly"
+    assert left_one_out(features + 2 * F.one_hot(labels).repeat(1, 67)[:, :200], labels) > 0.8
+
+
+@pytest.mark.parametrize(("with_them", "space"), [(0.9, "backbone"), (0.45, "residual")])
+def test_a_fit_remembers_what_it_begins_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_them: float, space: str
+) -> None:
+    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(with_them, 0.03), 100))
+    monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
+    name = photos(tmp_path, SMALLEST)
+    spec, other = spec_for(name), spec_for(name, space="backbone")
+    data = nas.load_data(name)
+    budget = run.TimeBudget(1e4)
+    begun = new_experiment(spec, other, data, budget, print, device="cpu").spec
+    assert begun.space.name == space
+    assert decided_before(spec, begun, other) == begun
+
+
+def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
+    name = photos(tmp_path, SMALLEST - 1)
+    usual = Experiment.from_spec(spec_for(name), device="cpu")
+    assert pretrained_experiment(usual, spec_for(name, space="backbone"), 1e4, pytest.fail, device="cpu") is None
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_network_that_cannot_be_compared_is_left_out_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    torch.save({"no": torch.zeros(1)}, tmp_path / "damaged.pth")
+    if damaged:
+        monkeypatch.setattr(backbone.Backbone, "_cached", lambda self: tmp_path / "damaged.pth")
+    said: list[str] = []
+    name = photos(tmp_path, SMALLEST)
+    usual = Experiment.from_spec(spec_for(name), device="cpu")
+    spec = spec_for(name, space="backbone")
+    assert pretrained_experiment(usual, spec, 1e4 if damaged else 10.0, said.append, device="cpu") is None
+    assert ("without pretrained weights: " if damaged else "too short") in said[-1]
+
+
+def test_weights_are_found_in_torchvisions_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "PACKAGES", "no-such-package")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    assert backbone.at_hand() is None
+    file = backbone.Backbone("resnet18")._cached()
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert backbone.at_hand() == "resnet18"
+
+
+def test_the_command_and_the_function_make_the_same_specs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[run.Fit] = []
+
+    def remember(fit: run.Fit) -> nas.Fitted:
+        seen.append(fit)
+        raise SpecError("enough")
+
+    monkeypatch.setattr(run.Fit, "run", remember)
+    command("fit", "digits", "--within=1m", "--set=recipe.seed=3")
+    with pytest.raises(SpecError, match="enough"):
+        nas.fit("digits", "1m", overrides=["recipe.seed=3"])
+    assert seen[0].spec == seen[1].spec
+    assert seen[0].pretrained == seen[1].pretrained
