@@ -174,7 +174,8 @@ def map_images(data: SearchData, folder: Path) -> Callable[[], SearchData]:
     # The kernel keeps a file's content once for all processes that map it, and may drop it when memory is short. From
     # now on `data` itself uses it as well.
     path = folder / "images"
-    torch.save([part.images for part in (data.train, data.validation)], path)
+    with path.open("wb") as file:  # by name, torch would not say that a disk is full
+        torch.save([part.images for part in (data.train, data.validation)], file)
     mapped = partial(_mapped, path, without_pixels(data))
     found = mapped()
     for part, theirs in ((data.train, found.train.images), (data.validation, found.validation.images)):

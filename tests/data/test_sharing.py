@@ -45,3 +45,10 @@ def test_what_one_writes_nobody_else_sees(tmp_path: Path) -> None:
     mine, theirs = mapped(), mapped()
     mine.train.images[0] = 255
     assert theirs.train.images[0].max() < 255 or not torch.equal(theirs.train.images[0], mine.train.images[0])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "images").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        map_images(load_data(DataSpec(name="digits")), tmp_path)
