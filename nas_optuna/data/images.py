@@ -28,9 +28,6 @@ _PROBED, _PROBED_SIDE = 2000, 12
 
 VERBS = {"stretch": "stretched", "crop": "cropped", "pad": "padded"}
 
-EXAMPLES = 3
-"""How many names are given as examples for each reason."""
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
@@ -291,7 +288,7 @@ def class_counts(classes: Sequence[str], counts: Sequence[int], listed: int = 12
     )
 
 
-def listing(names: Iterable[str], limit: int = EXAMPLES) -> str:
+def listing(names: Iterable[str], limit: int = 3) -> str:
     """The first few names, quoted, and how many more there are."""
     found = [repr(named(name)) for name in names]
     more = f" and {len(found) - limit} more" if len(found) > limit else ""

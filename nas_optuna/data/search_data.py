@@ -177,9 +177,8 @@ def map_images(data: SearchData, folder: Path) -> Callable[[], SearchData]:
     with path.open("wb") as file:  # by name, torch would not say that a disk is full
         torch.save([part.images for part in (data.train, data.validation)], file)
     mapped = partial(_mapped, path, without_pixels(data))
-    found = mapped()
-    for part, theirs in ((data.train, found.train.images), (data.validation, found.validation.images)):
-        part.images.set_(theirs.untyped_storage(), theirs.storage_offset(), theirs.shape, theirs.stride())
+    for part, theirs in zip((data.train, data.validation), torch.load(path, mmap=True), strict=True):
+        part.images.set_(theirs)
     return mapped
 
 
