@@ -1,10 +1,10 @@
 r"""Does a search beat the network that its user would have taken anyway, in the same time?
 
 Each row has the same seconds, from the moment the pictures are read: three known networks, trained for all of the time
-by the recipe of `fit`; a random search, which trains eight random networks of the space for half of the time and the
-best of them for the rest; `fit`; and `fit` whose network may have half the weights of the best known one. The test part
-is scored once per row and seed, at the end. Rows take turns within a seed, so that a machine whose speed drifts treats
-all alike.
+by the recipe of `fit`; where weights are installed, a pretrained network whose last layer alone learns; a random
+search, which trains eight random networks of the space for half of the time and the best of them for the rest; `fit`;
+and `fit` whose network may have half the weights of the best known one. The test part is scored once per row and seed,
+at the end. Rows take turns within a seed, so that a machine whose speed drifts treats all alike.
 
     python benchmarks/against_known.py --data photos/ --minutes 5 --seeds 3 --threads 1 --json found.json
 """
@@ -34,6 +34,7 @@ from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import create_space
+from nas_optuna.spaces.backbone import at_hand
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spec import Recipe, StudySpec
 from nas_optuna.training import evaluate, fit, make_network
@@ -44,6 +45,8 @@ EPOCH = 4.0
 """Seconds between two looks at the clock."""
 RESERVE = 0.03
 """Share of the time that is kept for the test."""
+SLOW_TEST = 0.1
+"""The same of a pretrained network, which sees larger pictures."""
 TRIALS = 8
 """Networks of the random search."""
 
@@ -173,6 +176,21 @@ class Comparison:
         seen = train_for(network, train, spec.recipe, side, budget, RESERVE * self.seconds)
         return Row(name, seed, score(network, test, spec.recipe, side), budget.elapsed, count(network), seen)
 
+    def pretrained(self, seed: int) -> Row:
+        """A pretrained network whose last layer alone learns, for all of the time."""
+        budget = TimeBudget(self.seconds)
+        spec = spec_for(self.name, space="backbone", seed=seed, overrides=[*self.overrides, f"recipe.seed={seed}"])
+        train, test, side = self.images(spec)
+        space = create_space(
+            spec.space.name, spec.space.options, in_channels=train.channels, classes=len(train.classes), input_size=side
+        )
+        assert space.reference is not None
+        known = {name: value for name, value in space.reference.params.items() if name != "rate"}
+        frozen = space.architecture(known | {"frozen": known["stages"]})
+        network = make_network(space, frozen, spec.recipe, CPU, seed)
+        seen = train_for(network, train, spec.recipe, side, budget, SLOW_TEST * self.seconds)
+        return Row("pretrained", seed, score(network, test, spec.recipe, side), budget.elapsed, count(network), seen)
+
     def random(self, seed: int) -> Row:
         """Random networks of the space for half of the time, the best of them for the rest."""
         budget, spec = TimeBudget(self.seconds), self.spec(seed)
@@ -214,6 +232,8 @@ class Comparison:
             for name in KNOWN:
                 if name in wanted:
                     add(self.known(name, seed))
+            if "pretrained" in wanted:
+                add(self.pretrained(seed))
             if "random" in wanted:
                 add(self.random(seed))
             if "fit" in wanted:
@@ -250,7 +270,9 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=int, help="use so many training images only")
-    parser.add_argument("--rows", nargs="+", default=[*KNOWN, "random", "fit", "half"])
+    parser.add_argument(
+        "--rows", nargs="+", default=[*KNOWN, *["pretrained"] * bool(at_hand()), "random", "fit", "half"]
+    )
     parser.add_argument("--set", action="append", default=[], help="a key of the study spec, such as recipe.mix=0")
     parser.add_argument("--json", type=Path, help="write every row there")
     options = parser.parse_args(arguments)

@@ -45,6 +45,13 @@ def test_a_known_network_and_a_random_search_end_in_time() -> None:
     assert min(found.images, found.params) > 0
 
 
+def test_a_pretrained_network_is_frozen() -> None:
+    row = Comparison("digits", 10.0, 60, []).pretrained(0)
+    assert row.params > 3e6
+    assert row.images >= 32
+    assert row.accuracy > 0.15
+
+
 def test_the_table_gives_mean_and_standard_error() -> None:
     text = table([Row("fit", 0, 0.6, 60, 1000), Row("fit", 1, 0.7, 60, 3000), Row("VGG-like", 0, 0.5, 60, 500)])
     fit, alone = text.splitlines()[1:]
