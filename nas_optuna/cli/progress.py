@@ -124,12 +124,13 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def shows_live() -> bool:
     """Whether a live display is possible: on a terminal, or in a notebook with the widgets that Rich needs."""
-    if is_quiet() or sys.stderr.isatty():
-        return not is_quiet()
-    if "IPython" not in sys.modules or importlib.util.find_spec("ipywidgets") is None:
+    notebook = "IPython" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
+    if is_quiet() or not (sys.stderr.isatty() or notebook):
         return False
     from rich.console import Console
 
+    if sys.stderr.isatty():
+        return not Console(stderr=True).is_dumb_terminal  # such as that of Emacs, which only gets lines
     return Console().is_jupyter
 
 

@@ -95,6 +95,9 @@ def test_a_terminal_shows_the_line_that_a_user_named_as_text(monkeypatch: pytest
     assert shown.are_live
     assert "3/7" in terminal.getvalue()
     assert "[red]f16\ufffdk3[/red]" in terminal.getvalue()
+    monkeypatch.setenv("TERM", "dumb")
+    with progress.bars() as shown:
+        assert not shown.are_live, "lines are printed instead"
 
 
 @pytest.mark.parametrize("ended", [False, True])
