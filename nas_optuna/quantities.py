@@ -75,8 +75,14 @@ class Quantity:
         return f"{self.number(value)} {self.unit}".rstrip()
 
     def brief_text(self, value: float) -> str:
-        """A brief value with its unit, or with its label if it has none."""
-        return f"{self.brief(value)} {self.unit or self.label or self.name}"
+        """A brief value with its unit, or with its label if it has none.
+
+        Examples:
+            >>> Quantity("flash", unit="bytes").brief_text(94_400), Quantity("macs", label="MACs").brief_text(1234567)
+            ('94.4k bytes of flash', '1.23M MACs')
+        """
+        unit = f"bytes of {self.name}" if self.unit == "bytes" else self.unit  # several costs are in bytes
+        return f"{self.brief(value)} {unit or self.label or self.name}"
 
 
 def plural(number: int, noun: str) -> str:
