@@ -14,7 +14,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from types import SimpleNamespace, UnionType
+from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from nas_optuna.masking import mask_urls
@@ -149,7 +149,7 @@ def _arguments(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[st
     for name, each in signature.parameters.items():
         if each.annotation is each.empty or each.kind is each.VAR_KEYWORD:
             continue
-        about = SimpleNamespace(__annotations__={name: each.annotation})
+        about = type("About", (), {"__annotations__": {name: each.annotation}})
         with contextlib.suppress(NameError):  # a type that is imported only where it is needed
             hint = typing.get_type_hints(about, function.__globals__)[name]
             parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
