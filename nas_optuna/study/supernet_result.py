@@ -39,7 +39,7 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
 
 def entropy(logits: Sequence[float]) -> float:
     """Entropy of ``softmax(logits)`` in nats: 0 is decided, ``log(choices)`` undecided."""
-    return -sum(p * math.log(p) for p in softmax(logits) if p > 0)
+    return sum(-p * math.log(p) for p in softmax(logits) if 0 < p < 1)  # -0.0 would be printed with its sign
 
 
 @dataclass(frozen=True)
