@@ -67,7 +67,7 @@ def test_a_sample_does_not_tell_its_own_class() -> None:
 def test_a_fit_remembers_what_it_begins_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_them: float, space: str
 ) -> None:
-    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(with_them, 0.03), 100))
+    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(with_them, 0.03), 0.01))
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
     name = photos(tmp_path, SMALLEST)
     spec, other = spec_for(name), spec_for(name, space="backbone")
