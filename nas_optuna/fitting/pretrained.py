@@ -35,7 +35,7 @@ SHARE, LONGEST = 0.04, 20.0
 FEWEST, MOST = 100, 2000
 """Images from which the linear classifier learns."""
 LEAST_SEEN = 2000
-"""The fewest images that a pretrained network has to see in the rest of the time: on 1,500 pictures 0.70 after 1,900."""
+"""The fewest images that a pretrained network has to see in the rest of the time: of 1,500, 0.70 after 1,900."""
 SMALLEST = 16
 """Pixels a side of the smallest images for which a network that was pretrained on photos is considered."""
 
