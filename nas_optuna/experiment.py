@@ -201,12 +201,13 @@ class Experiment:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
             SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
         """
-        if isinstance(storage, str) and _is_there(storage):
-            storage = open_storage(storage, create=True)
-        if isinstance(storage, str) or name not in study_names(storage):
+        file = sqlite_file(storage) if isinstance(storage, str) else None
+        absent = file is not None and not file.exists()
+        if absent:  # no file is made for a spec that is refused
             self._require_later_parts()
-        if isinstance(storage, str):
-            storage = open_storage(storage, create=True)
+        storage = open_storage(storage, create=True) if isinstance(storage, str) else storage
+        if not absent and name not in study_names(storage):
+            self._require_later_parts()
         try:
             study = create_study(storage, name, self.spec, self.space)
         except StudyExists:
@@ -360,11 +361,6 @@ class Experiment:
         ranges = [name for name, d in found.items() if not isinstance(d, CategoricalDistribution)]
         if ranges and not getattr(innermost(self.sampler), "numbers", True):
             yield f"sampler {self.spec.sampler.name} proposes choices only: {', '.join(ranges)} is drawn at random"
-
-
-def _is_there(url: str) -> bool:
-    """Whether a storage can hold a study already: all but a SQLite file that is not there."""
-    return (database := sqlite_file(url)) is None or database.exists()
 
 
 @dataclass(frozen=True)

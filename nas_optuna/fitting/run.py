@@ -15,7 +15,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.data import ImageSet, load_data, load_test_images
+from nas_optuna.data import ImageSet, load_test_images
 from nas_optuna.errors import Interrupted, SpecError, StudyError, checked, named
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
@@ -200,9 +200,7 @@ class _Running:
             "keep_weights": True,
         }
         if study is None:
-            spec = fit.spec
-            found = load_data(spec.data, fit.data_directory, input_size=spec.recipe.input_size)
-            experiment = new_experiment(spec, fit.pretrained, found, fit.budget, fit.say, **settings)
+            experiment = new_experiment(fit.spec, fit.pretrained, fit.budget, fit.say, **settings)
             fit.spec = experiment.spec
             study = experiment.create(storage, STUDY)
         else:
@@ -349,11 +347,8 @@ class _Running:
             facts=facts | self._limited(winner),
             drawing=draw(winner.space, winner.architecture).svg,
         )
-        exported = None
-        if any(
-            criterion.metric and find_metric(criterion.metric).eight_bits
-            for criterion in self.experiment.objective.criteria
-        ):
+        exported, metrics = None, [criterion.metric for criterion in self.experiment.objective.criteria]
+        if any(find_metric(metric).eight_bits for metric in metrics if metric):
             try:
                 exported = write(eight_bits=EightBits(data.train.images, unseen.images, unseen.labels))
             except SpecError as error:  # the trained network must not be lost

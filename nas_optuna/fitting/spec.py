@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
-from nas_optuna.data import ImageSet, SearchData
+from nas_optuna.data import ImageSet, SearchData, load_data
 from nas_optuna.data.catalog import opened
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import TrainingError
@@ -95,12 +95,12 @@ quarter of the cost means half the widths."""
 def new_experiment(
     spec: StudySpec,
     pretrained: StudySpec | None,
-    data: SearchData,
     budget: TimeBudget,
     say: Callable[[str], None],
     **settings: Any,
 ) -> Experiment:
     """The experiment of a new fit, whose space suits the data, and is as large as limits and time allow."""
+    data = load_data(spec.data, settings["data_directory"], input_size=spec.recipe.input_size)
     if smaller := smaller_space(spec, data, resolve_device(settings["device"])):
         say(f"a smaller space for the limits: {', '.join(smaller)}")
         spec = spec.override(smaller)

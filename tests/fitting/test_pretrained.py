@@ -71,9 +71,7 @@ def test_a_fit_remembers_what_it_begins_with(
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
     name = photos(tmp_path, SMALLEST)
     spec, other = spec_for(name), spec_for(name, space="backbone")
-    data = nas.load_data(name)
-    budget = run.TimeBudget(1e4)
-    begun = new_experiment(spec, other, data, budget, print, device="cpu").spec
+    begun = new_experiment(spec, other, run.TimeBudget(1e4), print, device="cpu", data_directory=None).spec
     assert begun.space.name == space
     assert decided_before(spec, begun, other) == begun
 
