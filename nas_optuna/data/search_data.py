@@ -175,7 +175,10 @@ def map_images(data: SearchData, folder: Path) -> Callable[[], SearchData]:
     # now on `data` itself uses it as well.
     path = folder / "images"
     with path.open("wb") as file:  # by name, torch would not say that a disk is full
-        torch.save([part.images for part in (data.train, data.validation)], file)
+        try:
+            torch.save([part.images for part in (data.train, data.validation)], file)
+        except RuntimeError as error:  # torch ends the file in any case, and complains of what is missing in it
+            raise error.__context__ or error from None
     mapped = partial(_mapped, path, without_pixels(data))
     for part, theirs in zip((data.train, data.validation), torch.load(path, mmap=True), strict=True):
         part.images.set_(theirs)
