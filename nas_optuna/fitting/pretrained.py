@@ -97,14 +97,15 @@ def _seen(experiment: Experiment, seconds: float) -> tuple[Measured, float]:
 
 def left_one_out(features: Tensor, labels: Tensor) -> float:
     """The share of samples ``[n, features]`` whose class ridge regression finds from all the others."""
-    # In closed form (Hastie et al. 2009, section 7.10): without a sample, its residual is divided by 1 - leverage.
+    # In closed form (Hastie et al. 2009, section 7.10): without a sample, its residual is divided by 1 - leverage. The
+    # leverage has the intercept's 1 / n, too: centred, a sample is minus the sum of all others, so they would tell its
+    # class.
     scaled = (features - features.mean(0)) / (features.std(0, correction=0) + 0.01)
     products, classes = scaled @ scaled.T, F.one_hot(labels).float()
-    hat = torch.linalg.solve(products + 0.1 * len(products) * torch.eye(len(products)), products)
-    share = classes.mean(0)
+    hat = torch.linalg.solve(products + 0.1 * len(products) * torch.eye(len(products)), products) + 1 / len(products)
     leverage = hat.diagonal()[:, None]
-    without = (hat @ (classes - share) - leverage * (classes - share)) / (1 - leverage)
-    return float(((without + share).argmax(1) == labels).float().mean())
+    without = (hat @ classes - leverage * classes) / (1 - leverage)
+    return float((without.argmax(1) == labels).float().mean())
 
 
 def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> Measured:

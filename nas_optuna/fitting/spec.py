@@ -145,7 +145,8 @@ def wider_space(experiment: Experiment, seconds: float) -> list[str]:
 def decided_before(spec: StudySpec, stored: StudySpec, pretrained: StudySpec | None = None) -> StudySpec:
     """The spec with what an earlier run of the same fit decided: its space, and a setting that came later."""
     if pretrained is not None and stored.space.name == pretrained.space.name:
-        return pretrained.override([f"space.model={json.dumps(stored.space.options['model'])}"])
+        known = [stored.space.options[name] for name in ("model",) if name in stored.space.options]
+        return pretrained.override([f"space.model={json.dumps(model)}" for model in known])
     decided = []
     if spec.recipe.progressive == "auto":
         decided.append(f"recipe.progressive={json.dumps(stored.recipe.progressive)}")

@@ -15,6 +15,7 @@ from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.pretrained import SMALLEST, left_one_out, may_begin_pretrained, pretrained_experiment
 from nas_optuna.fitting.spec import decided_before, new_experiment, spec_for
 from nas_optuna.spaces import backbone
+from nas_optuna.spec import StudySpec
 from nas_optuna.study.significance import Measured
 from tests.helpers import Command
 
@@ -58,9 +59,9 @@ def test_both_are_trained_for_the_same_time_and_the_better_one_is_taken(
 
 def test_a_sample_does_not_tell_its_own_class() -> None:
     generator = torch.Generator().manual_seed(0)
-    features, labels = torch.randn(90, 200, generator=generator), torch.arange(90) % 3
-    assert left_one_out(features, labels) < 0.5, "noise tells nothing, though 200 features fit 90 samples exactly"
-    assert left_one_out(features + 2 * F.one_hot(labels).repeat(1, 67)[:, :200], labels) > 0.8
+    features, labels = torch.randn(120, 1280, generator=generator), torch.arange(120) % 3
+    assert left_one_out(features, labels) < 0.5, "noise tells nothing, though 1,280 features fit 120 samples exactly"
+    assert left_one_out(features + F.one_hot(labels).repeat(1, 427)[:, :1280], labels) > 0.8
 
 
 @pytest.mark.parametrize(("with_them", "space"), [(0.9, "backbone"), (0.45, "residual")])
@@ -74,6 +75,14 @@ def test_a_fit_remembers_what_it_begins_with(
     begun = new_experiment(spec, other, run.TimeBudget(1e4), print, device="cpu", data_directory=None).spec
     assert begun.space.name == space
     assert decided_before(spec, begun, other) == begun
+
+
+def test_a_pretrained_fit_whose_spec_names_no_model_is_compared_like_any_other() -> None:
+    other = spec_for("digits", space="backbone")
+    values = other.to_dict()
+    del values["space"]["model"]
+    begun = StudySpec.from_dict(values, "a file")
+    assert decided_before(spec_for("digits"), begun, other) == other
 
 
 def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
