@@ -14,6 +14,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -107,7 +108,7 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 _TAKEN: dict[Any, tuple[Any, str]] = {
     str: (str, "a string"),
-    bool: (bool, "True or False"),
+    bool: (Integral, "True or False"),
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
     type(None): (type(None), "None"),
@@ -119,26 +120,39 @@ _TAKEN: dict[Any, tuple[Any, str]] = {
 
 
 def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Let a public function refuse arguments of other types than its annotations name, before anything is done."""
+    """Let a public function refuse arguments of other types than its annotations name, before anything is done.
+
+    Numbers of NumPy, whole numbers that are written as 1e9, and whatever the system takes for a path become usual ones.
+    """
 
     @functools.wraps(function)
     def checking(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         signature, kinds = _arguments(function)
-        with contextlib.suppress(TypeError):  # which the call itself tells better
-            for name, value in signature.bind(*args, **kwargs).arguments.items():
-                _require_taken(value, name, kinds.get(name, {}))
-        return function(*args, **kwargs)
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError:  # which the call itself tells better
+            return function(*args, **kwargs)
+        for name, value in given.arguments.items():
+            given.arguments[name] = _taken(value, name, kinds.get(name, {}))
+        return function(*given.args, **given.kwargs)
 
     return checking
 
 
-def _require_taken(value: object, name: str, kinds: Mapping[Any, str]) -> None:
+def _taken(value: Any, name: str, kinds: Mapping[Any, str]) -> Any:
     if kinds:
+        if isinstance(value, os.PathLike) and Path in kinds:
+            value = Path(value)
+        if not kinds.keys().isdisjoint((Integral, Real)) and getattr(value, "shape", None) == ():
+            value = value.item()
+        if isinstance(value, float) and value.is_integer() and Real not in kinds and Integral in kinds:
+            value = int(value)
         *others, last = kinds.values()
         remedy = f"give {', '.join(others)} or {last}" if others else f"give {last}"
         no_list = isinstance(value, str | bytes | Mapping)
         kind: Any = tuple(each for each in kinds if not (each is Iterable and no_list))
         require_kind(value, kind, name, remedy)
+    return value
 
 
 @functools.cache

@@ -3,9 +3,10 @@
 import pickle
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState
@@ -268,6 +269,17 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
 def test_an_argument_of_another_type_is_one_line(call: Callable[[], object], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         call()
+
+
+def test_numbers_of_numpy_and_all_paths_are_arguments_like_others(tmp_path: Path) -> None:
+    file = tmp_path / "s.toml"
+    file.write_text("[recipe]\nepochs = 2\n", encoding="utf-8")
+    assert StudySpec.from_toml(PurePath(file)).with_parts(seed=np.int64(3)).sampler.seed == 3  # type: ignore[arg-type]
+    numbers: dict[str, Any] = {"in_channels": np.int64(1), "classes": 10.0, "input_size": np.array(8)}
+    assert create_space("conv", {}, **numbers).build
+    flags: dict[str, Any] = {"reuse_duplicates": np.True_, "keep_weights": 0, "keep_paused": 1e9}
+    made = EvaluatorObjective(Counting(), objectives=["score"], **flags)
+    assert (made.keep_paused, type(made.keep_paused), made.keep_weights) == (10**9, int, 0)
 
 
 @pytest.mark.parametrize(
