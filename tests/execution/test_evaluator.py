@@ -278,7 +278,7 @@ def test_numbers_of_numpy_and_all_paths_are_arguments_like_others(tmp_path: Path
     numbers: dict[str, Any] = {"in_channels": np.int64(1), "classes": 10.0, "input_size": np.array(8)}
     assert create_space("conv", {}, **numbers).build
     flags: dict[str, Any] = {"reuse_duplicates": np.True_, "keep_weights": 0, "keep_paused": 1e9}
-    made = EvaluatorObjective(Counting(), objectives=["score"], **flags)
+    made = EvaluatorObjective(Counting(), device="cpu", **flags)
     assert (made.keep_paused, type(made.keep_paused), made.keep_weights) == (10**9, int, 0)
 
 
