@@ -95,7 +95,7 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
         ("own.py:without_task", "is a function of other arguments (too many"),
         ("own.py:two", "is a function of other arguments (missing"),
         ("own.py:Net", "is a function of other arguments (too many"),
-        ("own.py:nothing", "reference 'own.py:nothing': its function must return an nn.Module"),
+        ("own.py:nothing", "reference 'own.py:nothing': its network must be an nn.Module"),
         ("own.py:wide", "reference 'own.py:wide': the network gives [2, 13] for 2 images"),
         (
             "own.py:fixed",
