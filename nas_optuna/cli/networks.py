@@ -56,8 +56,9 @@ def fit(
     """Find, train and test a network for your pictures in the time that you have, and export it.
 
     A search gives many networks a little of the time and the best of them more, always with the space's reference
-    network among them; the best is trained on all training images for the rest. Ctrl-C leaves the best of the search,
-    and the same command goes on.
+    network among them; the best is trained on all training images for the rest. Where pretrained weights are
+    installed, all begin with them if they help on these pictures. Ctrl-C leaves the best of the search, and the same
+    command goes on.
     """
     refuse_stdout(out)
     say(f"nas-optuna fit: a network for {data} within {within}")
