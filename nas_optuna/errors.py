@@ -12,7 +12,7 @@ import reprlib
 import sysconfig
 import traceback
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from types import UnionType
@@ -147,6 +147,8 @@ def _taken(value: Any, name: str, kinds: Mapping[Any, str]) -> Any:
             value = value.item()
         if isinstance(value, float) and value.is_integer() and Real not in kinds and Integral in kinds:
             value = int(value)
+        if isinstance(value, Iterator) and Iterable in kinds:
+            value = list(value)  # it could be read only once
         *others, last = kinds.values()
         remedy = f"give {', '.join(others)} or {last}" if others else f"give {last}"
         no_list = isinstance(value, str | bytes | Mapping)

@@ -64,6 +64,11 @@ class FileSource:
         """``[n]``, int64, of the training and the validation part."""
         return self._labels[torch.from_numpy(self._training)]
 
+    @property
+    def test_count(self) -> int:
+        """The number of test images."""
+        return len(self._test)
+
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
         """The training and the validation part, or some images of them."""
         return self._read(self._training if indices is None else self._training[indices])
@@ -98,6 +103,11 @@ class FunctionSource:
     def training_count(self) -> int:
         """The number of training images: all of them."""
         return len(self.labels)
+
+    @property
+    def test_count(self) -> int:
+        """The number of test images."""
+        return len(self._load(False))
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
         """The training part, or some of it with the statistics of all."""

@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
+from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import stratified_order
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Rung
-from nas_optuna.fitting.equal_seconds import EqualSeconds, time_network
+from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, time_network
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.backbone import at_hand
 from nas_optuna.spec import StudySpec
@@ -35,7 +36,7 @@ SHARE, LONGEST = 0.04, 20.0
 FEWEST, MOST = 100, 2000
 """Images from which the linear classifier learns."""
 LEAST_SEEN = 2000
-"""The fewest images that a pretrained network has to see in the rest of the time: of 1,500, 0.70 after 1,900."""
+"""The fewest images that a pretrained network has to see before the test: of 1,500, 0.70 after 1,900."""
 SMALLEST = 16
 """Pixels a side of the smallest images for which a network that was pretrained on photos is considered."""
 
@@ -60,7 +61,9 @@ def pretrained_experiment(
         began = time.monotonic()
         seen, each = _seen(other, min(SHARE * seconds, LONGEST))
         took = time.monotonic() - began
-        if seconds - 2 * took < LEAST_SEEN * 2 * each:  # a step takes up to twice as long as a forward pass
+        with opened(spec.data, settings.get("data_directory")) as source:
+            rest = seconds - 2 * took - MARGIN * each * source.test_count
+        if rest < LEAST_SEEN * 2 * each:  # a step takes up to twice as long as a forward pass
             say("the time is too short to begin with pretrained weights")
             return None
         known = _trained(usual, took, settings.get("interrupted", never))

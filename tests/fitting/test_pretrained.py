@@ -91,6 +91,19 @@ def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
     assert pretrained_experiment(usual, spec_for(name, space="backbone"), 1e4, pytest.fail, device="cpu") is None
 
 
+@pytest.mark.parametrize(("seconds", "enough"), [(40.0, False), (60.0, True)])
+def test_time_for_the_test_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, enough: bool
+) -> None:
+    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 1.0))
+    monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
+    monkeypatch.setattr(pretrained, "LEAST_SEEN", 10)  # 20 s, and a test of 24 images takes 29 s
+    name = photos(tmp_path, SMALLEST)
+    usual = Experiment.from_spec(spec_for(name), device="cpu")
+    found = pretrained_experiment(usual, spec_for(name, space="backbone"), seconds, print, device="cpu")
+    assert (found is not None) is enough
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_network_that_cannot_be_compared_is_left_out_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
@@ -129,3 +142,11 @@ def test_the_command_and_the_function_make_the_same_specs(command: Command, monk
         nas.fit("digits", "1m", overrides=["recipe.seed=3"])
     assert seen[0].spec == seen[1].spec
     assert seen[0].pretrained == seen[1].pretrained
+
+
+def test_settings_that_can_be_read_only_once_hold_in_both_specs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[run.Fit] = []
+    monkeypatch.setattr(run.Fit, "run", lambda self: seen.append(self))
+    nas.fit("digits", "1m", overrides=(text for text in ["recipe.seed=3"]))  # type: ignore[arg-type]
+    assert seen[0].pretrained is not None
+    assert (seen[0].spec.recipe.seed, seen[0].pretrained.recipe.seed) == (3, 3)
