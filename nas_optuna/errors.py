@@ -172,12 +172,13 @@ def _arguments(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[st
             parts = tuple(type(typing.get_args(p)[0]) if typing.get_origin(p) is Literal else p for p in parts)
             kinds = [typing.get_origin(part) or part for part in parts]
             if all(isinstance(kind, type) and kind is not Any for kind in kinds):
-                found[name] = dict(_TAKEN.get(kind) or (kind, _with_article(kind.__name__)) for kind in kinds)
+                found[name] = dict(_TAKEN.get(kind) or (kind, with_article(kind.__name__)) for kind in kinds)
     return signature, found
 
 
-def _with_article(name: str) -> str:
-    return f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
+def with_article(name: str) -> str:
+    """The name of a type in a sentence."""
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def shown(value: object) -> str:

@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import LONGEST_ERROR, NasOptunaError, SpecError, reason_of, shown, unknown
+from nas_optuna.errors import LONGEST_ERROR, NasOptunaError, SpecError, reason_of, shown, unknown, with_article
 
 _AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
 
@@ -113,7 +113,8 @@ class Registry:
             cause = f"refuses {shown(dict(options))}" if options else "cannot be made"
             raise SpecError(f"{self.kind} {name!r} {cause}: {reason_of(error)}") from error
         if not isinstance(made, wanted):
-            raise SpecError(f"{self.kind} {name!r} gave a {type(made).__name__}, not a {wanted.__name__}")
+            gave, right = with_article(type(made).__name__), with_article(wanted.__name__)
+            raise SpecError(f"{self.kind} {name!r} gave {gave}, not {right}")
         return made
 
     def describe(self) -> list[Description]:
@@ -140,7 +141,7 @@ def check_options(
 ) -> None:
     """Refuse options that a function does not take, before it is called."""
     if not callable(function):
-        raise SpecError(f"{kind} {name!r} is a {type(function).__name__}, which cannot be called")
+        raise SpecError(f"{kind} {name!r} is {with_article(type(function).__name__)}, which cannot be called")
     try:
         parameters = inspect.signature(function).parameters
     except ValueError:  # some functions written in C have no signature

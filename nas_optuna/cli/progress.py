@@ -130,7 +130,8 @@ def shows_live() -> bool:
     from rich.console import Console
 
     if sys.stderr.isatty():
-        return not Console(stderr=True).is_dumb_terminal  # such as that of Emacs, which only gets lines
+        console = Console(stderr=True)  # a dumb one, such as that of Emacs, only gets lines
+        return console.is_terminal and not console.is_dumb_terminal
     return Console().is_jupyter
 
 

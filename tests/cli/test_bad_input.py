@@ -58,6 +58,7 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--pruner", "math:cos"), ("pruner 'math:cos' gave a float, not a BasePruner",)),
         ((*RUN, "--set", "space.name=builtins:dict"), ("space 'builtins:dict' gave a dict, not a SearchSpace",)),
         ((*RUN, "--set", "data.name=math:cos"), ("data set 'math:cos' cannot be made",)),
+        ((*RUN, "--set", "data.name=operator:is_"), ("data set 'operator:is_' gave a bool, not an ImageSet",)),
         ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath' cannot be made",)),
         ((*RUN, "--set", "data.train_limit=5000"), ("data.train_limit = 5000 is more than the 1438 images",)),
         ((*RUN, "--set", "data.train_limit=2"), ("cannot be split with validation_fraction = 0.2",)),

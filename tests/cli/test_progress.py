@@ -95,9 +95,10 @@ def test_a_terminal_shows_the_line_that_a_user_named_as_text(monkeypatch: pytest
     assert shown.are_live
     assert "3/7" in terminal.getvalue()
     assert "[red]f16\ufffdk3[/red]" in terminal.getvalue()
-    monkeypatch.setenv("TERM", "dumb")
-    with progress.bars() as shown:
-        assert not shown.are_live, "lines are printed instead"
+    for name, value in (("TERM", "dumb"), ("TTY_COMPATIBLE", "0")):
+        monkeypatch.setenv(name, value)
+        with progress.bars() as shown:
+            assert not shown.are_live, "lines are printed instead"
 
 
 @pytest.mark.parametrize("ended", [False, True])

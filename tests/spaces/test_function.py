@@ -288,7 +288,7 @@ def test_a_network_that_reads_values_is_refused_with_the_reason() -> None:
         ("{}", r"is a file; say what in it is meant: .*net\.py:NAME"),
         ("{}:nettwork", r"unknown name in .*net\.py: 'nettwork'; did you mean 'network'"),
         ("{}:plain", r"is a plain function; write @nas_optuna\.space above it"),
-        ("{}:number", r"is a int, which cannot be called"),
+        ("{}:number", r"is an int, which cannot be called"),
     ],
 )
 def test_a_name_in_a_file_that_is_no_space_says_what_is_meant(tmp_path: Path, name: str, message: str) -> None:
