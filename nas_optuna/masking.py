@@ -19,7 +19,7 @@ _NAMELESS = [re.compile(rf"(:/{{1,2}})[^\s:/?#@]*:@(?:(?!://){any_})*@") for any
 """Between two ``@`` is a password, or a path behind a token, so that the name goes as well."""
 _ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){2}(?:(?!%3A|%40|%2F)\S)*%3A)(?:(?!%3A%2F)\S)+?%40")
 """A whole URL that another one holds as a value."""
-_ENCODED_TOKEN = re.compile(r"(?i)(https?%3A(?:%2F){1,2})(?:(?!%3A|%40|%2F|%3F|%23)\S)+(?:%3A)?(?=%40)")
+_ENCODED_TOKEN = re.compile(r"(?i)(https?%3A(?:%2F){1,2})(?:(?!%3A|%40|%2F|%3F|%23)[^\s&])+(?:%3A)?(?=%40)")
 _TOKEN = re.compile(r"(?i)(https?:/{1,2})[^\s:/?#@]+:?@")
 """A name without a password, or with an empty one, which with HTTP is a token."""
 _NO_SCHEME = re.compile(r"((?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]+@(?=[\w\[])")

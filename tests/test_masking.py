@@ -85,6 +85,7 @@ def test_a_text_shows_no_secret_of_several() -> None:
         "postgresql://me@host:5432/db?application_name=x",
         "postgresql://me:@host/db",
         "https://host/?next=postgresql%3A%2F%2Fme%3A%40host",
+        "https://host/?next=https%3A%2F%2Fhost&mail=me%40example.org",
         "f16k3s1-f48k5s2",
         "/data/a:b/c@d.npz",
         "see http://localhost:8080/dashboard, or write to me@example.org",
