@@ -122,8 +122,7 @@ def say_next(steps: Sequence[tuple[str, str]]) -> None:
 def print_json(value: Any, out: Path = STDOUT) -> None:
     """Write indented JSON; numbers that are not finite become null, and passwords in URLs are masked."""
     encoding = (getattr(facts(), "encoding", None) or "utf-8").lower().replace("-", "")
-    text = dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
-    write_out(out, text + "\n")
+    write_out(out, dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False) + "\n")
 
 
 def write(text: str) -> None:

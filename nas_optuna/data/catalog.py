@@ -125,17 +125,13 @@ mnist = TorchvisionSet(
 fashion_mnist = TorchvisionSet("FashionMNIST", "the four idx files in FashionMNIST/raw")
 kmnist = TorchvisionSet("KMNIST", "the four idx files in KMNIST/raw")
 emnist = TorchvisionSet(
-    "EMNIST",
-    "emnist-balanced-* idx files in EMNIST/raw",
-    options={"split": "balanced"},
-    transposed=True,
+    "EMNIST", "emnist-balanced-* idx files in EMNIST/raw", options={"split": "balanced"}, transposed=True
 )
 qmnist = TorchvisionSet("QMNIST", "the qmnist-* files in QMNIST/raw", part=("what", "train", "test10k"))
 usps = TorchvisionSet("USPS", "usps.bz2 and usps.t.bz2")
 svhn = TorchvisionSet("SVHN", "train_32x32.mat and test_32x32.mat", part=("split", "train", "test"))
 cifar10 = TorchvisionSet("CIFAR10", "the folder cifar-10-batches-py", archive="cifar-10-python.tar.gz")
 cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python", archive="cifar-100-python.tar.gz")
-
 
 FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
 """Prefix of a name that is a path → the class that reads it."""
@@ -191,8 +187,7 @@ def data_directory() -> Path:
 def digits(train: bool, directory: Path) -> ImageSet:
     """The 1,797 8×8 digits of ``digits.npz`` beside this file; one fifth of each class is for test."""
     # They are the test set of E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine
-    # Learning Repository, 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0), as scikit-learn has it: grey values 0 …
-    # 16.
+    # Learning Repository, 1998, https://doi.org/10.24432/C50P49 (CC BY 4.0); grey values 0 … 16, as in scikit-learn.
     with np.load(Path(__file__).with_name("digits.npz")) as file:
         grey, values = file["images"], file["labels"]
     images = torch.from_numpy(np.rint(grey * (255 / 16)).astype(np.uint8)).unsqueeze(1)

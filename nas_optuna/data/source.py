@@ -31,7 +31,6 @@ WITHOUT_TEST = "no test part: a fixed fifth of each class is held out for test"
 MAX_INPUT_SIDE = 4096
 """The largest side of images if neither the recipe nor the spec sets a size."""
 
-
 InputSize = int | tuple[int, int] | None
 """Side of the networks' input in pixels, or ``(height, width)``; None if it is not set."""
 
@@ -57,17 +56,12 @@ class FileSource:
             train, self._test = hold_out(labels["train"])
         self._training = np.concatenate((train, validation))
         self._labels = torch.cat([labels[part] for part in PARTS if part in labels])
-        self.training_count = len(train)
+        self.training_count, self.test_count = len(train), len(self._test)
 
     @property
     def labels(self) -> Tensor:
         """``[n]``, int64, of the training and the validation part."""
         return self._labels[torch.from_numpy(self._training)]
-
-    @property
-    def test_count(self) -> int:
-        """The number of test images."""
-        return len(self._test)
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
         """The training and the validation part, or some images of them."""

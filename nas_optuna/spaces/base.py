@@ -268,13 +268,16 @@ class SearchSpace(ABC):
         """Every other architecture with one changed parameter, each once."""
         changes = ((name, value) for name, parameter in self.parameters.items() for value in parameter.choices)
         others = (self.architecture({**architecture.params, name: value}) for name, value in changes)
-        return _each_once(others, {architecture})
+        return (other for other in dict.fromkeys(others) if other != architecture)
 
     def enumerate(self) -> Iterator[Architecture]:
         """Every architecture, each once; only for small spaces."""
-        products = itertools.product(*(p.choices for p in self.parameters.values()))
-        every = (dict(zip(self.parameters, values, strict=True)) for values in products)
-        return _each_once(map(self.architecture, every), set())
+        seen = set()
+        for values in itertools.product(*(p.choices for p in self.parameters.values())):
+            architecture = self.architecture(dict(zip(self.parameters, values, strict=True)))
+            if architecture not in seen:
+                seen.add(architecture)
+                yield architecture
 
     def fixed(self, values: Mapping[str, Choice]) -> Self:
         """A copy of the space in which some parameters have only one choice.
@@ -382,13 +385,6 @@ class Decomposable(SearchSpace):
     @abstractmethod
     def reachable_operations(self) -> Iterator[Operation]:
         """Every operation that any architecture contains, each once."""
-
-
-def _each_once(architectures: Iterable[Architecture], seen: set[Architecture]) -> Iterator[Architecture]:
-    for architecture in architectures:
-        if architecture not in seen:
-            seen.add(architecture)
-            yield architecture
 
 
 def require_operations(space: SearchSpace, needed_by: str) -> Decomposable:
