@@ -36,7 +36,8 @@ class Backbone:
 
     def stages(self) -> list[nn.Module]:
         """The network, split where its feature maps become smaller, with untrained weights."""
-        return self._cut(self._network())
+        # Hundreds of networks are traced to count a space: those on meta tensors share their layers.
+        return _on_meta(self.model) if torch.get_default_device().type == "meta" else self._cut(self._network())
 
     def trained_stages(self) -> list[nn.Module]:
         """The stages with their pretrained weights."""
@@ -200,6 +201,12 @@ def _chain(network: nn.Module) -> Iterator[nn.Module]:
 
 
 @functools.cache
+def _on_meta(model: str) -> list[nn.Module]:
+    backbone = Backbone(model)
+    return backbone._cut(backbone._network())
+
+
+@functools.cache
 def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
     """First layer, end and channels of each stage, found on meta tensors once per network."""
     with torch.device("cpu"):  # some networks read values of tensors while they are built
@@ -251,8 +258,8 @@ class PretrainedBody(nn.Sequential):
     def __init__(self, backbone: Backbone, stages: int, frozen: int, rate: float) -> None:
         super().__init__(*backbone.stages()[:stages])
         self.backbone, self.frozen, self.rate = backbone, frozen, rate
-        for stage in list(self)[:frozen]:
-            stage.requires_grad_(False)
+        for place, stage in enumerate(self):
+            stage.requires_grad_(place >= frozen)
 
     def load_pretrained(self) -> None:
         """Take over the weights."""
