@@ -171,7 +171,8 @@ def _arguments(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[st
             parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
             parts = tuple(type(typing.get_args(p)[0]) if typing.get_origin(p) is Literal else p for p in parts)
             kinds = [typing.get_origin(part) or part for part in parts]
-            if all(isinstance(kind, type) and kind is not Any for kind in kinds):
+            # A protocol would miss what an object hands on by __getattr__.
+            if all(isinstance(k, type) and k is not Any and not getattr(k, "_is_protocol", False) for k in kinds):
                 found[name] = dict(_TAKEN.get(kind) or (kind, with_article(kind.__name__)) for kind in kinds)
     return signature, found
 

@@ -178,8 +178,12 @@ def time_network(training: TrainingEvaluator, architecture: Architecture, space:
         forward.append(ready - began + _forward(network, images[:part], step.dtype) * times)
         if len(found) == len(train):
             break
-    layers = sum(not list(module.children()) for module in network.modules())
-    return Timed(min(found[1:] or found), min(forward[1:] or forward), layers)
+    return Timed(min(found[1:] or found), min(forward[1:] or forward), count_layers(network))
+
+
+def count_layers(network: nn.Module) -> int:
+    """The number of modules that contain no others."""
+    return sum(not list(module.children()) for module in network.modules())
 
 
 def _forward(network: nn.Module, images: Tensor, dtype: torch.dtype) -> float:

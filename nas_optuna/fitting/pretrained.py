@@ -8,6 +8,7 @@ long (linear evaluation, as by Kornblith et al. 2019, "Do Better ImageNet Models
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,8 +23,8 @@ from nas_optuna.data.images import stratified_order
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.clock import Rung
-from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, time_network
+from nas_optuna.fitting.clock import Load, Rung
+from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, count_layers, time_network
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.backbone import at_hand
 from nas_optuna.spec import StudySpec
@@ -33,7 +34,7 @@ from nas_optuna.training.fit import never
 
 SHARE, LONGEST = 0.04, 20.0
 """Share of the time for each of the two, and the most seconds."""
-FEWEST, MOST = 100, 2000
+FEWEST, FOR_EACH_CLASS, MOST = 100, 4, 2000
 """Images from which the linear classifier learns."""
 LEAST_SEEN = 2000
 """The fewest images that a pretrained network has to see before the test: of 1,500, 0.70 after 1,900."""
@@ -59,43 +60,45 @@ def pretrained_experiment(
         other = Experiment.from_spec(spec.override([f"space.model={json.dumps(model)}"]), **settings)
         say(f"comparing what a network with pretrained weights of {model} sees with a network without")
         began = time.monotonic()
-        seen, each = _seen(other, min(SHARE * seconds, LONGEST))
+        seen, each, layers = _seen(other, min(SHARE * seconds, LONGEST))
         took = time.monotonic() - began
         with opened(spec.data, settings.get("data_directory")) as source:
-            rest = seconds - 2 * took - MARGIN * each * source.test_count
-        if rest < LEAST_SEEN * 2 * each:  # a step takes up to twice as long as a forward pass
+            end = MARGIN * each * source.test_count + Load().reserve(layers)
+        if seconds - 2 * took - end < LEAST_SEEN * 2 * each:  # a step takes up to twice as long as a forward pass
             say("the time is too short to begin with pretrained weights")
             return None
         known = _trained(usual, took, settings.get("interrupted", never))
     except (SpecError, TrainingError) as error:  # channels that it does not take, too little memory, damaged weights
         say(f"without pretrained weights: {error}")
         return None
-    ahead = seen.accuracy > known.accuracy
+    # By one standard error, since it gains more in the rest of the time; but each inference costs much more.
+    ahead = seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
     result = "the fit begins with them (--space residual: without)" if ahead else "the fit begins without"
     say(f"after {took:.0f} s each {seen} with pretrained weights, {known} without: {result}")
     return other if ahead else None
 
 
 @torch.inference_mode()
-def _seen(experiment: Experiment, seconds: float) -> tuple[Measured, float]:
-    """The accuracy of a linear classifier of the last features, found in so many seconds, and those for each image."""
+def _seen(experiment: Experiment, seconds: float) -> tuple[Measured, float, int]:
+    """The accuracy of a linear classifier of the last features, seconds for each image, and the number of layers."""
     training, reference = _parts(experiment)
     network = make_network(experiment.space, reference, training.recipe, training.device, training.recipe.seed).eval()
     images = training.data.train.subset(stratified_order(training.data.train.labels, 0)[:MOST])
     loader = BatchLoader(images, training.recipe.batch_size, experiment.space.image_size, training.device)
     found: list[Tensor] = []
+    fewest = max(FEWEST, FOR_EACH_CLASS * len(images.classes))
     last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
     network(next(loader.epoch())[0])  # the first pass is slower
     last.register_forward_pre_hook(lambda _, given: found.append(given[0].float().cpu()))
     began = time.monotonic()
     for batch, _ in loader.epoch():
         network(batch)
-        if sum(map(len, found)) >= FEWEST and time.monotonic() - began > seconds:
+        if sum(map(len, found)) >= fewest and time.monotonic() - began > seconds:
             break
     features = torch.cat(found)
     each = (time.monotonic() - began) / len(features)
     accuracy = left_one_out(features, images.labels[: len(features)])
-    return Measured(accuracy, sampling_error(accuracy, len(features))), each
+    return Measured(accuracy, sampling_error(accuracy, len(features))), each, count_layers(network)
 
 
 def left_one_out(features: Tensor, labels: Tensor) -> float:

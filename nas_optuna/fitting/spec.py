@@ -15,7 +15,7 @@ from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.data import ImageSet, SearchData, load_data
 from nas_optuna.data.catalog import opened
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import TrainingError
+from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, TimeBudget, refuse_named
@@ -147,6 +147,11 @@ def decided_before(spec: StudySpec, stored: StudySpec, pretrained: StudySpec | N
     if pretrained is not None and stored.space.name == pretrained.space.name:
         known = [stored.space.options[name] for name in ("model",) if name in stored.space.options]
         return pretrained.override([f"space.model={json.dumps(model)}" for model in known])
+    if (spec.space.name, stored.space.name) == ("residual", "backbone"):
+        raise StudyError(
+            "the fit in this folder has begun with pretrained weights, since nothing named a space, a limit or a"
+            " reference; repeat its command, or begin anew in another folder (--out FOLDER)"
+        )
     decided = []
     if spec.recipe.progressive == "auto":
         decided.append(f"recipe.progressive={json.dumps(stored.recipe.progressive)}")

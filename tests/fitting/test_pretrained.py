@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import nas_optuna as nas
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import pretrained, run
 from nas_optuna.fitting.inputs import name_of
@@ -64,17 +64,20 @@ def test_a_sample_does_not_tell_its_own_class() -> None:
     assert left_one_out(features + F.one_hot(labels).repeat(1, 427)[:, :1280], labels) > 0.8
 
 
-@pytest.mark.parametrize(("with_them", "space"), [(0.9, "backbone"), (0.45, "residual")])
+@pytest.mark.parametrize(("with_them", "space"), [(0.9, "backbone"), (0.53, "residual")])
 def test_a_fit_remembers_what_it_begins_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_them: float, space: str
 ) -> None:
-    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(with_them, 0.03), 0.01))
+    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(with_them, 0.03), 0.01, 100))
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
     name = photos(tmp_path, SMALLEST)
     spec, other = spec_for(name), spec_for(name, space="backbone")
     begun = new_experiment(spec, other, run.TimeBudget(1e4), print, device="cpu", data_directory=None).spec
     assert begun.space.name == space
     assert decided_before(spec, begun, other) == begun
+    if space == "backbone":
+        with pytest.raises(StudyError, match="has begun with pretrained weights"):
+            decided_before(spec_for(name, space="residual"), begun)
 
 
 def test_a_pretrained_fit_whose_spec_names_no_model_is_compared_like_any_other() -> None:
@@ -95,7 +98,7 @@ def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
 def test_time_for_the_test_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, enough: bool
 ) -> None:
-    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 1.0))
+    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 1.0, 0))
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
     monkeypatch.setattr(pretrained, "LEAST_SEEN", 10)  # 20 s, and a test of 24 images takes 29 s
     name = photos(tmp_path, SMALLEST)
