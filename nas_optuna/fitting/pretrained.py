@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from nas_optuna.data import BatchLoader
 from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import stratified_order
-from nas_optuna.errors import SpecError, TrainingError
+from nas_optuna.errors import DataError, Interrupted, SpecError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, Rung
@@ -34,6 +34,8 @@ from nas_optuna.training.fit import never
 
 SHARE, LONGEST = 0.04, 20.0
 """Share of the time for each of the two, and the most seconds."""
+READING = 0.1
+"""The largest share of the time for reading images again, larger."""
 FEWEST, FOR_EACH_CLASS, MOST = 100, 4, 2000
 """Images from which the linear classifier learns."""
 LEAST_SEEN = 2000
@@ -50,25 +52,35 @@ def may_begin_pretrained(spec: StudySpec, space: str | None, overrides: Sequence
 
 
 def pretrained_experiment(
-    usual: Experiment, spec: StudySpec, seconds: float, say: Callable[[str], None], **settings: Any
+    usual: Experiment, spec: StudySpec, reading: float, seconds: float, say: Callable[[str], None], **settings: Any
 ) -> Experiment | None:
-    """The experiment of the spec with a pretrained network, if it is ahead of the usual reference in equal time."""
-    model = at_hand()
+    """The experiment of the spec with a pretrained network, if it is ahead of the usual reference in equal time.
+
+    A pretrained network sees larger images: if those of the usual space were reduced in `reading` seconds, they are
+    read again.
+    """
+    model, data, most = at_hand(), usual.search.data, usual.spec.data.max_side
     if model is None or min(usual.space.image_size) < SMALLEST:
         return None
+    images = None if most is not None and max(data.train.images.shape[2:]) >= most else lambda: data
+    if images is None and reading > READING * seconds:
+        say("reading the pictures again, larger, for pretrained weights would take too long; --space backbone does")
+        return None
     try:
-        other = Experiment.from_spec(spec.override([f"space.model={json.dumps(model)}"]), **settings)
+        spec = spec.override([f"space.model={json.dumps(model)}"])
+        other = Experiment.from_spec(spec, **settings, images=images)
         say(f"comparing what a network with pretrained weights of {model} sees with a network without")
         began = time.monotonic()
-        seen, each, layers = _seen(other, min(SHARE * seconds, LONGEST))
+        stop = settings.get("interrupted", never)
+        seen, each, layers = _seen(other, min(SHARE * seconds, LONGEST), stop)
         took = time.monotonic() - began
         with opened(spec.data, settings.get("data_directory")) as source:
             end = MARGIN * each * source.test_count + Load().reserve(layers)
         if seconds - 2 * took - end < LEAST_SEEN * 2 * each:  # a step takes up to twice as long as a forward pass
             say("the time is too short to begin with pretrained weights")
             return None
-        known = _trained(usual, took, settings.get("interrupted", never))
-    except (SpecError, TrainingError) as error:  # channels that it does not take, too little memory, damaged weights
+        known = _trained(usual, took, stop)
+    except (DataError, SpecError, TrainingError) as error:  # too little memory, other channels, damaged weights
         say(f"without pretrained weights: {error}")
         return None
     # By one standard error, since it gains more in the rest of the time; but each inference costs much more.
@@ -79,7 +91,7 @@ def pretrained_experiment(
 
 
 @torch.inference_mode()
-def _seen(experiment: Experiment, seconds: float) -> tuple[Measured, float, int]:
+def _seen(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> tuple[Measured, float, int]:
     """The accuracy of a linear classifier of the last features, seconds for each image, and the number of layers."""
     training, reference = _parts(experiment)
     network = make_network(experiment.space, reference, training.recipe, training.device, training.recipe.seed).eval()
@@ -93,6 +105,8 @@ def _seen(experiment: Experiment, seconds: float) -> tuple[Measured, float, int]
     began = time.monotonic()
     for batch, _ in loader.epoch():
         network(batch)
+        if stop():
+            raise Interrupted
         if sum(map(len, found)) >= fewest and time.monotonic() - began > seconds:
             break
     features = torch.cat(found)

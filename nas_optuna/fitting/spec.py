@@ -100,12 +100,14 @@ def new_experiment(
     **settings: Any,
 ) -> Experiment:
     """The experiment of a new fit, whose space suits the data, and is as large as limits and time allow."""
+    began = budget.elapsed
     data = load_data(spec.data, settings["data_directory"], input_size=spec.recipe.input_size)
+    reading = budget.elapsed - began
     if smaller := smaller_space(spec, data, resolve_device(settings["device"])):
         say(f"a smaller space for the limits: {', '.join(smaller)}")
         spec = spec.override(smaller)
     experiment = Experiment.from_spec(spec, **settings, images=lambda: data)
-    if pretrained and (ahead := pretrained_experiment(experiment, pretrained, budget.left, say, **settings)):
+    if pretrained and (ahead := pretrained_experiment(experiment, pretrained, reading, budget.left, say, **settings)):
         return ahead
     if wider := wider_space(experiment, budget.left):
         say(f"a wider space for the time: {', '.join(wider)}")

@@ -45,6 +45,7 @@ def test_a_known_network_and_a_random_search_end_in_time() -> None:
     assert min(found.images, found.params) > 0
 
 
+@pytest.mark.slow
 def test_a_pretrained_network_is_frozen() -> None:
     row = Comparison("digits", 10.0, 60, []).pretrained(0)
     assert row.params > 3e6

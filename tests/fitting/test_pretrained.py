@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import nas_optuna as nas
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.errors import Interrupted, SpecError, StudyError
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import pretrained, run
 from nas_optuna.fitting.inputs import name_of
@@ -51,10 +51,17 @@ def test_both_are_trained_for_the_same_time_and_the_better_one_is_taken(
     name = photos(tmp_path, SMALLEST)
     usual = Experiment.from_spec(spec_for(name), device="cpu")
     monkeypatch.setattr(pretrained, "SHARE", 1e-4)  # the fewest images, whatever the machine does
-    found = pretrained_experiment(usual, spec_for(name, space="backbone"), 1e4, said.append, device="cpu")
+    found = pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, 1e4, said.append, device="cpu")
     assert said[0].startswith("comparing what a network with pretrained weights of efficientnet_lite0 sees with")
     assert ("the fit begins with them" in said[-1]) is (found is not None)
     assert len(said) == 2
+
+
+def test_the_comparison_can_be_interrupted(tmp_path: Path) -> None:
+    name = photos(tmp_path, SMALLEST)
+    usual, stop = Experiment.from_spec(spec_for(name), device="cpu"), {"device": "cpu", "interrupted": lambda: True}
+    with pytest.raises(Interrupted):
+        pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, 1e4, print, **stop)
 
 
 def test_a_sample_does_not_tell_its_own_class() -> None:
@@ -88,10 +95,29 @@ def test_a_pretrained_fit_whose_spec_names_no_model_is_compared_like_any_other()
     assert decided_before(spec_for("digits"), begun, other) == other
 
 
+@pytest.mark.parametrize(("side", "reading", "compared"), [(80, 500.0, False), (80, 1.0, True), (32, 500.0, True)])
+def test_pictures_are_read_again_only_if_there_is_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, side: int, reading: float, compared: bool
+) -> None:
+    seen: list[Experiment] = []
+
+    def see(experiment: Experiment, *_: object) -> tuple[Measured, float, int]:
+        seen.append(experiment)
+        return Measured(0.9, 0.03), 0.01, 100
+
+    monkeypatch.setattr(pretrained, "_seen", see)
+    monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
+    name = photos(tmp_path, side)
+    usual = Experiment.from_spec(spec_for(name), device="cpu")
+    pretrained_experiment(usual, spec_for(name, space="backbone"), reading, 1e3, print, device="cpu")
+    assert [experiment.space.image_size for experiment in seen] == [(side, side)] * compared
+    assert [experiment.data is usual.data for experiment in seen] == [side < 64] * compared
+
+
 def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
     name = photos(tmp_path, SMALLEST - 1)
     usual = Experiment.from_spec(spec_for(name), device="cpu")
-    assert pretrained_experiment(usual, spec_for(name, space="backbone"), 1e4, pytest.fail, device="cpu") is None
+    assert pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, 1e4, pytest.fail, device="cpu") is None
 
 
 @pytest.mark.parametrize(("seconds", "enough"), [(40.0, False), (60.0, True)])
@@ -103,7 +129,7 @@ def test_time_for_the_test_is_not_counted(
     monkeypatch.setattr(pretrained, "LEAST_SEEN", 10)  # 20 s, and a test of 24 images takes 29 s
     name = photos(tmp_path, SMALLEST)
     usual = Experiment.from_spec(spec_for(name), device="cpu")
-    found = pretrained_experiment(usual, spec_for(name, space="backbone"), seconds, print, device="cpu")
+    found = pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, seconds, print, device="cpu")
     assert (found is not None) is enough
 
 
@@ -118,7 +144,7 @@ def test_a_network_that_cannot_be_compared_is_left_out_in_one_line(
     name = photos(tmp_path, SMALLEST)
     usual = Experiment.from_spec(spec_for(name), device="cpu")
     spec = spec_for(name, space="backbone")
-    assert pretrained_experiment(usual, spec, 1e4 if damaged else 10.0, said.append, device="cpu") is None
+    assert pretrained_experiment(usual, spec, 0.0, 1e4 if damaged else 10.0, said.append, device="cpu") is None
     assert ("without pretrained weights: " if damaged else "too short") in said[-1]
 
 
