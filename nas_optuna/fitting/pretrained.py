@@ -69,7 +69,7 @@ def pretrained_experiment(
     try:
         spec = spec.override([f"space.model={json.dumps(model)}"])
         other = Experiment.from_spec(spec, **settings, images=images)
-        say(f"comparing what a network with pretrained weights of {model} sees with a network without")
+        say(f"comparing pretrained weights ({model}) with a network that begins untrained")
         began = time.monotonic()
         stop = settings.get("interrupted", never)
         seen, each, layers = _seen(other, min(SHARE * seconds, LONGEST), stop)
@@ -81,12 +81,12 @@ def pretrained_experiment(
             return None
         known = _trained(usual, took, stop)
     except (DataError, SpecError, TrainingError) as error:  # too little memory, other channels, damaged weights
-        say(f"without pretrained weights: {error}")
+        say(f"pretrained weights are left out: {error}")
         return None
     # By one standard error, since it gains more in the rest of the time; but each inference costs much more.
     ahead = seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
-    result = "the fit begins with them (--space residual: without)" if ahead else "the fit begins without"
-    say(f"after {took:.0f} s each {seen} with pretrained weights, {known} without: {result}")
+    begins = "with the weights (--space residual begins untrained)" if ahead else "untrained"
+    say(f"after {took:.0f} s each: {seen} with pretrained weights, {known} untrained; so the fit begins {begins}")
     return other if ahead else None
 
 

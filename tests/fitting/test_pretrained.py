@@ -52,8 +52,8 @@ def test_both_are_trained_for_the_same_time_and_the_better_one_is_taken(
     usual = Experiment.from_spec(spec_for(name), device="cpu")
     monkeypatch.setattr(pretrained, "SHARE", 1e-4)  # the fewest images, whatever the machine does
     found = pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, 1e4, said.append, device="cpu")
-    assert said[0].startswith("comparing what a network with pretrained weights of efficientnet_lite0 sees with")
-    assert ("the fit begins with them" in said[-1]) is (found is not None)
+    assert said[0].startswith("comparing pretrained weights (efficientnet_lite0)")
+    assert ("begins with the weights" in said[-1]) is (found is not None)
     assert len(said) == 2
 
 
@@ -145,7 +145,7 @@ def test_a_network_that_cannot_be_compared_is_left_out_in_one_line(
     usual = Experiment.from_spec(spec_for(name), device="cpu")
     spec = spec_for(name, space="backbone")
     assert pretrained_experiment(usual, spec, 0.0, 1e4 if damaged else 10.0, said.append, device="cpu") is None
-    assert ("without pretrained weights: " if damaged else "too short") in said[-1]
+    assert ("pretrained weights are left out: " if damaged else "too short") in said[-1]
 
 
 def test_weights_are_found_in_torchvisions_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
