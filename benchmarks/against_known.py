@@ -46,7 +46,7 @@ EPOCH = 4.0
 RESERVE = 0.03
 """Share of the time that is kept for the test."""
 SLOW_TEST = 0.1
-"""The same of a pretrained network, which sees larger pictures."""
+"""Share of the time that is kept for the test of a pretrained network, which is slow: it sees larger pictures."""
 TRIALS = 8
 """Networks of the random search."""
 

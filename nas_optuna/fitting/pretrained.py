@@ -111,11 +111,11 @@ def _seen(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> t
             break
     features = torch.cat(found)
     each = (time.monotonic() - began) / len(features)
-    accuracy = left_one_out(features, images.labels[: len(features)])
+    accuracy = leave_one_out_accuracy(features, images.labels[: len(features)])
     return Measured(accuracy, sampling_error(accuracy, len(features))), each, count_layers(network)
 
 
-def left_one_out(features: Tensor, labels: Tensor) -> float:
+def leave_one_out_accuracy(features: Tensor, labels: Tensor) -> float:
     """The share of samples ``[n, features]`` whose class ridge regression finds from all the others."""
     # In closed form (Hastie et al. 2009, section 7.10): without a sample, its residual is divided by 1 - leverage. The
     # leverage has the intercept's 1 / n, too: centred, a sample is minus the sum of all others, so they would tell its

@@ -1,6 +1,7 @@
 """Whether a fit begins with a pretrained network."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from nas_optuna.errors import Interrupted, SpecError, StudyError
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import pretrained, run
 from nas_optuna.fitting.inputs import name_of
-from nas_optuna.fitting.pretrained import SMALLEST, left_one_out, may_begin_pretrained, pretrained_experiment
+from nas_optuna.fitting.pretrained import SMALLEST, leave_one_out_accuracy, may_begin_pretrained, pretrained_experiment
 from nas_optuna.fitting.spec import decided_before, new_experiment, spec_for
 from nas_optuna.spaces import backbone
 from nas_optuna.spec import StudySpec
@@ -67,8 +68,10 @@ def test_the_comparison_can_be_interrupted(tmp_path: Path) -> None:
 def test_a_sample_does_not_tell_its_own_class() -> None:
     generator = torch.Generator().manual_seed(0)
     features, labels = torch.randn(120, 1280, generator=generator), torch.arange(120) % 3
-    assert left_one_out(features, labels) < 0.5, "noise tells nothing, though 1,280 features fit 120 samples exactly"
-    assert left_one_out(features + F.one_hot(labels).repeat(1, 427)[:, :1280], labels) > 0.8
+    assert leave_one_out_accuracy(features, labels) < 0.5, (
+        "noise tells nothing, though 1,280 features fit 120 samples exactly"
+    )
+    assert leave_one_out_accuracy(features + F.one_hot(labels).repeat(1, 427)[:, :1280], labels) > 0.8
 
 
 @pytest.mark.parametrize(("with_them", "space"), [(0.9, "backbone"), (0.53, "residual")])
@@ -158,7 +161,19 @@ def test_weights_are_found_in_torchvisions_cache(tmp_path: Path, monkeypatch: py
     assert backbone.at_hand() == "resnet18"
 
 
-def test_the_command_and_the_function_make_the_same_specs(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (["--set=recipe.seed=3"], {"overrides": ["recipe.seed=3"]}),
+        (["--set=recipe.progressive=0.5"], {"overrides": ["recipe.progressive=0.5"]}),
+        (["--space=backbone", "--seed=3"], {"space": "backbone", "seed": 3}),
+        (["--space=residual", "--sampler=tpe"], {"space": "residual", "sampler": "tpe"}),
+        (["--max-params=50k", "--max-latency=2"], {"max_params": "50k", "max_latency": 2.0}),
+    ],
+)
+def test_the_command_and_the_function_make_the_same_specs(
+    command: Command, monkeypatch: pytest.MonkeyPatch, options: list[str], settings: dict[str, Any]
+) -> None:
     seen: list[run.Fit] = []
 
     def remember(fit: run.Fit) -> nas.Fitted:
@@ -166,9 +181,9 @@ def test_the_command_and_the_function_make_the_same_specs(command: Command, monk
         raise SpecError("enough")
 
     monkeypatch.setattr(run.Fit, "run", remember)
-    command("fit", "digits", "--within=1m", "--set=recipe.seed=3")
+    command("fit", "digits", "--within=1m", *options)
     with pytest.raises(SpecError, match="enough"):
-        nas.fit("digits", "1m", overrides=["recipe.seed=3"])
+        nas.fit("digits", "1m", **settings)
     assert seen[0].spec == seen[1].spec
     assert seen[0].pretrained == seen[1].pretrained
 
