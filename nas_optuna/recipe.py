@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from nas_optuna.digests import hex_digest
+from nas_optuna.spec_text import Settings
 
 Fill = Literal["black", "reflect"]
 """What fills the border of a shifted image."""
@@ -19,7 +20,7 @@ _ADDED = ("epoch_size", "decay_norms", "label_smoothing", "shift_fill", "mix", "
 """Settings that recipes of release 0.2 did not have; their defaults change nothing."""
 
 
-class Recipe(BaseModel):
+class Recipe(Settings):
     """How one network is trained.
 
     Attributes:
@@ -61,8 +62,6 @@ class Recipe(BaseModel):
         >>> Recipe(epochs=10, optimizer="sgd", learning_rate=0.05, flip=True).fingerprint != Recipe().fingerprint
         True
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(default=5, ge=1)
     epoch_size: int | None = Field(default=None, ge=1)

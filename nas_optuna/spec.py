@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -20,7 +19,7 @@ from pydantic import (
 from nas_optuna.errors import SpecError, checked, named, unknown
 from nas_optuna.objectives import COSTS, ELSEWHERE, describe, parse_amount, parse_criterion
 from nas_optuna.recipe import Recipe as Recipe
-from nas_optuna.spec_text import check_values, first_problem, read_toml, supernet_section, with_overrides
+from nas_optuna.spec_text import Settings, check_values, first_problem, read_toml, supernet_section, with_overrides
 
 SUFFIX = ".toml"
 
@@ -28,11 +27,7 @@ ResizePolicy = Literal["stretch", "crop", "pad"]
 """How an image that is not square becomes a square."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataSpec(_Part):
+class DataSpec(Settings):
     """Which images, and how many of them.
 
     Attributes:
@@ -59,10 +54,10 @@ class DataSpec(_Part):
     max_side: int | None = Field(default=None, ge=1)
 
 
-class _Plugin(_Part):
+class _Plugin(Settings):
     """A name and its options, which the named part checks."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str
 
@@ -103,7 +98,7 @@ class PrunerSpec(_Plugin):
     name: str = "auto"
 
 
-class LatencySpec(_Part):
+class LatencySpec(Settings):
     """How the cost ``latency_ms`` is determined.
 
     Attributes:
@@ -121,7 +116,7 @@ class LatencySpec(_Part):
 
     table: str | None = None
     force: bool = False
-    margin: float | None = Field(default=None, ge=0, le=10, allow_inf_nan=False)
+    margin: float | None = Field(default=None, ge=0, le=10)
     runtime: str = "torch"
     threads: int = Field(default=1, ge=1)
     batch_size: int = Field(default=1, ge=1)
@@ -134,7 +129,7 @@ class LatencySpec(_Part):
         return {k: value for k, value in values.items() if (k, value) not in (("runtime", "torch"), ("margin", None))}
 
 
-class SupernetSpec(_Part):
+class SupernetSpec(Settings):
     """How a supernet is trained; `Recipe` still describes the training of its result.
 
     Every other key is an option of the strategy, whose own class checks it; see `nas_optuna.oneshot.strategies`.
@@ -153,7 +148,7 @@ class SupernetSpec(_Part):
         options: Options of the space's own supernet that other supernets do not have.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     strategy: str = "fair"
     alpha_init: Literal["zero", "uniform"] = "zero"
@@ -162,7 +157,7 @@ class SupernetSpec(_Part):
     latency_power: float | None = Field(default=None, gt=0)
     latency_target: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
 
     @property
     def strategy_options(self) -> dict[str, Any]:
@@ -185,7 +180,7 @@ class SupernetSpec(_Part):
         return self
 
 
-class StudySpec(_Part):
+class StudySpec(Settings):
     """Everything that defines a study.
 
     Attributes:
@@ -222,11 +217,11 @@ class StudySpec(_Part):
     pruner: PrunerSpec = PrunerSpec()
     supernet: SupernetSpec = SupernetSpec()
     objectives: tuple[str, ...] = ("accuracy",)
-    limits: dict[str, float] = {}
+    limits: dict[str, float] = Field(default_factory=dict)
     latency: LatencySpec = LatencySpec()
     reuse_duplicates: bool = True
-    fixed: dict[str, bool | int | float | str] = {}
-    search: dict[str, Any] = {}
+    fixed: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    search: dict[str, Any] = Field(default_factory=dict)
     among: str | None = None
     keep_paused: float = Field(default=1e9, ge=0)
     reference: str | None = None

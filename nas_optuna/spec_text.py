@@ -10,9 +10,9 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from nas_optuna.errors import SpecError, named, nearest, plainer, shown, unknown
 from nas_optuna.files import read_text
@@ -191,6 +191,22 @@ def _reason(error: BaseException) -> str:
     return named(text)
 
 
+class Settings(BaseModel):
+    """Settings that a user may also write in Python, where a wrong one is refused in one line as well."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    if not TYPE_CHECKING:  # type checkers are to see the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise SpecError(f"{type(self).__name__}: {first_problem(error, type(self))}") from None
+
+        __init__.__pydantic_base_init__ = True  # so that settings inside of others tell pydantic what is wrong
+
+
 def first_problem(error: ValidationError, spec: type[BaseModel]) -> str:
     """Describe in one line what is wrong with a spec, and suggest a key for an unknown one."""
     problem = error.errors()[0]
@@ -199,8 +215,11 @@ def first_problem(error: ValidationError, spec: type[BaseModel]) -> str:
         section: Any = spec
         for part in location[:-1]:
             section = section.model_fields[part].annotation
+        said = unknown("key", location[-1], section.model_fields, _MEANT)
         if location[:-1]:
-            return f"{unknown('key', location[-1], section.model_fields, _MEANT)} (in [{'.'.join(location[:-1])}])"
+            return f"{said} (in [{'.'.join(location[:-1])}])"
+        if not any(hasattr(field.annotation, "model_fields") for field in spec.model_fields.values()):
+            return said
         return f"{_unknown_at_the_top(location[0], spec)} (at the top)"
     return problem_of(error)
 
@@ -242,7 +261,8 @@ def problem_of(error: ValidationError, *section: str) -> str:
     parts = [*section, *(str(part) for part in place if not _is_union_member((part,)))]
     of_section = first["type"] == "value_error" and isinstance(first["input"], dict)  # the message names its keys
     got = "" if of_section else f", got {shown(first['input'])}"
-    return f"{named('.'.join(parts))}: {said.replace(', or it must be ', ', or ')}{got}"
+    where = f"{named('.'.join(parts))}: " if parts else ""
+    return f"{where}{said.replace(', or it must be ', ', or ')}{got}"
 
 
 def _is_union_member(last: tuple[int | str, ...]) -> bool:

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nas_optuna.errors import SpecError
+from nas_optuna.oneshot.strategies.base import RankedOptions
 from nas_optuna.presets import DEFAULT, find_spec, preset_names
-from nas_optuna.spec import DataSpec, PrunerSpec, Recipe, SamplerSpec, SpaceSpec, StudySpec
+from nas_optuna.spec import DataSpec, PrunerSpec, Recipe, SamplerSpec, SpaceSpec, StudySpec, SupernetSpec
 from nas_optuna.spec_text import with_overrides
 
 printable = st.characters(exclude_categories=["Cc", "Cs"])
@@ -127,6 +128,24 @@ def test_set_overrides_a_key(overrides: list[str], path: tuple[str, ...] | None,
     for key in path:
         found = found[key]
     assert found == value
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "says"),
+    [
+        (Recipe, {"epochs": "x"}, "Recipe: epochs: it must be a whole number, got 'x'"),
+        (Recipe, {"lr": 1}, "Recipe: unknown key 'lr'; did you mean 'learning_rate'?"),
+        (Recipe, {"learning_rate": float("inf")}, "Recipe: learning_rate: it must be a finite number, got inf"),
+        (StudySpec, {"recipe": {"epochs": "x"}}, "StudySpec: recipe.epochs: it must be a whole number, got 'x'"),
+        (StudySpec, {"keep_paused": float("inf")}, "StudySpec: keep_paused: it must be a finite number, got inf"),
+        (SupernetSpec, {"latency_power": 1}, 'SupernetSpec: latency_power belongs to latency_loss = "fbnet"'),
+        (RankedOptions, {"evaluations": 1}, "RankedOptions: evaluations: it must be at least 10, got 1"),
+    ],
+)
+def test_settings_made_in_python_are_refused_in_one_line(kind: Any, wrong: dict[str, Any], says: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        kind(**wrong)
+    assert str(caught.value) == says
 
 
 def test_overriding_a_spec_leaves_the_rest_alone() -> None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -22,6 +22,7 @@ from nas_optuna.devices import prepare_process
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.spec_text import Settings
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state
 from nas_optuna.training.fit import never
@@ -123,7 +124,7 @@ class Meter:
         self._largest, self._lowest = max(norm, self._largest or 0.0), min(loss, self._lowest)
 
 
-class StrategyOptions(BaseModel):
+class StrategyOptions(Settings):
     """The options of ``[supernet]`` that every strategy has; a strategy's own class adds options and sets defaults.
 
     Attributes:
@@ -135,8 +136,6 @@ class StrategyOptions(BaseModel):
         schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
         clip: Largest norm of the weights' gradient; 0 turns clipping off.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=64, ge=1)
