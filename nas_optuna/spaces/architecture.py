@@ -1,13 +1,14 @@
-"""One point of a search space, and checks of a space's options."""
+"""One point of a search space, one of its parameters, and checks of a space's options."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import ArchitectureError, SpecError, require_kind
 
 Choice = str | int | float | bool | None
 """The types of a categorical parameter's choices, which every Optuna storage can keep."""
@@ -43,6 +44,46 @@ class Architecture:
 
     def __str__(self) -> str:
         return self.text
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One categorical decision.
+
+    Attributes:
+        choices: Its choices, in order.
+        ordered: Whether neighbouring choices are alike (16 → 24 filters); operations are not ordered.
+    """
+
+    choices: tuple[Choice, ...]
+    ordered: bool = False
+
+    def match(self, name: str, value: Any) -> Choice:
+        """The choice that equals a value, or an `ArchitectureError`; unlike in Python, ``True`` is not 1."""
+        for choice in self.choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+        raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {self.choices}")
+
+    def typed(self, name: str, value: Any) -> Choice:
+        """Like `match`, but text is also read as the choice that is written like it; raises a `SpecError`."""
+        try:
+            return self.match(name, value)
+        except ArchitectureError as error:
+            written = {text_of(choice): choice for choice in self.choices}
+            if isinstance(value, str) and value in written:
+                return written[value]
+            raise SpecError(str(error)) from None
+
+
+def text_of(choice: Choice) -> str:
+    """The text of a choice: a string as it is, everything else as in JSON."""
+    return choice if isinstance(choice, str) else json.dumps(choice)
+
+
+def require_architecture(given: object) -> None:
+    """Refuse what is no `Architecture`."""
+    require_kind(given, Architecture, "the architecture", "give one that parse, architecture or sample has returned")
 
 
 def checked_input_size(input_size: InputSize | Sequence[int]) -> InputSize:

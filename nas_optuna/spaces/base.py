@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import json
 import math
 import random
 from abc import ABC, abstractmethod
@@ -14,8 +13,10 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from nas_optuna.errors import ArchitectureError, SpecError, require_kind, unknown
-from nas_optuna.spaces.architecture import Architecture, Choice, InputSize
+from nas_optuna.errors import ArchitectureError, SpecError, checked, require_kind, shown, unknown
+from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, require_architecture
+from nas_optuna.spaces.architecture import Parameter as Parameter
+from nas_optuna.spaces.architecture import text_of as text_of
 
 if TYPE_CHECKING:  # torch and optuna are slow to import, and a listing of spaces must be fast
     import optuna
@@ -28,41 +29,6 @@ Shape = tuple[int, ...]
 
 _ATTEMPTS, _ATTEMPTS_EACH = 20_000, 100
 """The most draws of a sample, and the further draws for each wanted architecture."""
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One categorical decision.
-
-    Attributes:
-        choices: Its choices, in order.
-        ordered: Whether neighbouring choices are alike (16 → 24 filters); operations are not ordered.
-    """
-
-    choices: tuple[Choice, ...]
-    ordered: bool = False
-
-    def match(self, name: str, value: Any) -> Choice:
-        """The choice that equals a value, or an `ArchitectureError`; unlike in Python, ``True`` is not 1."""
-        for choice in self.choices:
-            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
-                return choice
-        raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {self.choices}")
-
-    def typed(self, name: str, value: Any) -> Choice:
-        """Like `match`, but text is also read as the choice that is written like it; raises a `SpecError`."""
-        try:
-            return self.match(name, value)
-        except ArchitectureError as error:
-            written = {text_of(choice): choice for choice in self.choices}
-            if isinstance(value, str) and value in written:
-                return written[value]
-            raise SpecError(str(error)) from None
-
-
-def text_of(choice: Choice) -> str:
-    """The text of a choice: a string as it is, everything else as in JSON."""
-    return choice if isinstance(choice, str) else json.dumps(choice)
 
 
 @dataclass(frozen=True)
@@ -181,6 +147,9 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: The trial was enqueued with a value that is none of a parameter's choices.
         """
+        from optuna.trial import BaseTrial
+
+        require_kind(trial, BaseTrial, "the trial", "give one of Optuna's")
         chosen = {}
         for name, parameter in self.parameters.items():
             try:
@@ -198,7 +167,6 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: A name is missing or unknown, or a value is outside its choices.
         """
-        require_kind(params, Mapping, "params", "give a dictionary")
         given = self.matched(params)
         self.require_values(self.parameters, given)
         chosen = self.canonical(given)
@@ -206,6 +174,7 @@ class SearchSpace(ABC):
 
     def matched(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """The choices that params name; an `ArchitectureError` for an unknown name or a value outside its choices."""
+        require_kind(params, Mapping, "params", "give a dictionary")
         for name in params:
             if name not in self.parameters:
                 raise ArchitectureError(unknown("parameter", name, self.parameters))
@@ -237,6 +206,7 @@ class SearchSpace(ABC):
 
     def tokens(self, architecture: Architecture) -> tuple[int, ...]:
         """The index of each choice, in the order of `parameters`; 0 for a parameter that is missing."""
+        require_architecture(architecture)
         chosen = architecture.params
         return tuple(
             p.choices.index(p.match(name, chosen[name])) if name in chosen else 0 for name, p in self.parameters.items()
@@ -244,13 +214,20 @@ class SearchSpace(ABC):
 
     def from_tokens(self, tokens: Sequence[int]) -> Architecture:
         """The architecture of one index for each parameter, as `tokens` gives them."""
-        pairs = zip(self.parameters.items(), tokens, strict=True)
-        return self.architecture({name: parameter.choices[token] for (name, parameter), token in pairs})
+        try:
+            params = {name: p.choices[i] for (name, p), i in zip(self.parameters.items(), tokens, strict=True)}
+        except (TypeError, ValueError, IndexError):
+            raise ArchitectureError(
+                f"tokens are the index of a choice for each parameter, not {shown(tokens)}"
+            ) from None
+        return self.architecture(params)
 
+    @checked
     def sample(self, rng: random.Random) -> Architecture:
         """Draw every parameter uniformly and independently."""
         return self.architecture({name: rng.choice(p.choices) for name, p in self.parameters.items()})
 
+    @checked
     def sample_distinct(
         self, count: int, rng: random.Random, accept: Callable[[Architecture], bool] = lambda architecture: True
     ) -> list[Architecture]:
@@ -266,6 +243,7 @@ class SearchSpace(ABC):
 
     def neighbours(self, architecture: Architecture) -> Iterator[Architecture]:
         """Every other architecture with one changed parameter, each once."""
+        require_architecture(architecture)
         changes = ((name, value) for name, parameter in self.parameters.items() for value in parameter.choices)
         others = (self.architecture({**architecture.params, name: value}) for name, value in changes)
         return (other for other in dict.fromkeys(others) if other != architecture)
@@ -304,6 +282,7 @@ class SearchSpace(ABC):
 
     def pinned(self, values: Mapping[str, Any]) -> dict[str, Choice]:
         """The choices of a user's values, by parameter; raises as `fixed` does."""
+        require_kind(values, Mapping, "values to fix", "give a dictionary")
         for name in values:
             if name not in self.parameters:
                 raise SpecError(unknown("parameter to fix:", name, self.parameters))

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.errors import ArchitectureError, SpecError
+from nas_optuna.errors import ArchitectureError, SpecError, checked
 from nas_optuna.spaces.architecture import Architecture, InputSize, require_choices, require_depth, require_positive
 from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import ChainSpace, Part, Task
@@ -119,6 +119,7 @@ class BlockSpace(ChainSpace):
         """E.g. ``"k3_f16-k5_f24"`` for two blocks."""
         return "-".join(params[name] for name in self.parameters)
 
+    @checked
     def parse(self, text: str) -> Architecture:
         """The architecture of a string such as ``"k3_f16-k5_f24"``."""
         blocks = text.strip().lower().split("-")

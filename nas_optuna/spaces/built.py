@@ -16,7 +16,14 @@ from torch import nn
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, checked
-from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, checked_input_size, require_positive
+from nas_optuna.spaces.architecture import (
+    Architecture,
+    Choice,
+    InputSize,
+    checked_input_size,
+    require_architecture,
+    require_positive,
+)
 from nas_optuna.spaces.base import Decomposable, Operation, Parameter, Shape
 from nas_optuna.spaces.choices import Choices
 
@@ -83,7 +90,8 @@ class BuiltSpace(Decomposable):
     @checked
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network."""
-        return self.build_with(Choices(lambda name, asked: architecture.params[name]))
+        params = self.architecture(architecture.params).params  # which refuses one of another space
+        return self.build_with(Choices(lambda name, asked: params[name]))
 
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device."""
@@ -140,6 +148,7 @@ class ChainSpace(BuiltSpace):
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
         """One operation for each part of the architecture's network."""
+        require_architecture(architecture)
         params, shape = architecture.params, self.input_shape
         found = []
         for part in self.chain:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.errors import ArchitectureError
+from nas_optuna.errors import ArchitectureError, checked
 from nas_optuna.spaces.architecture import Architecture, InputSize, positive_choices, require_depth
 from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import ChainSpace, Part, Task
@@ -184,6 +184,7 @@ class ConvSpace(ChainSpace):
             for i in range(1, self.depth + 1)
         )
 
+    @checked
     def parse(self, text: str) -> Architecture:
         """The architecture of a string such as ``"f16k3s1-f48k5s2"``.
 

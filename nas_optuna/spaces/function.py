@@ -15,7 +15,7 @@ from torch import nn
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, checked, describe_error, reason_of, unknown
-from nas_optuna.spaces.architecture import Architecture, Choice
+from nas_optuna.spaces.architecture import Architecture, Choice, require_architecture
 from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import BuiltSpace, CostStep, source_of
 from nas_optuna.spaces.built import SpaceFunction as SpaceFunction
@@ -151,6 +151,7 @@ class FunctionSpace(BuiltSpace):
         """E.g. ``"width=32,depth=2,block0=conv3"``."""
         return _write_params(self.tracer.trace(params), self.parameters)
 
+    @checked
     def parse(self, text: str) -> Architecture:
         """The architecture of a string such as ``"width=32,depth=2,block0=conv3"``, in any order."""
         params = _read_params(text, self.parameters, example=self.format({}))
@@ -166,6 +167,7 @@ class FunctionSpace(BuiltSpace):
     @checked
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network."""
+        architecture = self.architecture(architecture.params)  # refuses one of another space
         if architecture not in self._outputs:
             self._tried(architecture)
         return self.build_untried(architecture)
@@ -200,6 +202,7 @@ class FunctionSpace(BuiltSpace):
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
         """Each use of a chosen layer in its network, and the rest of the network."""
+        require_architecture(architecture)
         network, choices, calls = self._tried(architecture)
         params, found = architecture.params, []
         for call in calls:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from nas_optuna.errors import ArchitectureError, SpecError, unknown
+from nas_optuna.errors import ArchitectureError, SpecError, checked, unknown
 from nas_optuna.spaces.architecture import (
     Architecture,
     Choice,
@@ -307,6 +307,7 @@ class MacroSpace(ChainSpace):
             stages.append(".".join([f"w{params[f'stage{stage}.width']}_d{len(slots)}", *slots]))
         return "-".join(stages)
 
+    @checked
     def parse(self, text: str) -> Architecture:
         """The architecture of a string such as ``"w32_d1.conv_k3_relu_res-w48_d1.maxpool_k3"``."""
         stages = text.strip().lower().split("-")

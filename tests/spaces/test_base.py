@@ -9,8 +9,8 @@ import pytest
 from torch import nn
 
 from nas_optuna.costs.complexity import figures, macs_table
-from nas_optuna.errors import ArchitectureError, SpecError
-from nas_optuna.spaces import Decomposable, Parameter, SearchSpace
+from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError
+from nas_optuna.spaces import Decomposable, Parameter, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture, require_choices
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
@@ -92,6 +92,30 @@ def test_a_whole_network_is_counted_as_its_operations_are() -> None:
     a, b = figures(parts, parts.parse(text), 4), figures(whole, whole.parse(text), 4)
     assert (a.macs, a.params, a.weight_bytes) == (b.macs, b.params, b.weight_bytes)
     assert b.activation_bytes == pytest.approx(a.activation_bytes, rel=0.02)
+
+
+WRONG: dict[str, tuple[Any, ...]] = {
+    "parse": (None, b"f16k3s1", ["f16k3s1"]),
+    "architecture": (None, ["a"]),
+    "fixed": (None, 3, ""),
+    "build": (None, "f16k3s1", Switches().sample(random.Random(0))),
+    "operations": (None, "f16k3s1"),
+    "tokens": (None, {"a": 1}),
+    "from_tokens": (None, (), (999,) * 6, ["a"] * 6),
+    "sample": (None, 3),
+    "suggest": (None, {}),
+}
+
+
+@pytest.mark.parametrize("name", ["conv", "block", "macro", "residual"])
+def test_methods_of_spaces_refuse_what_they_do_not_take_in_one_line(name: str) -> None:
+    space = create_space(name, {}, in_channels=1, classes=3, input_size=16)
+    for method, arguments in WRONG.items():
+        for wrong in arguments:
+            with pytest.raises(NasOptunaError):
+                getattr(space, method)(wrong)
+    with pytest.raises(SpecError, match="the architecture cannot be of type str; give one that parse"):
+        list(space.neighbours("f16k3s1"))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("space", [ConvSpace(depth=2), BlockSpace(depth=2), Switches()], ids=lambda s: s.name)
