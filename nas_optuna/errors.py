@@ -133,6 +133,8 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
         except TypeError:  # which the call itself tells better
             return function(*args, **kwargs)
         for name, value in given.arguments.items():
+            if value is None and signature.parameters[name].default == ():
+                value = ()  # as for Optuna's own functions, e.g. for callbacks
             given.arguments[name] = _taken(value, name, kinds.get(name, {}))
         return function(*given.args, **given.kwargs)
 
@@ -141,7 +143,7 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def _taken(value: Any, name: str, kinds: Mapping[Any, str]) -> Any:
     if kinds:
-        if isinstance(value, os.PathLike) and Path in kinds:
+        if Path in kinds and isinstance(value, os.PathLike if str in kinds else os.PathLike | str):
             value = Path(value)
         if not kinds.keys().isdisjoint((Integral, Real)) and getattr(value, "shape", None) == ():
             value = value.item()

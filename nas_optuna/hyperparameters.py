@@ -25,7 +25,8 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
 
     Args:
         name: The setting, e.g. ``"learning_rate"``.
-        value: ``"1e-4..1e-1:log"``, ``{"low": 1e-4, "high": 1e-1, "log": True}``, a list, or ``"32,64"``.
+        value: ``"1e-4..1e-1:log"``, ``{"low": 1e-4, "high": 1e-1, "log": True}``, a list, ``"32,64"``, or a
+            distribution of Optuna.
 
     Raises:
         SpecError: The recipe has no such setting, it cannot be searched, or a value is not valid.
@@ -39,7 +40,13 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
     searchable = [field for field in Recipe.model_fields if field not in _LEFT_OUT]
     if name not in searchable:
         raise SpecError(unknown("setting of the recipe to search:", name, searchable))
-    if isinstance(value, str) and ".." in value:
+    if isinstance(value, CategoricalDistribution):
+        value = value.choices
+    elif isinstance(value, FloatDistribution | IntDistribution):
+        if value.step not in (None, 1):
+            raise SpecError(f"recipe.{name}: a range has no step here; give a list of choices")
+        value = {"low": value.low, "high": value.high, "log": value.log}
+    elif isinstance(value, str) and ".." in value:
         bounds, colon, scale = value.partition(":")
         if colon and scale.strip() != "log":
             raise SpecError(f"recipe.{name}: {value!r} ends in {scale!r}; write low..high or low..high:log")
@@ -101,8 +108,10 @@ def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistri
     kind = Recipe.model_fields[name].annotation
     if kind not in (int, float):
         raise SpecError(f"recipe.{name} is no number; give a list of choices")
-    if kind is int and isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log)
+    if kind is int:
+        if any(number % 1 for number in numbers):
+            raise SpecError(f"recipe.{name}: low and high must be whole numbers, got {low!r} and {high!r}")
+        return IntDistribution(int(numbers[0]), int(numbers[1]), log)
     return FloatDistribution(numbers[0], numbers[1], log)
 
 

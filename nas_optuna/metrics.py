@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
-from nas_optuna.errors import SpecError, checked
+from nas_optuna.errors import SpecError, checked, shown
 from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.registry import Registry
 
@@ -63,6 +63,8 @@ def metric(
         ... def mean_absolute_error(outputs, targets):
         ...     return (outputs.squeeze(1) - targets).abs().mean()
     """
+    if direction not in get_args(Direction):
+        raise SpecError(f"a metric's direction is 'maximize' or 'minimize', not {shown(direction)}")
 
     def decorate(function: _F) -> _F:
         setattr(function, _MARK, (direction, ideal, worst, label, unit))

@@ -15,7 +15,7 @@ from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, stratified_order
 from nas_optuna.data.source import InputSize, Source
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import DataError, require_kind
+from nas_optuna.errors import DataError, checked
 from nas_optuna.spec import DataSpec
 
 
@@ -75,6 +75,7 @@ class SearchData:
         return change if same_shape else f"{change}, {VERBS[self.train.resize]}"
 
 
+@checked
 def load_data(
     spec: DataSpec | str = "digits", directory: Path | None = None, *, input_size: InputSize = None
 ) -> SearchData:
@@ -96,8 +97,6 @@ def load_data(
         (1150, 288)
     """
     spec = DataSpec(name=spec) if isinstance(spec, str) else spec
-    require_kind(spec, DataSpec, "the data set", "give a name, such as digits or folder:PATH, or a DataSpec")
-    require_kind(directory, Path | None, "the directory", "give a Path")
     with opened(spec, directory, input_size) as source:
         train, validation = _chosen(source, spec, divided=spec.select_on != "test")
         images = source.training(np.concatenate((train, validation)))

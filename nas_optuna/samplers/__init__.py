@@ -7,6 +7,7 @@ are named as ``package.module:factory``.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,15 @@ SAMPLERS = Registry(
 
 
 @checked
-def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[str, Any]) -> BaseSampler:
+def create_sampler(
+    name: str, space: SearchSpace, seed: int | None = None, options: Mapping[str, Any] | None = None
+) -> BaseSampler:
     """Make the sampler of that name for a space.
 
     Args:
         name: Built-in name, entry point, or ``package.module:factory``.
         space: The space that it samples.
-        seed: The study's seed; every draw is seeded by it and the trial's number.
+        seed: The study's seed; every draw is seeded by it and the trial's number. None draws one.
         options: The sampler's own options.
 
     Raises:
@@ -54,5 +57,6 @@ def create_sampler(name: str, space: SearchSpace, seed: int, options: Mapping[st
     """
     from optuna.samplers import BaseSampler as Sampler
 
-    sampler: BaseSampler = SAMPLERS.make(name, space, seed, options=options, wanted=Sampler)
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    sampler: BaseSampler = SAMPLERS.make(name, space, seed, options=options or {}, wanted=Sampler)
     return sampler

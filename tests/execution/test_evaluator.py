@@ -32,6 +32,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.evaluator import EvaluatorContext, digest, space_identity
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.loop import run
+from nas_optuna.metrics import metric
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import DataSpec
 from nas_optuna.study.schema import TrialKey
@@ -251,9 +252,9 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
             "storage cannot be of type .*Path; give a BaseStorage or",
         ),  # type: ignore[arg-type]
         (lambda: experiment().create("sqlite:///s.db", None), "name cannot be of type NoneType"),  # type: ignore[arg-type]
-        (lambda: load_data(None), "data set cannot be of type NoneType; give a name"),  # type: ignore[arg-type]
-        (lambda: load_data(Path("photos")), "data set cannot be of type .*Path; give a name"),  # type: ignore[arg-type]
-        (lambda: fit("digits", callbacks=None), "callbacks cannot be of type NoneType; give a list"),  # type: ignore[arg-type]
+        (lambda: load_data(None), "spec cannot be of type NoneType; give a DataSpec or a string"),  # type: ignore[arg-type]
+        (lambda: load_data(Path("photos")), "spec cannot be of type .*Path; give a DataSpec or a string"),  # type: ignore[arg-type]
+        (lambda: fit("digits", callbacks=print), "callbacks cannot be of type builtin.*; give a list"),  # type: ignore[arg-type]
         (lambda: fit("digits", overrides="recipe.flip=true"), "overrides cannot be of type str; give a list"),
         (lambda: fit("digits", out=None), "out cannot be of type NoneType; give a string or a Path"),  # type: ignore[arg-type]
         (lambda: fit("digits", say=None), "say cannot be of type NoneType; give a function"),  # type: ignore[arg-type]
@@ -261,7 +262,8 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
         (lambda: experiment().run(None, trials="1"), "trials cannot be of type str; give a whole number or None"),  # type: ignore[arg-type]
         (lambda: experiment().run(None, executor="ray"), "executor cannot be of type str; give an Executor or None"),  # type: ignore[arg-type]
         (lambda: load_network("no", device=0), "device cannot be of type int; give a string"),  # type: ignore[arg-type]
-        (lambda: load_data("mnist", "data"), "directory cannot be of type str; give a Path"),  # type: ignore[arg-type]
+        (lambda: load_data("mnist", 3), "directory cannot be of type int; give a Path or None"),  # type: ignore[arg-type]
+        (lambda: metric(direction="max"), "a metric.s direction is .maximize. or .minimize., not .max"),  # type: ignore[arg-type]
         (lambda: ConvSpace().build("f16"), "architecture cannot be of type str; give an Architecture"),  # type: ignore[arg-type]
         (lambda: ConvSpace().architecture(None), "params cannot be of type NoneType; give a dictionary"),  # type: ignore[arg-type]
     ],
@@ -278,8 +280,10 @@ def test_numbers_of_numpy_and_all_paths_are_arguments_like_others(tmp_path: Path
     numbers: dict[str, Any] = {"in_channels": np.int64(1), "classes": 10.0, "input_size": np.array(8)}
     assert create_space("conv", {}, **numbers).build
     flags: dict[str, Any] = {"reuse_duplicates": np.True_, "keep_weights": 0, "keep_paused": 1e9}
+    flags |= {"callbacks": None, "checkpoints": str(tmp_path)}
     made = EvaluatorObjective(Counting(), device="cpu", **flags)
     assert (made.keep_paused, type(made.keep_paused), made.keep_weights) == (10**9, int, 0)
+    assert made.checkpoints == tmp_path
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,16 @@ def objective(trial: optuna.Trial) -> float:
     return float(sum((t - 1) ** 2 for t in SPACE.tokens(SPACE.suggest(trial))))
 
 
+@pytest.mark.parametrize("name", ["random", *NAMES])
+def test_without_a_seed_one_is_drawn_as_in_optuna(name: str) -> None:
+    def first(sampler: optuna.samplers.BaseSampler) -> dict[str, Any]:
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(objective, n_trials=1)
+        return study.trials[0].params
+
+    assert any(first(create_sampler(name, SPACE)) != first(create_sampler(name, SPACE, None)) for _ in range(3))
+
+
 def pruned_objective(trial: optuna.Trial) -> float:
     value = objective(trial)
     for epoch in range(1, 10):
