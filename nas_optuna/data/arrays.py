@@ -122,7 +122,9 @@ class NpzSource(FileSource):
         """The channel axis of each part, None if there is none; also checks that images, labels and parts fit."""
         layout = None
         if _LAYOUT in self._headers:
-            layout = "".join(map(str, _label_values(self._array(self._headers[_LAYOUT]).ravel(), _LAYOUT))).casefold()
+            values = self._array(self._headers[_LAYOUT]).ravel().tolist()
+            texts = (each.decode(errors="replace") if isinstance(each, bytes) else str(each) for each in values)
+            layout = "".join(texts).casefold()
         axes, channels = {}, set()
         for part in self._arrays:
             images, labels = (self._arrays[part][role] for role in ("images", "labels"))

@@ -23,7 +23,7 @@ from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.source import FunctionSource, InputSize, Source, hold_out
 from nas_optuna.data_sets import DATA_SETS
-from nas_optuna.errors import DataError, SpecError, named, reason_of, shown, unknown
+from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, reason_of, shown, unknown
 from nas_optuna.files import scratch_folder
 from nas_optuna.spec import DataSpec
 
@@ -208,11 +208,22 @@ def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize 
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         else:
             place = directory or data_directory()
-            yield FunctionSource(
-                lambda train: DATA_SETS.make(name, train, place, options={}, wanted=ImageSet), spec, input_size
-            )
+            yield FunctionSource(lambda train: _part(name, train, place), spec, input_size)
     except DataError as error:
         raise DataError(f"data set {named(name)!r}: {error}") from error
+
+
+def _part(name: str, train: bool, place: Path) -> ImageSet:
+    """The training or the test part of a named data set; errors of somebody's function say which."""
+    DATA_SETS.find(name)  # it belongs to no part that this cannot be imported
+    try:
+        made: ImageSet = DATA_SETS.make(name, train, place, options={}, wanted=ImageSet)
+    except NasOptunaError as error:
+        if name in DATA_SETS.builtin:
+            raise
+        part = "training" if train else "test"
+        raise type(error)(f"{error}; it was asked for the {part} part") from error
+    return made
 
 
 def _user_path(kind: str, text: str) -> Path:

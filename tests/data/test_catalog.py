@@ -205,6 +205,31 @@ def test_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(load_images("my_pictures:load", True)) == 9, "found in the current folder"
 
 
+def broken(train: bool, directory: Path) -> ImageSet:
+    if train:
+        return squares(train, directory)
+    raise ZeroDivisionError("no test images")
+
+
+def test_an_error_of_ones_own_function_says_for_which_part_it_was_called() -> None:
+    with pytest.raises(SpecError, match=r"no test images \(test_catalog.py:\d+\); it was asked for the test part"):
+        load_images(f"{__name__}:broken", False)
+    with pytest.raises(SpecError, match=r"gave a list, not an ImageSet; it was asked for the training part"):
+        load_images(f"{__name__}:listed", True)
+    with pytest.raises(DataError, match=r"from_numpy; it was asked for the training part"):
+        load_images(f"{__name__}:mistaken", True)
+    with pytest.raises(SpecError, match=r"unknown name in .*: 'absent'; choose one of: [^;]*$"):
+        load_images(f"{__name__}:absent", True)
+
+
+def listed(train: bool, directory: Path) -> list[int]:
+    return [int(train)]
+
+
+def mistaken(train: bool, directory: Path) -> ImageSet:
+    return ImageSet([0], torch.arange(2), ("a", "b"))  # type: ignore[arg-type]
+
+
 def test_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NAS_OPTUNA_DATA", str(tmp_path))
     assert data_directory() == tmp_path

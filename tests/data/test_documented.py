@@ -76,7 +76,8 @@ def test_documented_settings() -> None:
             assert str(getattr(getattr(spec, section), name)).strip("()[]") == given.strip("()[]")
 
 
-def test_another_layout_is_refused_with_those_that_are_known(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS, layout="WHC")
+@pytest.mark.parametrize("layout", ["WHC", b"\xff", 1.5, [0.5, 2.0], True, ""])
+def test_another_layout_is_refused_with_those_that_are_known(tmp_path: Path, layout: object) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS, layout=layout)
     with pytest.raises(DataError, match="it must be 'HWC' or 'CHW'"):
         load_images(f"npz:{tmp_path / 'x.npz'}", True)
