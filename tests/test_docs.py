@@ -6,10 +6,12 @@ what their commands print. A comment above a block says why it is not run, or th
 
 from __future__ import annotations
 
+import builtins
 import os
 import re
 import signal
 import subprocess
+import symtable
 import sys
 import time
 from collections.abc import Iterator
@@ -102,6 +104,25 @@ def test_every_block_says_its_language_and_every_remark_is_known() -> None:
     for page in PAGES:
         outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         assert not re.search(r"^ {4}(nas-optuna|python|pip) ", outside, re.MULTILINE), f"{page} has a command unrun"
+
+
+def names_from_elsewhere(text: str) -> set[str]:
+    """The names that a block uses, and neither makes, imports nor finds in Python."""
+    top = symtable.symtable(text, "block", "exec")
+    tables = [top]
+    for table in tables:
+        tables += table.get_children()
+    made = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported() or s.is_namespace()}
+    wanted = (s.get_name() for table in tables for s in table.get_symbols() if s.is_global() and s.is_referenced())
+    return set(wanted) - made - set(vars(builtins)) - {"__name__"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_python_block_runs_by_itself_or_says_what_it_goes_on_from(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for block in blocks(page):
+        if block.language == "python" and "goes on from" not in " ".join(lines[block.line - 4 : block.line]):
+            assert not names_from_elsewhere(block.text), f"{page.name}:{block.line}"
 
 
 @pytest.mark.docs
