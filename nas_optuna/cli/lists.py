@@ -18,6 +18,7 @@ from nas_optuna.devices import list_devices
 from nas_optuna.errors import DataError, SpecError, unknown
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import create_space
+from nas_optuna.spaces.architecture import text_of
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
 """Options of a space that the data decide."""
@@ -92,7 +93,7 @@ def space_show(
         print_json({"name": found.name, "size": found.size, "parameters": parameters})
         return
     rows = [
-        (name, ", ".join(map(str, p.choices)), "yes" if p.ordered else "no") for name, p in found.parameters.items()
+        (name, ", ".join(map(text_of, p.choices)), "yes" if p.ordered else "no") for name, p in found.parameters.items()
     ]
     print_table(f"space {found.name}: {_size(found.size)}", ("parameter", "choices", "ordered"), rows)
 

@@ -29,6 +29,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
+from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.storage import open_storage, storage_url
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def best(
         return
     names, figures = facts.names, _beside_the_accuracy(facts.described(record, typed=True), facts.names[0], gain)
     title = f"{'cheapest within one standard error' if within else 'best'} of study {study.study_name}"
-    print_facts(title, [*figures, *shown.params.items()])
+    print_facts(title, [*figures, *((name, text_of(choice)) for name, choice in shown.params.items())])
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
         say(f"It is {rank} in {names[0]} alone; {facts.command('pareto')} shows the front.")

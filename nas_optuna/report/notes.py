@@ -22,6 +22,7 @@ from nas_optuna.report.dashboard import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import StudyFacts, figures_of
 from nas_optuna.report.selection import objective_names
+from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
 from nas_optuna.study.results import TrialRecord, front_trials, ranked
 from nas_optuna.study.schema import StudyKey
@@ -65,7 +66,7 @@ def architecture_table(params: Mapping[str, Any]) -> str:
     places: dict[str, dict[str, Any]] = {}
     for name, choice in params.items():
         place, _, what = name.partition(".")
-        places.setdefault(place, {})[what or "choice"] = choice
+        places.setdefault(place, {})[what or "choice"] = text_of(choice)
     columns = list(dict.fromkeys(what for row in places.values() for what in row))
     rows = [[place, *(row.get(what, "") for what in columns)] for place, row in places.items()]
     return table(["", *columns], rows, _GAP)

@@ -38,6 +38,7 @@ from nas_optuna.report.facts import Section, StudyFacts, curve_of, remarks_of, r
 from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import text_of
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import TrialRecord, cost_names, front_trials, ranked
@@ -328,7 +329,7 @@ def supernet_section(facts: StudyFacts) -> Section | None:
     except NasOptunaError:
         return None
     choices = [
-        (name, ", ".join(f"{c}: {p:.0%}" for c, p in zip(space.parameters[name].choices, shares, strict=True)))
+        (name, ", ".join(f"{text_of(c)}: {p:.0%}" for c, p in zip(space.parameters[name].choices, shares, strict=True)))
         for name, shares in result.probabilities().items()
         if name in space.parameters
     ]

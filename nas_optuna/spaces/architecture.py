@@ -66,11 +66,11 @@ class Parameter:
         raise ArchitectureError(f"{name} = {value!r} is outside its choices; choose one of {self.choices}")
 
     def typed(self, name: str, value: Any) -> Choice:
-        """Like `match`, but text is also read as the choice that is written like it; raises a `SpecError`."""
+        """Like `match`, but text is also read as the choice that we or Python write like it; raises a `SpecError`."""
         try:
             return self.match(name, value)
         except ArchitectureError as error:
-            written = {text_of(choice): choice for choice in self.choices}
+            written = {text: choice for choice in self.choices for text in (str(choice), text_of(choice))}
             if isinstance(value, str) and value in written:
                 return written[value]
             raise SpecError(str(error)) from None

@@ -77,6 +77,25 @@ def test_what_its_constructors_print_stays_out_of_the_facts(command: Command, pl
     assert "LOUD" not in command("space", "show", "--set", "space.name=loud.py:net").out
 
 
+def test_choices_are_shown_as_an_architecture_writes_them_and_pinned_as_python_does(
+    command: Command, place: Path
+) -> None:
+    (place / "odd.py").write_text(
+        "import nas_optuna as nas\nfrom torch import nn\n\n@nas.space\ndef net(c, task):\n"
+        "    layers = [nn.Flatten()] if c.choice('flat', [True, False]) else [nn.Flatten(), nn.ReLU()]\n"
+        "    rate = c.choice('rate', [0.5, None])\n"
+        "    return nn.Sequential(*layers, nn.Dropout(rate or 0), nn.LazyLinear(task.classes))\n"
+    )
+    options = ("--set", "space.name=odd.py:net")
+    shown = command("space", "show", *options).out
+    assert "true, false" in shown
+    assert "0.5, null" in shown
+    assert command("run", *TINY, *options, "--fix", "flat=True", "--fix", "rate=None", "--trials", 1).code == 0
+    lines = [line.split() for line in command("best").out.splitlines()]
+    assert ["flat", "true"] in lines
+    assert ["rate", "null"] in lines
+
+
 def test_its_supernet_is_trained_checked_and_exported(command: Command, net: str) -> None:
     settings = ["--set", net, "--set", "space.fix={width = 16, depth = 2}", "--set", "supernet.epochs=4"]
     trained = command("supernet", "train", "--study", "nas", *TINY, *settings)
