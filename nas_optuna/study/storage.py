@@ -29,7 +29,10 @@ _LONGEST_WAIT = 1e7
 _WITHOUT_EFFECT = ("check_same_thread", "uri")
 """What the URL of a SQLite file may say because others have it so; our connections need neither."""
 _REMEDIES = {
-    "readonly": "may you write to it, and to its folder?",
+    "readonly": "may you write to it, and to its folder? A URL with ?mode=ro only reads",
+    "Incorrect string value": "the database lacks these letters; use others, or make one with CHARACTER SET utf8mb4",
+    "Illegal mix of collations": "the database lacks these letters; use others, or make one with CHARACTER SET utf8mb4",
+    "has no equivalent in encoding": "the database lacks these letters; use others, or make one with ENCODING 'UTF8'",
     "unable to open database file": "is the folder there, and may you write to it?",
     "is locked": "another process is writing; end it or try again",
     "disk I/O error": "is the disk full, or gone? No finished trial is lost",

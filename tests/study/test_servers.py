@@ -13,6 +13,7 @@ from nas_optuna.study.database import is_away
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.transactions import set_trial_attributes
 from tests.execution.small_studies import cheap
+from tests.helpers import Command, tiny
 from tests.processes import MariaDB, Server
 
 pytestmark = pytest.mark.process
@@ -103,3 +104,11 @@ def test_nothing_is_written_in_pieces(postgresql: Server, monkeypatch: pytest.Mo
     study.tell(trial, (1.0, 2.0))
     (ended,) = study.trials
     assert (ended.values, ended.user_attrs) == ([1.0, 2.0], {"one": 1, "two": 2, "three": 3})
+
+
+def test_a_database_that_lacks_the_letters_of_a_name_says_how_to_make_one_that_has_them(
+    command: Command, mariadb: MariaDB
+) -> None:
+    made = command("study", "create", "🙂", *tiny(), "--storage", mariadb.fresh())
+    assert (made.code, len(made.err.splitlines())) == (2, 1)
+    assert made.err.strip().endswith("use others, or make one with CHARACTER SET utf8mb4")
