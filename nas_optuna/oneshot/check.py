@@ -204,12 +204,12 @@ def rank_correlation(x: ArrayLike, y: ArrayLike) -> RankCorrelation:
     return _bootstrapped(_kendall, np.asarray(x), np.asarray(y))
 
 
-def _bootstrapped(statistic: Callable[..., float], *values: Array) -> RankCorrelation:
-    """A statistic of values that belong together, with its bootstrap interval."""
+def _bootstrapped(statistic: Callable[..., Array], *values: Array) -> RankCorrelation:
+    """A statistic along the last axis of values that belong together, with its bootstrap interval."""
     size = len(values[0])
     drawn = np.random.default_rng(0).integers(size, size=(_RESAMPLES, size))
-    lower, upper = np.percentile([statistic(*(each[i] for each in values)) for i in drawn], [2.5, 97.5])
-    return RankCorrelation(statistic(*values), float(lower), float(upper))
+    lower, upper = np.percentile(statistic(*(each[drawn] for each in values)), [2.5, 97.5])
+    return RankCorrelation(float(statistic(*values)), float(lower), float(upper))
 
 
 def ranking_row(name: str, values: Array, own: Array) -> Row:
@@ -227,8 +227,8 @@ def _seconds(trial: FrozenTrial) -> float:
     return float(attribute(trial, TrialKey.SECONDS, 0.0))
 
 
-def _kendall(x: Array, y: Array) -> float:
-    """Kendall's τ-b; 0 if one side has no order."""
+def _kendall(x: Array, y: Array) -> Array:
+    """Kendall's τ-b along the last axis; 0 if one side has no order."""
     from scipy.stats import kendalltau
 
-    return float(kendalltau(x, y).statistic) if np.ptp(x) > 0 < np.ptp(y) else 0.0
+    return np.asarray(np.nan_to_num(kendalltau(x, y, axis=-1).statistic))

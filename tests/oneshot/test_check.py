@@ -32,6 +32,13 @@ def test_a_constant_score_has_no_correlation() -> None:
     assert rank_correlation([0.5] * 5, [1, 2, 3, 4, 5]).value == 0
 
 
+def test_scipy_is_given_all_resamples_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, real = [], stats.kendalltau
+    monkeypatch.setattr(stats, "kendalltau", lambda *a, **k: (calls.append(a), real(*a, **k))[1])
+    rank_correlation(OWN, OWN)
+    assert len(calls) == 2, "the figure and its interval"
+
+
 OWN = [0.6, 0.9, 0.7, 0.99, 0.8, 0.65]
 
 
