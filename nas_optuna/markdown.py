@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from nas_optuna.errors import printable
 
+CHOICES = re.compile(r",(?=[^\s,=]+=)")
+"""The comma before each choice of an architecture."""
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$&])")
 
 
@@ -22,7 +24,7 @@ def plain(text: object) -> str:
 
 def breakable(text: object) -> str:
     """`plain` text whose lines may break after the choices of an architecture, which can still be parsed."""
-    return re.sub(r",(?=[a-z][\w.]*=)", ", ", plain(text))
+    return CHOICES.sub(", ", plain(text))
 
 
 def code(text: object, *, in_table: bool = False) -> str:

@@ -55,6 +55,8 @@ def test_a_long_architecture_may_break_and_is_still_one() -> None:
     assert max(map(len, cell.split())) < 40 < len(str(architecture))
     assert space.parse(_text(cell.strip("| "))) == architecture
     assert "cat,dog" in table(["class"], [["cat,dog"]])
+    for name in ("kernel_size", "Width", "größe", "3x3"):
+        assert f"a=1, {plain(name)}=2" in table(["architecture"], [[f"a=1,{name}=2"]])
 
 
 def test_what_utf_8_cannot_hold_is_written_out() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_optuna.errors import DataError, describe_error
+from nas_optuna.errors import DataError, describe_error, shortened
 from nas_optuna.export.formats import FORMATS
 from nas_optuna.export.int8 import FILE as INT8
 from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
@@ -278,7 +278,7 @@ def write_readme(
         values["space"] = ", space=space"
     classes = ", ".join(classifier.classes[:20]) + (", …" if len(classifier.classes) > 20 else "")
     lines = [
-        f"# {plain(title)}",
+        f"# {plain(shortened(title, 80))}",
         "",
         f"An image classifier: raw pixels, uint8 of 0 … 255, `[n, {channels}, {height}, {width}]`, to logits of"
         f" {len(classifier.classes)} classes. It normalises the pixels and resizes them to {rows}×{columns}"

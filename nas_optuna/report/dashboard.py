@@ -30,6 +30,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from nas_optuna.errors import shortened
 from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes, trial_id_of
 from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, is_reserved
@@ -50,6 +51,8 @@ _COLOUR_OF_FIGURES = "#7d8797"
 DRAWING = "drawing.svg"
 NOTE_PART = 2045
 """Characters of a note in one attribute: optuna-dashboard's limit, which every database accepts."""
+WIDTH = 64
+"""Characters of a trial's attribute, whose line the dashboard does not break; its note holds the whole."""
 _NAME = re.compile(r"[0-9a-f-]{36}")
 """The name of a stored file: a UUID, so that no name from a database leads out of the store's folder."""
 _STUDY = re.compile(r"/api/studies/(\d+)")
@@ -258,7 +261,7 @@ def trial_rows(rows: list[Attribute]) -> list[Attribute]:
     values = {row["key"]: row["value"] for row in rows if row["key"].startswith(PREFIX)}
     shown = {key: TRIAL_NAMES[key] for key in TRIAL_NAMES if key in values}
     costs = {key: _name(key, _is_number(value)) for key, value in values.items() if key not in shown}
-    ours = [{"key": name, "value": values[key]} for key, name in (shown | costs).items() if name]
+    ours = [{"key": name, "value": shortened(values[key], WIDTH)} for key, name in (shown | costs).items() if name]
     return ours + [row for row in rows if not row["key"].startswith(PREFIX)]
 
 

@@ -26,7 +26,7 @@ _SMALL_HEIGHT = 28.0
 _GAP = 30.0
 _LANE = 14.0
 _MARGIN = 12.0
-_LETTERS = 50
+_LETTERS = 44
 """Characters that fit into the second line of a box."""
 
 _STYLE = """
@@ -138,9 +138,10 @@ class _Picture:
         return framed("nas-net", f"Drawing of the network {self.title}".strip(), width, height, _STYLE, parts)
 
     def _heading(self, width: float) -> str:
-        figures = f"{count(self._macs)} MACs · {count(self._params)} weights"
+        figures, room = f"{count(self._macs)} MACs · {count(self._params)} weights", width - 2 * _MARGIN
+        squeezed = f' textLength="{room:.0f}" lengthAdjust="spacingAndGlyphs"' if len(self.title) > room / 8 else ""
         return (
-            f'<text class="title" x="{_MARGIN}" y="20">{escaped(self.title, round((width - 2 * _MARGIN) / 8))}</text>'
+            f'<text class="title" x="{_MARGIN}" y="20"{squeezed}>{escaped(self.title, round(room / 8))}</text>'
             f'<text class="faint" x="{_MARGIN}" y="36">{figures}</text>'
         )
 

@@ -202,7 +202,8 @@ def _progress(facts: StudyFacts) -> Section | None:
     curves += [Series(points, f"line s0{many}", name="" if i else "complete") for i, points in enumerate(strong)]
     if facts.winners and len(strong) > 1:
         curves.append(Series(curve_of(facts.winners.best), "line s1", name="the winner"))
-    compared = _named(facts.names[0]) if len(facts.names) == 1 else "what trials are pruned by"
+    # Of several objectives, the first that depends on the training is reported after each epoch.
+    compared = _named(next((name for name in facts.names if getattr(describe(name), "metric", "")), facts.names[0]))
     sure = [(t.number, entropy) for t in facts.trials if (entropy := attribute(t, TrialKey.ENTROPY)) is not None]
     return {
         "history": history,

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 from nas_optuna.errors import NasOptunaError, printable, shortened
 from nas_optuna.files import write_file
+from nas_optuna.markdown import CHOICES
 from nas_optuna.quantities import plural
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def _breakable(value: object) -> Markup:
     """A value whose lines break after the choices of an architecture rather than within words."""
     # What is written from the right stands alone, so that it moves no number beside it.
     isolated = _FROM_THE_RIGHT.sub(r"<bdi>\g<0></bdi>", str(escape(_printable(value))))
-    return Markup(re.sub(r",(?=[a-z])", ",<wbr>", isolated))
+    return Markup(CHOICES.sub(",<wbr>", isolated))
 
 
 def escaped(text: str, room: int = 200) -> str:

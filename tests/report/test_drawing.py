@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from playwright.sync_api import sync_playwright
 from torch import Tensor, nn
 
 from nas_optuna.costs.complexity import figures
@@ -99,6 +100,32 @@ def test_a_title_is_never_markup() -> None:
     svg = to_svg(trace(TwoBranches(), (3, 8, 8)), '<script>alert(1)</script>&"\x07')
     assert "<script" not in svg
     assert any("<script>" in text for text in texts(svg))  # shown as it is
+
+
+class Long(nn.Sequential):
+    """Each line of its first box is longer than the box."""
+
+    def __init__(self) -> None:
+        conv = nn.Conv2d(3, 256, 3, padding=1, groups=1, stride=2)
+        after = nn.BatchNorm2d(256), nn.Hardswish(), nn.MaxPool2d(2), nn.Dropout2d(), nn.AdaptiveAvgPool2d(28)
+        super().__init__(conv, *after, nn.Flatten(), nn.Linear(256 * 28 * 28, 2))
+
+
+@pytest.mark.process
+def test_no_text_leaves_the_drawing_or_lies_over_another() -> None:
+    svg = to_svg(trace(Long(), (3, 224, 224)), "activation=gelu,downsampling=stride,width=WWWWWWWWWWWWWWWWWWWWWW")
+    measure = """() => [...document.querySelectorAll("text")].map(text => {
+        const box = text.getBBox(); return [box.x, text.getAttribute("y"), box.x + box.width]; })"""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = browser.new_page()
+        page.set_content(svg)
+        boxes = page.evaluate(measure)
+        browser.close()
+    width = float(ElementTree.fromstring(svg).get("viewBox", "").split()[2])
+    assert max(right for _, _, right in boxes) <= width
+    for left, y, _ in boxes:
+        assert not [b for b in boxes if b[1] == y and b[0] < left < b[2]], "two texts overlap"
 
 
 def test_draw_writes_the_winner(command: Command, study: str, place: Path) -> None:

@@ -308,11 +308,18 @@ def test_control_characters_of_users_are_replaced() -> None:
 def test_lines_break_after_the_choices_of_an_architecture() -> None:
     study = made()
     add(study, 1)
-    entry = {"architecture": "a=1,b=<2>", "mean": 0.8, "spread": None, "seeds": [0], "images": 1900, "test_images": 5}
+    entry = {
+        "architecture": "a=1,b=<2>,Kernel_size=1,große=2",
+        "mean": 0.8,
+        "spread": None,
+        "seeds": [0],
+        "images": 1900,
+        "test_images": 5,
+    }
     study.set_user_attr(StudyKey.RETRAINED, [entry])
     page = report(study)
     tags(page)
-    assert "a=1,<wbr>b=&lt;2&gt;" in page
+    assert "a=1,<wbr>b=&lt;2&gt;,<wbr>Kernel_size=1,<wbr>große=2" in page
     assert "1,900 for training" in page
 
 
