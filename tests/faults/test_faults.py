@@ -13,10 +13,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
-from tests.faults.harness import EPOCHS, Account, Place, at_once, begin, finished, killed_script, search, start
+from tests.faults.harness import (
+    EPOCHS,
+    Account,
+    Place,
+    at_once,
+    begin,
+    finished,
+    killed_script,
+    objective,
+    search,
+    start,
+)
 from tests.helpers import tiny
 from tests.processes import MariaDB, Server
 
@@ -57,6 +69,18 @@ def test_the_trial_of_a_plain_script_that_was_killed_is_taken_up(tmp_path: Path)
     ended = study.trials[0]
     assert (ended.state, ended.params) == (TrialState.COMPLETE, left.params)
     assert sum(place.noted("trained").values()) == EPOCHS * finished(study), "it went on after the first epoch"
+
+
+def test_the_trial_of_a_plain_script_that_was_killed_is_taken_up_by_the_script_itself(tmp_path: Path) -> None:
+    place = Place(f"sqlite:///{tmp_path}/s.db", tmp_path)
+    study = place.study()
+    assert at_once(killed_script, 1, place) == [-signal.SIGKILL]
+    params = study.trials[0].params
+    optuna.load_study(study_name="s", storage=place.address).optimize(objective(tmp_path / "checkpoints"), n_trials=2)
+    ended = study.trials
+    assert [trial.state.name for trial in ended] == ["COMPLETE", "COMPLETE"]
+    assert ended[0].params == params
+    assert len(ended[0].intermediate_values) == EPOCHS
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "mariadb"])
