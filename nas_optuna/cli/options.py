@@ -266,7 +266,7 @@ Storage = Annotated[str | None, option("Database; NAS_OPTUNA_STORAGE, else sqlit
 StudyName = Annotated[str, option("Name of the study; nas.", "NAME", autocompletion=study_names)]
 Trial = Annotated[
     str,
-    option("Which trial; best. cheapest has the fewest MACs within one standard error of the best.", "best|cheapest|N"),
+    option("Which trial; best. cheapest has the fewest MACs of those as good as the best.", "best|cheapest|N"),
 ]
 Json = Annotated[bool, option("Print JSON rather than a table.", None, "--json")]
 All = Annotated[bool, option("List all trials rather than the best ten.", None, "--all")]

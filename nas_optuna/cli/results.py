@@ -48,7 +48,7 @@ _STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 def best(
     stored: StudyOptions,
     within: Annotated[
-        str | None, option("1se shows the cheapest network within one standard error of the best.", "1se")
+        str | None, option("1se shows the cheapest network at most one standard error below the best.", "1se")
     ] = None,
     latency_table: options.LatencyTable = None,
     max_latency: options.MaxLatency = None,
@@ -66,7 +66,7 @@ def best(
     from nas_optuna.study.studies import has_spec
 
     if within not in (None, "1se"):
-        raise SpecError(f"--within {within!r} is not known; --within 1se means within one standard error of the best")
+        raise SpecError(f"--within {within!r} is not known; --within 1se is at most one standard error below the best")
     facts = StudyFacts(stored.open())
     study, images = facts.study, facts.images
     if max_latency is not None and latency_table is None:
@@ -88,7 +88,7 @@ def best(
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
     names, figures = facts.names, _beside_the_accuracy(facts.described(record, typed=True), facts.names[0], gain)
-    title = f"{'cheapest within one standard error' if within else 'best'} of study {study.study_name}"
+    title = f"{'cheapest that is as good as the best' if within else 'best'} of study {study.study_name}"
     print_facts(title, [*figures, *((name, text_of(choice)) for name, choice in shown.params.items())])
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
@@ -143,7 +143,7 @@ def _say_ties(found: Winners) -> None:
         else f"cheapest of them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
     )
     say(
-        f"{len(found.tied)} networks have accuracies within one standard error ({found.error:.4f}) of the best; the"
+        f"{len(found.tied)} networks are as good, at most one standard error ({found.error:.4f}) below the best; the"
         f" {cheapest}"
     )
 
@@ -227,7 +227,7 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
     more = "" if len(listed) == len(records) else f"; the best {len(listed)} are listed, --all lists all"
     write(f"{_counts(records)}{more}\n")
     if tied:
-        write(f"tied{' in accuracy' if len(facts.names) > 1 else ''}: {len(tied)} trials within 1 standard error\n")
+        write(f"tied{' in accuracy' if len(facts.names) > 1 else ''}: {len(tied)} trials as good as the best\n")
     write("\n")
 
 

@@ -81,7 +81,7 @@ class LoadedStudy:
         return self.trial("best")
 
     def trial(self, which: str | int = "best") -> TrialRecord:
-        """A trial by number, ``"best"``, or ``"cheapest"`` (the fewest MACs within one standard error of the best).
+        """A trial by number, ``"best"``, or ``"cheapest"`` (the fewest MACs at most one standard error below it).
 
         Raises:
             StudyError: There is no such trial.

@@ -153,7 +153,7 @@ def no_complete_trial(study: Study) -> StudyError:
 
 
 def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:
-    """The trial named ``"best"`` or ``"cheapest"`` (within one standard error of the best), or by its number."""
+    """The trial named ``"best"`` or ``"cheapest"`` (at most one standard error below it), or by its number."""
     study = read_once(study)
     trials = study.get_trials(deepcopy=False)
     if which in ("best", "cheapest"):

@@ -32,13 +32,13 @@ def test_the_cheapest_within_one_standard_error(command: Command, searched: str)
     assert "0.9700 ± 0." in best.out
     assert "0.9650 ± 0." in cheapest.out
     for said in (best, cheapest):
-        assert "2 networks have accuracies within one standard error" in said.err
+        assert "2 networks are as good, at most one standard error" in said.err
         assert "cheapest of them is trial 3" in " ".join(said.err.split())
     assert "--trial cheapest" in cheapest.err.partition("next: ")[2]
     facts = command("best", "--study", searched, "--json").json
     assert (facts["number"], facts["tied"], facts["cheapest"]) == (2, [2, 3], 3)
     assert 0 < facts["standard_error"] < 0.1
-    assert "tied: 2 trials within 1 standard error" in command("study", "show", searched).out
+    assert "tied: 2 trials as good as the best" in command("study", "show", searched).out
 
 
 def test_no_command_is_advised_that_refuses_what_optuna_alone_made(command: Command, place: object) -> None:
@@ -54,7 +54,7 @@ def test_no_command_is_advised_that_refuses_what_optuna_alone_made(command: Comm
 def test_what_cannot_be_honoured_is_one_line(command: Command, study: str) -> None:
     refused = command("best", "--study", study, "--within", "2se")
     assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
-    assert "--within 1se means" in refused.err
+    assert "--within 1se is" in refused.err
     loaded = optuna.load_study(study_name=study, storage="sqlite:///nas-optuna.db")
     loaded.set_user_attr(StudyKey.DATA, {})
     refused = command("best", "--study", study, "--within", "1se")

@@ -82,7 +82,7 @@ def test_columns_are_chosen_by_width(
     else:
         assert "k3s1" in best.split("…")[1]
         assert "f10k3s1"[:4] in best
-    assert lines[-2] == "tied: 3 trials within 1 standard error"
+    assert lines[-2] == "tied: 3 trials as good as the best"
     assert lines[-3] == "5 trials: 3 complete, 1 pruned, 1 failed"
 
 
