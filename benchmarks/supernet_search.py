@@ -43,7 +43,7 @@ WEIGHTS = (0.0, 0.1, 1.0, 10.0)
 def train(
     study: optuna.Study, search: Search, folder: Path, table: Path | None, **settings: object
 ) -> dict[str, object]:
-    """Train a supernet with changed settings; its summary. One that collapsed has found something too."""
+    """Train a supernet with changed settings; its summary. One that exploded has found something too."""
     spec = search.spec.model_copy(update={"supernet": search.spec.supernet.model_copy(update=settings)})
     training = SupernetTraining(study, replace(search, spec=spec), cost_table(search.space, table), CPU, folder)
     with contextlib.suppress(TrainingError):

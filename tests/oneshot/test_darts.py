@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.costs.complexity import size
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot.price import with_cost
@@ -270,26 +269,6 @@ def test_a_watch_that_goes_on_knows_what_it_has_seen() -> None:
     for one in (watch, resumed):
         with pytest.raises(TrainingError, match="loss 30, guessing"):
             one.observe([1.0], [30.0])
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        BlockSpace(depth=2, candidates=("k3_f16", "skip", "k5_f24"), input_size=8),
-        BLOCK,
-        CONV,
-    ],
-    ids=["identity", "smallest block", "smallest conv"],
-)
-def test_collapse_is_found(space: SearchSpace) -> None:
-    """Latency weighs a thousand times what accuracy does, so that nothing but the smallest is left."""
-    found = search(space, unit_table(space), epochs=30, latency_weight=1e3, alpha_learning_rate=0.3, warmup_epochs=0)
-    epochs = []
-    with pytest.raises(TrainingError, match="collapsed") as error:
-        epochs.extend(found.epochs())
-    assert error.value.cause == "collapse"
-    derived = space.architecture(found.supernet.derive())
-    assert size(space, derived) == min(size(space, architecture) for architecture in space.enumerate())
 
 
 def test_options_that_cannot_be_honoured_are_refused() -> None:

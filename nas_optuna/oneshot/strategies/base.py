@@ -281,10 +281,6 @@ class Strategy(ABC):
         """Other fields of the epoch's `Epoch`: ``alpha_loss``, ``temperature``, ``cost``, ``alphas``."""
         return {}
 
-    def require_progress(self, epoch: Epoch) -> None:
-        """Raise `TrainingError` if an epoch shows that it is useless to continue."""
-        return
-
     def learning_rate(self, step: int, steps: int) -> float:
         """The learning rate of one step of the next epoch."""
         if self.options.schedule == "constant":
@@ -314,8 +310,7 @@ class Strategy(ABC):
         """Train the remaining epochs.
 
         Raises:
-            TrainingError: Gradients exploded, or `require_progress` raised. The supernet is back in its state at the
-                end of the last good epoch.
+            TrainingError: Gradients exploded. The supernet is back in its state at the end of the last good epoch.
             Interrupted: The job was asked to stop.
         """
         while self.finished < self.length:
@@ -327,7 +322,6 @@ class Strategy(ABC):
                 raise
             self.finished += 1
             yield epoch
-            self.require_progress(epoch)
 
     def _epoch(self) -> Epoch:
         start, steps = time.monotonic(), len(self.images)

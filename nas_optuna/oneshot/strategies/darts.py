@@ -7,7 +7,6 @@ Gumbel-softmax; strategy ``"gumbel"`` draws everything (Wu et al. 2019, FBNet; D
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -15,12 +14,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from nas_optuna.costs.complexity import size
 from nas_optuna.data import split
 from nas_optuna.data.loaders import Batch
-from nas_optuna.errors import SpecError, TrainingError
+from nas_optuna.errors import SpecError
 from nas_optuna.oneshot.price import with_cost
-from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy, StrategyOptions
+from nas_optuna.oneshot.strategies.base import Job, Strategy, StrategyOptions
 from nas_optuna.spaces.supernet import GumbelSample, Mode, Supernet
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state
@@ -59,28 +57,6 @@ class GumbelSampler:
             {name: int(part.argmax()) for name, part in zip(self._alphas, perturbed, strict=True)},
             dict(zip(self._alphas, on_device, strict=True)),
             temperature,
-        )
-
-
-COLLAPSE = 0.8
-"""From this mean probability on, an argmax that no changed choice makes smaller counts as a collapse."""
-
-
-def require_no_collapse(supernet: Supernet) -> None:
-    """Raise if every parameter has settled on its cheapest choice."""
-    mean = statistics.mean(max(p) for p in supernet.prior().values())
-    if mean < COLLAPSE:
-        return
-    space = supernet.space
-    derived = space.architecture(supernet.derive())
-    macs, _ = size(space, derived)
-    others = [size(space, other)[0] for other in space.neighbours(derived)]
-    # If all cost the same, none was chosen for being small.
-    if others and min(others) >= macs and max(others) > macs:
-        raise TrainingError(
-            f"the search collapsed: every parameter settled on its smallest choice ({derived}), mean probability"
-            f" {mean:.2f}; lower supernet.latency_weight, or raise supernet.warmup_epochs",
-            "collapse",
         )
 
 
@@ -192,10 +168,6 @@ class DartsStrategy(Strategy):
             "cost": None if self._cost is None else float(self._cost(self.supernet.probabilities()).detach()),
             "alphas": {name: alpha.tolist() for name, alpha in self.supernet.alphas.items()},
         }
-
-    def require_progress(self, epoch: Epoch) -> None:
-        """Raise if every parameter has settled on its cheapest choice."""
-        require_no_collapse(self.supernet)
 
     def weight_step(self, batch: Batch, *, joint: bool) -> tuple[Tensor, Tensor, Tensor, int]:
         """Train the weights; in a joint update the alphas as well."""
