@@ -16,8 +16,8 @@ import typer
 from nas_optuna.cli import latency, lists, networks, results, run, study, supernet
 from nas_optuna.cli.options import CLOCK, Command, Group, with_options
 from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
-from nas_optuna.errors import NasOptunaError, SpecError, describe_error, nearest, place_of, plainer, shown
-from nas_optuna.study.storage import failure
+from nas_optuna.errors import Gone, NasOptunaError, SpecError, describe_error, nearest, place_of, plainer, shown
+from nas_optuna.study.storage import failure, is_of_the_deleted
 
 _GROUPS = {
     "study": ("Create, list, show, delete and export studies.", "create mine --spec mnist-fast"),
@@ -159,6 +159,9 @@ def _run(arguments: list[str] | None) -> int:
         discard(sys.stdout)
         return 2
     except Exception as error:
+        if "optuna" in sys.modules and is_of_the_deleted(error):
+            print_error("the study was deleted while this command used it")
+            return Gone.exit_code
         if (problem := _problem(error)) is None:
             raise
         print_error(problem)

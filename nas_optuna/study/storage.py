@@ -175,6 +175,12 @@ def failure(error: BaseException) -> str | None:
     return f"the storage failed: {_reason(error)}" if isinstance(error, SQLAlchemyError) else None
 
 
+def is_of_the_deleted(error: BaseException) -> bool:
+    """Whether a storage raised it because somebody has deleted the study or trial that it was asked about."""
+    said = ("Record does not exist", "no study has the id", "no trial has the id")  # Optuna's, and ours
+    return isinstance(error, KeyError) and any(text in str(error) for text in said)
+
+
 def _not_a_url() -> str:
     return (
         f"the storage is not a database URL; e.g. {DEFAULT_STORAGE} or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"

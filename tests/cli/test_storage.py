@@ -8,12 +8,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import ProgrammingError
 
 from nas_optuna.errors import Interrupted
 from nas_optuna.oneshot.training import SupernetTraining
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study import storage
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import command as studies_command
@@ -189,6 +191,24 @@ def test_a_study_that_nobody_has_run_is_not_run_where_its_database_only_reads(co
     result = command("run", "--trials", 1, "--storage", "sqlite:///nas-optuna.db?mode=ro")
     assert result.code == 2
     assert "readonly database; may you write to it" in result.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "words", [("run", "--trials", 1, *tiny()), ("best",), ("report", "--out", "r.html"), ("study", "show"), ("pareto",)]
+)
+def test_a_study_that_is_deleted_under_a_command_is_one_line(
+    command: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[Any, ...]
+) -> None:
+    assert command("run", "--trials", 1, *tiny()).code == 0
+    read = StudyFacts.__post_init__
+
+    def delete_and_read(self: StudyFacts) -> None:
+        optuna.delete_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+        read(self)
+
+    monkeypatch.setattr(StudyFacts, "__post_init__", delete_and_read)
+    result = command(*words)
+    assert (result.code, result.err.splitlines()[-1]) == (1, "error: the study was deleted while this command used it")
 
 
 def test_a_url_with_a_timeout_is_used_without_a_remark(command: Command) -> None:
