@@ -15,7 +15,7 @@ from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, stratified_order
 from nas_optuna.data.source import InputSize, Source
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import DataError, checked
+from nas_optuna.errors import DataError, checked, require_kind
 from nas_optuna.spec import DataSpec
 
 
@@ -28,6 +28,9 @@ class SearchData:
         train: Images that train the networks.
         validation: Images that select among them.
 
+    Raises:
+        DataError: The parts differ in their channels or classes.
+
     Examples:
         >>> from nas_optuna import load_data
         >>> data = load_data("digits")
@@ -38,6 +41,11 @@ class SearchData:
     name: str
     train: ImageSet
     validation: ImageSet
+
+    def __post_init__(self) -> None:
+        for part in (self.train, self.validation):
+            require_kind(part, ImageSet, "a part of the data", "give an ImageSet")
+        _require_same(self.validation, self.train, "validation")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -148,10 +156,14 @@ def _chosen(source: Source, spec: DataSpec, *, divided: bool) -> tuple[np.ndarra
 
 def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
     """The test images with the training images' statistics; a `DataError` if they do not match."""
-    found, wanted = (f"{part.channels} channels, classes {listing(part.classes)}" for part in (test, train))
-    if (test.channels, test.classes) != (train.channels, train.classes):
-        raise DataError(f"the test part has {found}, and the training part {wanted}; give both the same in one order")
+    _require_same(test, train, "test")
     return replace(test, mean=train.mean, std=train.std)
+
+
+def _require_same(part: ImageSet, train: ImageSet, what: str) -> None:
+    found, wanted = (f"{each.channels} channels, classes {listing(each.classes)}" for each in (part, train))
+    if (part.channels, part.classes) != (train.channels, train.classes):
+        raise DataError(f"the {what} part has {found}, and the training part {wanted}; give both the same in one order")
 
 
 def with_pixels(data: SearchData, pixels: Iterable[Tensor]) -> SearchData:

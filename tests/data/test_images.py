@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nas_optuna import ImageSet, load_data
+from nas_optuna import ImageSet, SearchData, load_data
 from nas_optuna.data import load_images, split
 from nas_optuna.data.images import stratified_order
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, SpecError
 from nas_optuna.spec import DataSpec
 from tests.hostile import new_peak, peak
 
@@ -191,3 +191,14 @@ def test_a_search_and_the_last_training_mirror_alike_however_few_images_there_ar
         spec = DataSpec(name="digits", train_limit=count)
         data, together = load_data(spec), load_images(spec, True)
         assert data.train.is_chiral == data.validation.is_chiral == together.is_chiral
+
+
+def test_parts_that_do_not_belong_together_are_no_data_of_a_search() -> None:
+    data = load_data("digits")
+    others = replace(data.validation, classes=tuple("abcdefghij"))
+    colour = replace(data.validation, images=data.validation.images.expand(-1, 3, -1, -1), mean=())
+    for part in (others, colour):
+        with pytest.raises(DataError, match=r"the validation part has .*, and the training part .*; give both"):
+            SearchData("mine", data.train, part)
+    with pytest.raises(SpecError, match="a part of the data cannot be of type NoneType; give an ImageSet"):
+        SearchData("mine", data.train, None)  # type: ignore[arg-type]

@@ -31,6 +31,12 @@ def residual(size: int = 32, channels: int = 3, **options: object) -> FunctionSp
 SPACE = residual()
 
 
+@pytest.mark.parametrize("options", [{"width": 0}, {"width": -16}, {"width": 1.5}, {"stages": 0}, {"stages": "3"}])
+def test_options_that_would_be_taken_for_others_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(SpecError, match="must be a whole number of at least 1, got"):
+        residual(**options)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("size", "strides"), [(8, [1]), (16, [1, 2]), (32, [1, 2]), (64, [2, 4]), (224, [4, 8])])
 def test_the_stem_makes_large_pictures_small(size: int, strides: list[int]) -> None:
     assert stem_strides(Task(3, 10, size)) == strides
