@@ -23,7 +23,7 @@ from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.beforehand import best_of, remember
 from nas_optuna.samplers.wrapping import AmongSampler
-from nas_optuna.study.results import hypervolume
+from nas_optuna.study.optuna_internals import hypervolume
 from nas_optuna.study.schema import TrialKey
 
 PRUNED_BY = {"hyperband": "random+hyperband", "curves": "curves+curves"}

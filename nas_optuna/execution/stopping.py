@@ -15,7 +15,8 @@ from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity, plural
 from nas_optuna.samplers.base import Allowed
-from nas_optuna.study.results import complete_trials, hypervolume, losses_of
+from nas_optuna.study.optuna_internals import hypervolume
+from nas_optuna.study.results import complete_trials, losses_of
 
 PATIENCE = 5
 """Trials without an improvement after which a study ends by default, if none is expected, either."""

@@ -8,15 +8,17 @@ The reasons:
 - A trial's end is written only while its worker's lease stands, and a new trial has its lease from the first moment.
 - Optuna's own reading of trials takes several times as long, and fails as a whole because of one damaged row.
 - Samplers, pruners and notes get frozen trials, and need the storage behind them.
+- What a front dominates is measured by Optuna alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
@@ -193,3 +195,15 @@ def set_trial_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) 
 def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
     """Set a system attribute of a frozen trial, in which tools keep their data."""
     storage_of(study).set_trial_system_attr(trial_id_of(trial), key, value)
+
+
+# --- fronts -----------------------------------------------------------------------------------------------------------
+
+
+def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Volume between a set of points and a reference point, all coordinates to be minimised."""
+    from optuna._hypervolume import compute_hypervolume
+
+    corner = np.asarray(reference, float)
+    points = np.asarray(losses, float).reshape(-1, len(corner))
+    return float(compute_hypervolume(points[(points < corner).all(1)], corner))

@@ -16,7 +16,7 @@ from nas_optuna.errors import SpecError, unknown
 from nas_optuna.hyperparameters import PREFIX
 from nas_optuna.objectives import COSTS, Criterion, parse_criterion
 from nas_optuna.quantities import Direction
-from nas_optuna.study.optuna_internals import read_once
+from nas_optuna.study.optuna_internals import hypervolume, read_once
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, costs_of
 from nas_optuna.study.studies import maximizes
 
@@ -213,26 +213,6 @@ def front_trials(study: Study) -> list[FrozenTrial]:
 
 
 # --- the front of several objectives ----------------------------------------------------------------------------------
-
-
-def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume between a set of points and a reference point, all coordinates to be minimised."""
-    # Hypervolume by slicing objectives (While et al., "A faster algorithm for calculating hypervolume", IEEE TEC
-    # 2006): exact, and exponential in the number of objectives, which is small.
-    *rest, last = reference
-    points = sorted(
-        {tuple(p) for p in losses if all(x < r for x, r in zip(p, reference, strict=True))}, key=lambda p: p[-1]
-    )
-    if not points:
-        return 0.0
-    if not rest:
-        return last - points[0][0]
-    volume = 0.0
-    for i, point in enumerate(points):
-        top = points[i + 1][-1] if i + 1 < len(points) else last
-        if top > point[-1]:
-            volume += hypervolume([p[:-1] for p in points[: i + 1]], rest) * (top - point[-1])
-    return volume
 
 
 @dataclass(frozen=True)

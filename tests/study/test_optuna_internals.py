@@ -49,6 +49,7 @@ PRIVATE = (
     "Trial._trial_id",
     "BaseDistribution._contains",
     "GridSampler._get_unvisited_grid_ids",
+    "optuna._hypervolume",
 )
 """What is not public and may change in any release."""
 VALUES = {"text": "f16k3s1", "number": 3, "real": 0.1, "none": None, "list": [1, "é"], "dict": {"a": {"b": 1}}}

@@ -1,11 +1,13 @@
 import itertools
 import random
+import time
 
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nas_optuna.study.results import FeasibleShare, feasible_share, hypervolume
+from nas_optuna.study.optuna_internals import hypervolume
+from nas_optuna.study.results import FeasibleShare, feasible_share
 
 
 def test_hypervolume_of_a_staircase() -> None:
@@ -24,6 +26,12 @@ def test_hypervolume_is_the_counted_number_of_cells(objectives: int) -> None:
             for cell in itertools.product(range(4), repeat=objectives)
         )
         assert hypervolume(points, (4,) * objectives) == cells
+
+
+def test_a_front_of_three_objectives_is_measured_at_once() -> None:
+    rng, began = random.Random(0), time.process_time()
+    assert 0.9 < hypervolume([[rng.random() for _ in range(3)] for _ in range(1000)], (1, 1, 1)) < 1
+    assert time.process_time() - began < 5  # it took minutes
 
 
 def trial(**constraints: float) -> optuna.trial.FrozenTrial:
