@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, is_dataclass
 from functools import wraps
+from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -207,6 +208,20 @@ def study_names(context: typer.Context, incomplete: str) -> list[str]:
 
 
 study_names.__annotations__ = {"context": typer.Context, "incomplete": str}
+
+
+def data_names(incomplete: str) -> list[str]:
+    """Complete the names of data sets, and after ``folder:`` or ``npz:`` a path; paths alone are the shell's matter."""
+    kind, colon, path = incomplete.partition(":")
+    if not colon:
+        return completes("DATA")(incomplete)
+    folders = [f"{found}/" for found in glob(f"{escape(path)}*") if os.path.isdir(found)] if kind in _PATHS else []
+    files = glob(f"{escape(path)}*.npz") if kind == "npz" else []
+    return [f"{kind}:{found}" for found in sorted(folders + files) if shlex.quote(found) == found]
+
+
+data_names.__annotations__ = {"incomplete": str}
+_PATHS = ("folder", "npz")
 
 
 LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to begin with", "Details"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, completes, option
+from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, data_names, option
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, StudyExists, shown, unknown
 from nas_optuna.study.storage import FORGETS, is_kept, open_storage, sqlite_file
@@ -28,7 +28,7 @@ Data = Annotated[
     option(
         "A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, ...",
         "DATA",
-        autocompletion=completes("DATA"),
+        autocompletion=data_names,
     ),
     "data.name",
 ]
