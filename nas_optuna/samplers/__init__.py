@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import checked
 from nas_optuna.registry import Registry
+from nas_optuna.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
-
-    from nas_optuna.spaces import SearchSpace
 
 SAMPLERS = Registry(
     "sampler",

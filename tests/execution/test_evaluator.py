@@ -33,6 +33,7 @@ from nas_optuna.execution.evaluator import EvaluatorContext, digest, space_ident
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.metrics import metric
+from nas_optuna.samplers import create_sampler
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import DataSpec
 from nas_optuna.study.schema import TrialKey
@@ -264,6 +265,7 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
         (lambda: load_network("no", device=0), "device cannot be of type int; give a string"),  # type: ignore[arg-type]
         (lambda: load_data("mnist", 3), "directory cannot be of type int; give a Path or None"),  # type: ignore[arg-type]
         (lambda: metric(direction="max"), "a metric.s direction is .maximize. or .minimize., not .max"),  # type: ignore[arg-type]
+        (lambda: create_sampler("tpe", "conv"), "space cannot be of type str; give a SearchSpace"),  # type: ignore[arg-type]
         (lambda: ConvSpace().build("f16"), "architecture cannot be of type str; give an Architecture"),  # type: ignore[arg-type]
         (lambda: ConvSpace().architecture(None), "params cannot be of type NoneType; give a dictionary"),  # type: ignore[arg-type]
     ],
