@@ -26,7 +26,7 @@ _SMALL_HEIGHT = 28.0
 _GAP = 30.0
 _LANE = 14.0
 _MARGIN = 12.0
-_LETTERS = 44
+_LETTERS = 50
 """Characters that fit into the second line of a box."""
 
 _STYLE = """
@@ -161,7 +161,7 @@ class _Picture:
                 f' width="{max(3.0, share * (place.width - 2)):.1f}" height="{place.height - 2:.0f}"/>'
             )
         then = " · ".join(layer.then)
-        room = _LETTERS - len(shape_text(layer.shape))
+        room = _LETTERS - round(1.3 * len(shape_text(layer.shape)))  # figures are wider than letters
         texts = [
             ("title", left + 10, 19, escaped(layer.title, 33)),
             ("faint", left + 10, 38, escaped(then, room)),
