@@ -143,8 +143,8 @@ def _say_ties(found: Winners) -> None:
         else f"cheapest of them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
     )
     say(
-        f"{len(found.tied)} networks are as good, at most one standard error ({found.error:.4f}) below the best; the"
-        f" {cheapest}"
+        f"as good as the best: {plural(len(found.tied) - 1, 'other network')}, at most one standard error"
+        f" ({found.error:.4f}) below it; the {cheapest}"
     )
 
 

@@ -32,7 +32,7 @@ def test_the_cheapest_within_one_standard_error(command: Command, searched: str)
     assert "0.9700 ± 0." in best.out
     assert "0.9650 ± 0." in cheapest.out
     for said in (best, cheapest):
-        assert "2 networks are as good, at most one standard error" in said.err
+        assert "as good as the best: 1 other network, at most one standard error" in said.err
         assert "cheapest of them is trial 3" in " ".join(said.err.split())
     assert "--trial cheapest" in cheapest.err.partition("next: ")[2]
     facts = command("best", "--study", searched, "--json").json
