@@ -16,7 +16,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from sqlalchemy import Connection, String, Table, delete, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
-from nas_optuna.study.database import RetryingStorage
+from nas_optuna.study.database import RetryingStorage, persistently
 from nas_optuna.study.lease_table import require_held
 from nas_optuna.study.optuna_internals import (
     METRIC_NAMES,
@@ -46,8 +46,8 @@ def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_r
 
 
 def retried(storage: BaseStorage, work: Callable[[], T]) -> T:
-    """Run `work`, and run it again if the database server was away."""
-    return storage.with_retry(work) if isinstance(storage, RetryingStorage) else work()
+    """Run `work`, and run it again if the server undid it in favour of another, or, for a storage of ours, was away."""
+    return storage.with_retry(work) if isinstance(storage, RetryingStorage) else persistently(work, 0.0)
 
 
 # --- studies ----------------------------------------------------------------------------------------------------------

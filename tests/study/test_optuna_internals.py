@@ -17,6 +17,8 @@ from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FixedTrial, TrialState
 from optuna_dashboard import get_note, save_note
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 import nas_optuna
 from nas_optuna.errors import StudyError
@@ -28,7 +30,7 @@ from nas_optuna.study import database, lease, transactions
 from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.optuna_internals import study_system_attributes
 from nas_optuna.study.storage import open_storage
-from nas_optuna.study.transactions import set_study_system_attributes, set_trial_attributes
+from nas_optuna.study.transactions import set_study_system_attributes, set_trial_attributes, transaction
 from tests.processes import Server
 from tests.study import leases
 
@@ -314,3 +316,15 @@ def test_a_transaction_that_the_server_has_undone_is_repeated(postgresql: Server
         list(pool.map(rename, range(2)))
     assert sum(began) == 3
     assert sorted(study.study_name for study in storage.get_all_studies()) in (["a01", "b01"], ["a10", "b10"])
+
+
+def test_a_transaction_beside_others_is_repeated_in_a_plain_storage_too() -> None:
+    storage, asked = RDBStorage("sqlite:///:memory:"), []
+
+    def work(connection: Connection) -> int:
+        asked.append(connection)
+        if len(asked) == 1:
+            raise OperationalError("INSERT", {}, Exception("Deadlock found when trying to get lock"))
+        return 7
+
+    assert (transaction(storage, work), len(asked)) == (7, 2)
