@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import os
 import platform
@@ -21,6 +22,7 @@ T = TypeVar("T", dict[str, Any], list[Any])
 LIMIT = 64 * 2**20
 """The most bytes of a file that is read as text."""
 
+_SQLITE = b"SQLite format 3\0"
 _LOCK = "lock"
 
 _MARKS = (
@@ -84,6 +86,15 @@ def _is_locked_here(file: IO[bytes]) -> bool:
     return True
 
 
+def is_database(path: Path) -> bool:
+    """Whether a file is an SQLite database."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_SQLITE)) == _SQLITE
+    except OSError:
+        return False
+
+
 def write_file(path: Path, content: str | bytes) -> None:
     """Write a file whole or not at all (the earlier one then stays); text is written in UTF-8."""
     data = content.encode() if isinstance(content, str) else content
@@ -91,6 +102,8 @@ def write_file(path: Path, content: str | bytes) -> None:
     if target.exists() and not target.is_file():  # a device
         target.write_bytes(data)
         return
+    if is_database(target):
+        raise FileExistsError(errno.EEXIST, "a database is not overwritten")
     partial = target.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
-from nas_optuna.files import write_file
+from nas_optuna.files import is_database, write_file
 from nas_optuna.masking import mask_urls
 from nas_optuna.report.columns import Column as Column
 
@@ -157,6 +157,8 @@ def require_writable(path: Path) -> None:
         raise SpecError(f"directory {path.parent} does not exist; make it, or choose another --out")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise SpecError(f"cannot write {path}: you may not; choose another --out")
+    if is_database(path):
+        raise SpecError(f"cannot write {path}: a database is not overwritten; choose another --out")
 
 
 def _remark(line: str) -> None:

@@ -1,5 +1,7 @@
 """``nas-optuna best``: the winner, what chance cannot tell from it, and the cheapest of these."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.trial import create_trial
@@ -60,3 +62,14 @@ def test_what_cannot_be_honoured_is_one_line(command: Command, study: str) -> No
     refused = command("best", "--study", study, "--within", "1se")
     assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
     assert "no standard error is known" in refused.err
+
+
+@pytest.mark.parametrize(
+    "words", ["retrain", "report", "draw", "compare nas", "study export", "latency measure --space conv"]
+)
+def test_no_out_overwrites_a_database(command: Command, study: str, words: str) -> None:
+    before = Path("nas-optuna.db").read_bytes()
+    refused = command(*words.split(), "--out", "nas-optuna.db")
+    assert refused.code == 2, refused
+    assert Path("nas-optuna.db").read_bytes() == before
+    assert refused.err.startswith("error: cannot write nas-optuna.db: a database is not overwritten"), refused.err
