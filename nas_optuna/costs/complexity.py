@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -116,9 +116,12 @@ def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> M
     with torch.device("meta"):
         one = torch.empty(1, *input_shape)
         x = torch.empty(batch_size, *input_shape)
-    with flop_counter() as counter, torch.no_grad(), QuickMeta():
-        module.eval()(one)
-    with torch.no_grad(), _tracked(module, x) as live, QuickMeta():
+    module.eval()
+    counter = flop_counter()
+    if batch_size != 1:
+        with torch.no_grad(), counter, QuickMeta():
+            module(one)
+    with torch.no_grad(), _tracked(module, x) as live, counter if batch_size == 1 else nullcontext(), QuickMeta():
         module(x)
     weights = list(module.parameters())
     return ModelComplexity(

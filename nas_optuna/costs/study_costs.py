@@ -205,7 +205,10 @@ def best_in_cost(
 
     candidates = _candidates(space, key)
     if limit is not None:
-        candidates = itertools.chain([_descent(space, key, space.from_tokens([0] * len(space.parameters)))], candidates)
+        first = space.from_tokens([0] * len(space.parameters))
+        if counted == name and key(first)[0] <= sign * limit:
+            return first
+        candidates = itertools.chain([_descent(space, key, first)], candidates)
     best = None
     for candidate in candidates:
         if best is None or key(candidate) < key(best):
@@ -248,17 +251,24 @@ def nearest_inside(space: SearchSpace, costs: StudyCosts, limits: Limits, start:
     # Each step changes one parameter: the one that loses the fewest MACs for the excess that it saves. So weights are
     # saved where a network has most of them, at its end. Parts are left out only when no other step helps.
     here, excess, macs = start, limits.largest_excess(start), costs["macs"]
+    idle: set[str] = set()  # parameters that change nothing, such as a rate; asked again if no other helps
     while excess > 0:
-        steps = []
-        for other in _smaller(space, here):
-            saved = excess - limits.largest_excess(other)
+        steps, all_asked = [], not idle
+        for name, other in _smaller(space, here):
+            if name in idle:
+                continue
+            saved, less = excess - limits.largest_excess(other), macs(here) - macs(other)
             if saved > 1e-9:
-                lost = (macs(here) - macs(other)) / saved
-                steps.append((_parts(other) < _parts(here), lost, saved, other))
-        if not steps:
+                steps.append((_parts(other) < _parts(here), less / saved, saved, other))
+            elif less == 0:
+                idle.add(name)
+        if steps:
+            *_, saved, here = min(steps, key=lambda step: step[:3])
+            excess -= saved
+        elif all_asked:
             return None
-        *_, saved, here = min(steps, key=lambda step: step[:3])
-        excess -= saved
+        else:
+            idle.clear()
     return here
 
 
@@ -267,10 +277,10 @@ def _parts(architecture: Architecture) -> int:
     return len(str(architecture).split(","))
 
 
-def _smaller(space: SearchSpace, architecture: Architecture) -> Iterator[Architecture]:
-    """The neighbours with one ordered choice a step lower."""
+def _smaller(space: SearchSpace, architecture: Architecture) -> Iterator[tuple[str, Architecture]]:
+    """The parameters that have a lower choice, each with the neighbour one step lower."""
     for name, parameter in space.parameters.items():
         chosen = architecture.params.get(name)
         place = parameter.choices.index(chosen) if parameter.ordered and chosen is not None else 0
         if place > 0:
-            yield space.architecture({**architecture.params, name: parameter.choices[place - 1]})
+            yield name, space.architecture({**architecture.params, name: parameter.choices[place - 1]})

@@ -93,7 +93,7 @@ def tensors_in(values: Any) -> list[Tensor]:
 
 
 class QuickMeta(TorchFunctionMode):
-    """Do not fill meta tensors, and let batch norm only allocate them, since torch is slow at both.
+    """Do not fill meta tensors, and let batch norm and clamps only allocate them, since torch is slow at these.
 
     Batch norm allocates its output and two statistics, which count as memory.
     """
@@ -105,6 +105,8 @@ class QuickMeta(TorchFunctionMode):
             if all(each is None or each.shape == x.shape[1:2] for each in weights):  # otherwise torch raises the error
                 made = torch.empty_like(x), x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
                 return made[0]
+        if function in _CLAMPS and args[0].is_meta:
+            return args[0] if named.get("inplace") else torch.empty_like(args[0])
         if getattr(function, "__module__", "") == nn.init.__name__ or getattr(function, "__name__", "") in _FILLS:
             filled = args[0] if args else named.get("tensor")
             if isinstance(filled, Tensor) and filled.is_meta:
@@ -112,6 +114,7 @@ class QuickMeta(TorchFunctionMode):
         return function(*args, **named)
 
 
+_CLAMPS = frozenset({F.hardtanh, F.relu6, F.hardswish, F.hardsigmoid})
 _FILLS = frozenset({"uniform_", "normal_", "trunc_normal_", "fill_", "zero_"})
 
 
