@@ -23,7 +23,7 @@ from nas_optuna.spaces.function import Task, space
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's pixels, by which most networks normalise."""
 _SIDE = 64
-"""Pixels a side of the image on which stages are identified."""
+"""Pixels a side of the image on which blocks are identified."""
 _ENDS = (nn.Linear, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d)
 
 
@@ -34,13 +34,13 @@ class Backbone:
     model: str
     weights: str | None = None
 
-    def stages(self) -> list[nn.Module]:
-        """The network, split where its feature maps become smaller, with untrained weights."""
+    def blocks(self) -> list[nn.Module]:
+        """The network in its blocks, with untrained weights."""
         # Hundreds of networks are traced to count a space: those on meta tensors share their layers.
         return _on_meta(self.model) if torch.get_default_device().type == "meta" else self._cut(self._network())
 
-    def trained_stages(self) -> list[nn.Module]:
-        """The stages with their pretrained weights."""
+    def trained_blocks(self) -> list[nn.Module]:
+        """The blocks with their pretrained weights."""
         network = self._network()
         state = self._state()
         known = network.state_dict()
@@ -61,11 +61,11 @@ class Backbone:
 
     def _cut(self, network: nn.Module) -> list[nn.Module]:
         layers = list(_chain(network))
-        stages: list[nn.Module] = [nn.Sequential(*layers[first:last]) for first, last, _ in _outline(self.model)]
+        blocks: list[nn.Module] = [nn.Sequential(*layers[first:last]) for first, last, _, _ in _outline(self.model)]
         mean, std = self._normalization()
         if (mean, std) != IMAGENET:
-            stages[0] = nn.Sequential(Renormalized(mean, std), stages[0])
-        return stages
+            blocks[0] = nn.Sequential(Renormalized(mean, std), blocks[0])
+        return blocks
 
     def _normalization(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation by which the pixels were normalised in pretraining."""
@@ -78,8 +78,12 @@ class Backbone:
         return ((0.498,) * 3, (0.502,) * 3) if self.model == LITE0 else IMAGENET
 
     def channels(self) -> list[int]:
-        """Channels of each stage's feature maps."""
-        return [channels for _, _, channels in _outline(self.model)]
+        """Channels of each block's feature maps."""
+        return [channels for _, _, channels, _ in _outline(self.model)]
+
+    def sides(self) -> list[int]:
+        """Pixels a side of each block's feature maps, relative to one another."""
+        return [side for *_, side in _outline(self.model)]
 
     def _state(self) -> Mapping[str, Tensor]:
         file = Path(self.weights).expanduser() if self.weights else self._cached()
@@ -207,26 +211,28 @@ def _on_meta(model: str) -> list[nn.Module]:
 
 
 @functools.cache
-def _outline(model: str) -> tuple[tuple[int, int, int], ...]:
-    """First layer, end and channels of each stage, found on meta tensors once per network."""
+def _outline(model: str) -> tuple[tuple[int, int, int, int], ...]:
+    """First layer, end, channels and side of each block, found on meta tensors once per network."""
     with torch.device("cpu"):  # some networks read values of tensors while they are built
         network = Backbone(model)._network().eval()
     with torch.device("meta"), torch.no_grad():
         layers = list(_chain(network.to("meta")))
-        x, starts, channels, side = torch.zeros(2, 3, _SIDE, _SIDE), [], [], 0
+        x, blocks, shape, learns = torch.zeros(2, 3, _SIDE, _SIDE), [[0, 0, 0, 0]], (0, 0), False
         try:
             for place, layer in enumerate(layers):
                 x = layer(x)
                 if x.ndim != 4:
                     raise ValueError(f"a layer gives {list(x.shape)}")
-                if x.shape[2] != side:
-                    starts.append(place)
-                    channels.append(0)
-                    side = x.shape[2]
-                channels[-1] = x.shape[1]
+                before, shape = shape, (x.shape[1], x.shape[2])
+                # A norm or activation belongs to the convolution before it, pooling to the layers after it.
+                if learns and (shape != before or any(True for _ in layer.children())):
+                    blocks.append([place, 0, 0, 0])
+                    learns = False
+                learns = learns or any(True for _ in layer.parameters())
+                blocks[-1][1:] = [place + 1, *shape]
         except Exception as error:
             raise SpecError(f"backbone {model!r} is no chain of layers ({reason_of(error)}); take another") from error
-    return tuple(zip(starts, [*starts[1:], len(layers)], channels, strict=True))
+    return tuple((first, end, channels, side) for first, end, channels, side in blocks)
 
 
 class Renormalized(nn.Module):
@@ -250,33 +256,33 @@ class Renormalized(nn.Module):
 
 
 class PretrainedBody(nn.Sequential):
-    """The first stages of a backbone; `rate` is their share of the recipe's learning rate."""
+    """The first blocks of a backbone; `rate` is their share of the recipe's learning rate."""
 
-    # Training loads its weights instead of drawing them, uses a share of the learning rate, and keeps its first stages
+    # Training loads its weights instead of drawing them, uses a share of the learning rate, and keeps its first blocks
     # frozen: their weights, and the statistics of their batch norms.
 
-    def __init__(self, backbone: Backbone, stages: int, frozen: int, rate: float) -> None:
-        super().__init__(*backbone.stages()[:stages])
+    def __init__(self, backbone: Backbone, blocks: int, frozen: int, rate: float) -> None:
+        super().__init__(*backbone.blocks()[:blocks])
         self.backbone, self.frozen, self.rate = backbone, frozen, rate
-        for place, stage in enumerate(self):
-            stage.requires_grad_(place >= frozen)
+        for place, block in enumerate(self):
+            block.requires_grad_(place >= frozen)
 
     def load_pretrained(self) -> None:
         """Take over the weights."""
-        trained = nn.Sequential(*self.backbone.trained_stages()[: len(self)])
+        trained = nn.Sequential(*self.backbone.trained_blocks()[: len(self)])
         self.load_state_dict(trained.state_dict())
 
     def train(self, mode: bool = True) -> PretrainedBody:
-        """Set the mode of the stages that learn; frozen stages stay in evaluation mode."""
+        """Set the mode of the blocks that learn; frozen blocks stay in evaluation mode."""
         super().train(mode)
-        for stage in list(self)[: self.frozen]:
-            stage.eval()
+        for block in list(self)[: self.frozen]:
+            block.eval()
         return self
 
 
 RATES = (0.05, 0.1, 0.2, 0.5)
-FEWEST_STAGES = 3
-"""The fewest stages that are kept; earlier ones respond only to edges and colours."""
+FEWEST_SIZES = 3
+"""The fewest sizes of feature maps that are kept; earlier blocks respond only to edges and colours."""
 SIZES = (64, 96, 128, 160, 192)
 USUAL = 160
 """The reference's size: on 1,500 pictures of 32 pixels it was half a point ahead of 128 after five minutes."""
@@ -285,35 +291,45 @@ LARGE = 160
 
 
 def reference(
-    task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
+    task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = (), least_frozen: int = 0
 ) -> dict[str, Any]:
-    """The params of the usual first attempt: all stages, and the last two learn."""
-    stages = len(Backbone(model, weights).channels())
+    """The params of the usual first attempt: all blocks, and those with maps of the two smallest sizes learn."""
+    sides = Backbone(model, weights).sides()
+    frozen = max(least_frozen, sum(side not in sorted(set(sides))[:2] for side in sides))
     known = _sizes(task, sizes)
-    size = USUAL if USUAL in known else known[len(known) // 2]
-    return {"input": size, "stages": stages, "frozen": stages - 2, "rate": 0.2, "dropout": 0.2}
+    size = max([size for size in known if size <= USUAL], default=known[0])
+    return {"input": size, "blocks": len(sides), "frozen": frozen, "rate": 0.2, "dropout": 0.2}
 
 
 @space(reference=reference)
 def backbone(
-    c: Choices, task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
+    c: Choices,
+    task: Task,
+    *,
+    model: str = LITE0,
+    weights: str | None = None,
+    sizes: Sequence[int] = (),
+    least_frozen: int = 0,
 ) -> nn.Module:
-    """The first stages of a pretrained network, and a linear layer."""
+    """The first blocks of a pretrained network, and a linear layer."""
     if task.channels not in (1, 3):
         raise SpecError(f"a backbone sees 1 or 3 channels, not {task.channels}; take another space")
     source = Backbone(model, weights)
-    channels = source.channels()
+    channels, sides = source.channels(), source.sides()
     most = len(channels)
+    if type(least_frozen) is not int or not 0 <= least_frozen <= most:
+        raise SpecError(f"space.least_frozen is a number of blocks up to {most}, not {least_frozen!r}")
+    fewest = sides.index(sorted(set(sides), reverse=True)[:FEWEST_SIZES][-1]) + 1
     size = c.choice("input", _sizes(task, sizes), ordered=True)
-    stages = c.integer("stages", min(FEWEST_STAGES, most), most)
-    frozen = min(c.integer("frozen", 0, most), stages)
-    rate = c.choice("rate", RATES, ordered=True) if frozen < stages else 1.0
-    body = PretrainedBody(source, stages, frozen, rate)
+    blocks = c.integer("blocks", fewest, most)
+    frozen = min(c.integer("frozen", least_frozen, most), blocks)
+    rate = c.choice("rate", RATES, ordered=True) if frozen < blocks else 1.0
+    body = PretrainedBody(source, blocks, frozen, rate)
     layers: list[nn.Module] = [Colours()] if task.channels == 1 else []
     if (size, size) != task.shape[1:]:
         layers.append(nn.Upsample((size, size), mode="bilinear"))
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(c.choice("dropout", [0.0, 0.2, 0.5], ordered=True))]
-    return nn.Sequential(*layers, body, *head, nn.Linear(channels[stages - 1], task.classes))
+    return nn.Sequential(*layers, body, *head, nn.Linear(channels[blocks - 1], task.classes))
 
 
 class Colours(nn.Module):
@@ -325,6 +341,8 @@ class Colours(nn.Module):
 
 
 def _sizes(task: Task, sizes: Sequence[int]) -> list[int]:
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise SpecError(f"space.sizes is a list of numbers of pixels, such as [96, 128], not {list(sizes)}")
     if sizes:
         return sorted(set(sizes))
     side = min(task.shape[1:])

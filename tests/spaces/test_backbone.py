@@ -1,4 +1,4 @@
-"""Pretrained networks: cut into stages, their weights loaded where others are drawn, frozen stages left as they are."""
+"""Pretrained networks: cut into blocks, their weights loaded where others are drawn, frozen blocks left as they are."""
 
 import copy
 from pathlib import Path
@@ -50,56 +50,54 @@ def body_of(network: nn.Module) -> PretrainedBody:
 @pytest.mark.parametrize(
     ("model", "channels"),
     [
-        ("resnet18", [64, 64, 128, 256, 512]),
-        ("mobilenet_v3_small", [16, 16, 24, 48, 576]),
-        ("convnext_tiny", [96, 192, 384, 768]),
+        ("resnet18", [64, 64, 64, 128, 128, 256, 256, 512, 512]),
+        ("mobilenet_v3_small", [16, 16, 24, 24, 40, 40, 40, 48, 48, 96, 96, 96, 576]),
+        ("convnext_tiny", [96] * 4 + [192] * 4 + [384] * 10 + [768] * 4),
         ("vgg11_bn", [64, 128, 256, 512, 512, 512]),
-        ("mnasnet0_5", [8, 16, 24, 48, 1280]),
+        ("mnasnet0_5", [16, 8, 16, 24, 40, 48, 96, 160, 1280]),
     ],
 )
-def test_a_network_is_cut_where_its_maps_become_smaller(model: str, channels: list[int]) -> None:
+def test_a_network_is_cut_into_its_blocks(model: str, channels: list[int]) -> None:
     backbone = Backbone(model)
     assert backbone.channels() == channels
     x = torch.zeros(1, 3, 64, 64)
-    for stage, width in zip(backbone.stages(), channels, strict=True):
-        smaller = stage.eval()(x)
-        assert smaller.shape[1] == width
-        assert smaller.shape[2] < x.shape[2] or x.shape[1] == 3
-        x = smaller
+    for block, width, side in zip(backbone.blocks(), channels, backbone.sides(), strict=True):
+        x = block.eval()(x)
+        assert x.shape[1:] == (width, side, side)
 
 
-def test_stages_are_the_network_with_its_weights(resnet18: Path) -> None:
+def test_blocks_are_the_network_with_its_weights(resnet18: Path) -> None:
     from torchvision.models import resnet18 as make
 
     whole = make()
     whole.load_state_dict(torch.load(resnet18, weights_only=True))
     images = torch.randn(2, 3, 64, 64)
-    body = nn.Sequential(*Backbone("resnet18", str(resnet18)).trained_stages(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    body = nn.Sequential(*Backbone("resnet18", str(resnet18)).trained_blocks(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     torch.testing.assert_close(whole.fc(body.eval()(images)), whole.fc(body(images)))
     torch.testing.assert_close(whole.fc(body(images)), whole.eval()(images))
 
 
 @pytest.mark.parametrize("init", ["default", "kaiming"])
-def test_a_training_begins_with_the_weights_and_leaves_frozen_stages_alone(resnet18: Path, init: str) -> None:
+def test_a_training_begins_with_the_weights_and_leaves_frozen_blocks_alone(resnet18: Path, init: str) -> None:
     made = space(1, model="resnet18", weights=str(resnet18), sizes=[32])
-    architecture = made.parse("input=32,stages=3,frozen=2,rate=0.1,dropout=0.2")
+    architecture = made.parse("input=32,blocks=5,frozen=2,rate=0.1,dropout=0.2")
     recipe = Recipe(epochs=1, batch_size=32, init=init)  # type: ignore[arg-type]
     network = make_network(made, architecture, recipe, CPU, seed=0)
     trained = copy.deepcopy(network)
     digits = load_images("digits", True).subset(range(64))
     list(fit(trained, BatchLoader(digits, 32, 32, CPU), None, recipe, CPU, seed=0))
-    expected = Backbone("resnet18", str(resnet18)).trained_stages()[0].state_dict()
+    expected = Backbone("resnet18", str(resnet18)).trained_blocks()[0].state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in body_of(network)[0].state_dict().items())
-    for stage, (before, after) in enumerate(zip(body_of(network), body_of(trained), strict=True)):
+    for block, (before, after) in enumerate(zip(body_of(network), body_of(trained), strict=True)):
         pairs = list(zip(before.state_dict().values(), after.state_dict().values(), strict=True))
-        assert all(torch.equal(one, other) for one, other in pairs) == (stage < 2)
+        assert all(torch.equal(one, other) for one, other in pairs) == (block < 2)
 
 
 def test_the_body_learns_at_its_share_of_the_rate(resnet18: Path) -> None:
     from nas_optuna.training import TrainStep
 
     made = space(model="resnet18", weights=str(resnet18), sizes=[32])
-    network = made.build(made.parse("input=32,stages=3,frozen=1,rate=0.1,dropout=0.0"))
+    network = made.build(made.parse("input=32,blocks=5,frozen=1,rate=0.1,dropout=0.0"))
     step = TrainStep(network, Recipe(schedule="constant", learning_rate=1e-2), CPU, total_steps=1)
     step(torch.randn(4, 3, 32, 32), torch.arange(4))
     rates = {group["lr"]: len(group["params"]) for group in step.optimizer.param_groups}
@@ -135,7 +133,7 @@ def test_weights_that_are_not_there_are_one_line_with_the_remedy(
         (str(resnet18), "of another network"),
     ):
         with pytest.raises(SpecError, match=message) as caught:
-            Backbone("mnasnet0_5", weights).trained_stages()
+            Backbone("mnasnet0_5", weights).trained_blocks()
         assert "\n" not in str(caught.value)
     made = space(model="mnasnet0_5")
     assert made.reference is not None
@@ -168,5 +166,5 @@ def test_timm_brings_its_own(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     network = timm.create_model("resnet18")
     torch.save(network.state_dict(), file)
-    first = Backbone("timm:resnet18", str(file)).trained_stages()[0]
+    first = Backbone("timm:resnet18", str(file)).trained_blocks()[0]
     assert torch.equal(next(first.parameters()), network.conv1.weight)
