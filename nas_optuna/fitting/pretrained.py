@@ -20,13 +20,15 @@ from torch import Tensor, nn
 from nas_optuna.data import BatchLoader
 from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import stratified_order
+from nas_optuna.devices import prepare_process
 from nas_optuna.errors import DataError, Interrupted, SpecError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, Rung
 from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, count_layers, time_network
+from nas_optuna.fitting.rungs import reference_of
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.backbone import at_hand
+from nas_optuna.spaces.backbone import Backbone, at_hand
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.significance import Measured, sampling_error
 from nas_optuna.training import make_network
@@ -38,8 +40,16 @@ READING = 0.1
 """The largest share of the time for reading images again, larger."""
 FEWEST, FOR_EACH_CLASS, MOST = 100, 4, 2000
 """Images from which the linear classifier learns."""
-LEAST_SEEN = 2000
-"""The fewest images that a pretrained network has to see before the test: of 1,500, 0.70 after 1,900."""
+FALLS = 0.85
+"""The largest error of the pretrained network, as a share of the other's. In the rest of the time both fall alike if it
+is whole (1,500 pictures: 0.29 to 0.19, and 0.45 to 0.31), but not if a limit leaves little of it."""
+PLENTY, ENOUGH = 3000, 2000
+"""Images that the network sees in training. If time is too short for the first number, it sees pictures that leave time
+for the second, and only its blocks with the smallest maps learn: in a minute, of 1,500, 0.767 instead of 0.744."""
+LEAST_SIDE = 96
+"""It is not taken if its pictures would have to be smaller: in half a minute 0.53 with 64 pixels, 0.58 untrained."""
+STEP, SHORT_STEP = 6.0, 4.0
+"""Seconds of a training step, in forward passes of as many images; the second where only the last blocks learn."""
 SMALLEST = 16
 """Pixels a side of the smallest images for which a network that was pretrained on photos is considered."""
 
@@ -48,7 +58,7 @@ def may_begin_pretrained(spec: StudySpec, space: str | None, overrides: Sequence
     """Whether nothing that the user names depends on the usual space."""
     names = {text.partition("=")[0].strip() for text in overrides}
     free = space is None and not any(name.partition(".")[0] in ("space", "supernet", "objectives") for name in names)
-    return free and not (spec.limits or spec.reference or spec.fixed or spec.among)
+    return free and not (spec.reference or spec.fixed or spec.among or spec.latency.table)
 
 
 def pretrained_experiment(
@@ -69,34 +79,73 @@ def pretrained_experiment(
     try:
         spec = spec.override([f"space.model={json.dumps(model)}"])
         other = Experiment.from_spec(spec, **settings, images=images)
+        if (first := reference_of(other)) is None:
+            return None  # no pretrained network is inside the limits
         say(f"comparing pretrained weights ({model}) with a network that begins untrained")
         began = time.monotonic()
         stop = settings.get("interrupted", never)
-        seen, each, layers = _seen(other, min(SHARE * seconds, LONGEST), stop)
+        seen, each, layers = _seen(other, first, min(SHARE * seconds, LONGEST), stop)
         took = time.monotonic() - began
         with opened(spec.data, settings.get("data_directory")) as source:
-            end = MARGIN * each * source.test_count + Load().reserve(layers)
-        if seconds - 2 * took - end < LEAST_SEEN * 2 * each:  # a step takes up to twice as long as a forward pass
+            left = seconds - 2 * took - Load().reserve(layers)
+            changes = _for_the_time(other, first, each, left, source.test_count)
+        if changes is None:
             say("the time is too short to begin with pretrained weights")
             return None
         known = _trained(usual, took, stop)
     except (DataError, SpecError, TrainingError) as error:  # too little memory, other channels, damaged weights
         say(f"pretrained weights are left out: {error}")
         return None
-    # By one standard error, since it gains more in the rest of the time; but each inference costs much more.
-    ahead = seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
+    ahead = 1 - seen.accuracy < FALLS * (1 - known.accuracy)
+    ahead = ahead and seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
     begins = "with the weights (--space residual begins untrained)" if ahead else "untrained"
     say(f"after {took:.0f} s each: {seen} with pretrained weights, {known} untrained; so the fit begins {begins}")
-    return other if ahead else None
+    if not ahead or not changes:
+        return other if ahead else None
+    say(f"the time is short, so pictures are smaller, and fewer layers learn: {', '.join(changes)}")
+    return Experiment.from_spec(spec.override(changes), **settings, images=images)
+
+
+def _for_the_time(
+    experiment: Experiment, first: Architecture, each: float, seconds: float, tests: int
+) -> list[str] | None:
+    """Overrides of the spec for a short time; None if it is too short for any.
+
+    `each` is seconds of a forward pass of the first network.
+    """
+    choices, largest, blocks = (
+        experiment.space.parameters["input"].choices,
+        first.params["input"],
+        first.params["blocks"],
+    )
+    assert isinstance(largest, int)
+    assert isinstance(blocks, int)
+
+    def seen(size: int, step: float) -> float:
+        forward = each * (size / largest) ** 2
+        return (seconds - MARGIN * forward * tests) / (step * forward)
+
+    if seen(largest, STEP) >= PLENTY:
+        return []
+    known = [size for size in choices if isinstance(size, int) and size <= largest]
+    sizes = [size for size in known if seen(size, SHORT_STEP) >= ENOUGH]
+    if not sizes or sizes[-1] < min(LEAST_SIDE, largest):
+        return None
+    sides = Backbone(experiment.spec.space.options["model"]).sides()[:blocks]
+    return [f"space.sizes={sizes}", f"space.least_frozen={sides.index(sides[-1])}"]
 
 
 @torch.inference_mode()
-def _seen(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> tuple[Measured, float, int]:
+def _seen(
+    experiment: Experiment, architecture: Architecture, seconds: float, stop: Callable[[], bool]
+) -> tuple[Measured, float, int]:
     """The accuracy of a linear classifier of the last features, seconds for each image, and the number of layers."""
-    training, reference = _parts(experiment)
-    network = make_network(experiment.space, reference, training.recipe, training.device, training.recipe.seed).eval()
+    training = _training(experiment)
+    recipe = training.recipe
+    prepare_process(training.device)
+    network = make_network(experiment.space, architecture, recipe, training.device, recipe.seed).eval()
     images = training.data.train.subset(stratified_order(training.data.train.labels, 0)[:MOST])
-    loader = BatchLoader(images, training.recipe.batch_size, experiment.space.image_size, training.device)
+    loader = BatchLoader(images, recipe.batch_size, experiment.space.image_size, training.device)
     found: list[Tensor] = []
     fewest = max(FEWEST, FOR_EACH_CLASS * len(images.classes))
     last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
@@ -129,17 +178,18 @@ def leave_one_out_accuracy(features: Tensor, labels: Tensor) -> float:
 
 
 def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> Measured:
-    """The validation accuracy of the space's reference after so many seconds of training."""
-    training, reference = _parts(experiment)
+    """The validation accuracy of the usual first network after so many seconds of training."""
+    training, reference = _training(experiment), reference_of(experiment)
+    if reference is None:  # no network near it is inside the limits
+        return Measured(0.0, 0.0)
     alone = EqualSeconds(training, Rung(1, seconds), 0, time_network(training, reference).step, reference)
     *_, last = alone.evaluate(reference, resume=None, stop=stop)
     accuracy = last.metrics["accuracy"]
     return Measured(accuracy, sampling_error(accuracy, len(training.data.validation)))
 
 
-def _parts(experiment: Experiment) -> tuple[TrainingEvaluator, Architecture]:
-    """The training of an experiment, and its space's reference."""
-    training, reference = experiment.objective.evaluator, experiment.space.reference
+def _training(experiment: Experiment) -> TrainingEvaluator:
+    """The training of an experiment."""
+    training = experiment.objective.evaluator
     assert isinstance(training, TrainingEvaluator)
-    assert reference is not None
-    return training, reference
+    return training

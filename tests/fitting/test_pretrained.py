@@ -14,8 +14,10 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import pretrained, run
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.pretrained import SMALLEST, leave_one_out_accuracy, may_begin_pretrained, pretrained_experiment
+from nas_optuna.fitting.rungs import reference_of
 from nas_optuna.fitting.spec import decided_before, new_experiment, spec_for
 from nas_optuna.spaces import backbone
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.significance import Measured
 from tests.helpers import Command
@@ -28,7 +30,8 @@ from tests.helpers import Command
         ("residual", [], {}, False),
         (None, ["space.width=8"], {}, False),
         (None, ['reference="mine.py:network"'], {}, False),
-        (None, [], {"params": "50k"}, False),
+        (None, [], {"params": "50k"}, True),
+        (None, ["latency.table='mine.json'"], {"latency_ms": "3"}, False),
     ],
 )
 def test_what_depends_on_the_usual_space_keeps_it(
@@ -123,17 +126,50 @@ def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
     assert pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, 1e4, pytest.fail, device="cpu") is None
 
 
-@pytest.mark.parametrize(("seconds", "enough"), [(40.0, False), (60.0, True)])
-def test_time_for_the_test_is_not_counted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, enough: bool
+@pytest.mark.parametrize(
+    ("seconds", "sizes", "least_frozen"),
+    [(13.0, None, None), (30.0, [64, 96], 12), (60.0, [64, 96, 128], 12), (1000.0, [64, 96, 128, 160, 192], 0)],
+)
+def test_a_short_time_makes_pictures_smaller_and_freezes_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, sizes: list[int] | None, least_frozen: int | None
 ) -> None:
-    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 1.0, 0))
+    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 1.0, 0))  # a second for 160 pixels
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
-    monkeypatch.setattr(pretrained, "LEAST_SEEN", 10)  # 20 s, and a test of 24 images takes 29 s
+    monkeypatch.setattr(pretrained, "PLENTY", 20)  # 120 s, and the test of 24 images 29 s
+    monkeypatch.setattr(pretrained, "ENOUGH", 10)  # of 96 pixels 14 s, and the test 10 s
+    name, said = photos(tmp_path, SMALLEST), list[str]()
+    usual, other = Experiment.from_spec(spec_for(name), device="cpu"), spec_for(name, space="backbone")
+    found = pretrained_experiment(usual, other, 0.0, seconds, said.append, device="cpu")
+    assert (found and list(found.space.parameters["input"].choices)) == sizes
+    assert (found and found.space.parameters["frozen"].choices[0]) == least_frozen
+    assert any("the time is short" in line for line in said) is bool(least_frozen)
+    if found:
+        assert decided_before(spec_for(name), found.spec, other) == found.spec
+
+
+def test_a_network_is_cut_for_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def see(experiment: Experiment, architecture: Architecture, *_: object) -> tuple[Measured, float, int]:
+        seen.append(str(architecture))
+        return Measured(0.9, 0.03), 0.01, 100
+
+    monkeypatch.setattr(pretrained, "_seen", see)
+    monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
     name = photos(tmp_path, SMALLEST)
-    usual = Experiment.from_spec(spec_for(name), device="cpu")
-    found = pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, seconds, print, device="cpu")
-    assert (found is not None) is enough
+    spec, other = (spec_for(name, space=space, limits={"params": "1M"}) for space in (None, "backbone"))
+    found = pretrained_experiment(Experiment.from_spec(spec, device="cpu"), other, 0.0, 1e4, print, device="cpu")
+    assert found is not None
+    assert str(reference_of(found)) == seen[0] == "input=160,blocks=13,frozen=6,rate=0.2,dropout=0.2"
+
+
+def test_weights_are_left_out_where_no_part_of_the_network_is_inside_a_limit(tmp_path: Path) -> None:
+    name, said = photos(tmp_path, SMALLEST), list[str]()
+    spec, other = (spec_for(name, space=space, limits={"params": "5k"}) for space in (None, "backbone"))
+    usual = Experiment.from_spec(spec.override(["space.width=4", "space.stages=1"]), device="cpu")
+    assert pretrained_experiment(usual, other, 0.0, 1e4, said.append, device="cpu") is None
+    assert said == [said[0]]
+    assert said[0].startswith("pretrained weights are left out: no architecture has params of at most 5,000")
 
 
 @pytest.mark.parametrize("damaged", [False, True])
