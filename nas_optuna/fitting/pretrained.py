@@ -183,7 +183,10 @@ def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -
     if reference is None:  # no network near it is inside the limits
         return Measured(0.0, 0.0)
     alone = EqualSeconds(training, Rung(1, seconds), 0, time_network(training, reference).step, reference)
-    *_, last = alone.evaluate(reference, resume=None, stop=stop)
+    try:
+        *_, last = alone.evaluate(reference, resume=None, stop=stop)
+    except Interrupted:
+        raise Interrupted from None  # without the epoch, since this training does not go on
     accuracy = last.metrics["accuracy"]
     return Measured(accuracy, sampling_error(accuracy, len(training.data.validation)))
 

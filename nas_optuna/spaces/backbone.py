@@ -48,6 +48,9 @@ class Backbone:
         missing = [name for name in known if name not in found and not name.endswith("num_batches_tracked")]
         if missing := [name for name in missing if not name.startswith(("fc.", "classifier.", "head.", "_fc."))]:
             raise SpecError(f"the weights of {self.model!r} lack {missing[0]!r}; they are of another network")
+        # timm's networks leave out what comes after their feature maps
+        if ":" not in self.model and (more := [name for name in state if name not in known]):
+            raise SpecError(f"the weights of {self.model!r} have {more[0]!r}, too; they are of another network")
         network.load_state_dict(found, strict=False)
         return self._cut(network)
 

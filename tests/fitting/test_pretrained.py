@@ -61,11 +61,15 @@ def test_both_are_trained_for_the_same_time_and_the_better_one_is_taken(
     assert len(said) == 2
 
 
-def test_the_comparison_can_be_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["with weights", "untrained"])
+def test_the_comparison_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    if part == "untrained":
+        monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 0.01, 100))
     name = photos(tmp_path, SMALLEST)
     usual, stop = Experiment.from_spec(spec_for(name), device="cpu"), {"device": "cpu", "interrupted": lambda: True}
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted) as caught:
         pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, 1e4, print, **stop)
+    assert "epoch" not in str(caught.value)
 
 
 def test_a_sample_does_not_tell_its_own_class() -> None:

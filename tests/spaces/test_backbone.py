@@ -161,6 +161,14 @@ def test_efficientnet_lite0_gives_its_own_features_and_is_exported() -> None:
     assert "return" in write_source(network, images).steps[-1]
 
 
+def test_weights_of_a_larger_network_are_refused(tmp_path: Path) -> None:
+    from torchvision.models import resnet34
+
+    torch.save(resnet34().state_dict(), tmp_path / "resnet34.pth")
+    with pytest.raises(SpecError, match="of another network"):
+        Backbone("resnet18", str(tmp_path / "resnet34.pth")).trained_blocks()
+
+
 def test_timm_brings_its_own(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     file = tmp_path / "weights.pth"
