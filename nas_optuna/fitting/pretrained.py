@@ -1,8 +1,8 @@
 """Whether a fit begins with a pretrained network: the data decide, where weights are installed and no space is named.
 
 With few photos a network that has seen millions of others is far ahead; with digits it is behind one of their size. So
-a linear classifier of what it sees in some of the images is compared with the usual reference, which is trained for as
-long (linear evaluation, as by Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?").
+a linear classifier of what it sees in some of the images is compared with the usual reference after a short training
+(linear evaluation, as by Kornblith et al. 2019, "Do Better ImageNet Models Transfer Better?").
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from nas_optuna.training import make_network
 from nas_optuna.training.fit import never
 
 SHARE, LONGEST = 0.04, 20.0
-"""Share of the time for each of the two, and the most seconds."""
+"""The share of the time and the most seconds that each of the two may take."""
 READING = 0.1
 """The largest share of the time for reading images again, larger."""
 FEWEST, FOR_EACH_CLASS, MOST = 100, 4, 2000
@@ -84,22 +84,22 @@ def pretrained_experiment(
         say(f"comparing pretrained weights ({model}) with a network that begins untrained")
         began = time.monotonic()
         stop = settings.get("interrupted", never)
-        seen, each, layers = _seen(other, first, min(SHARE * seconds, LONGEST), stop)
-        took = time.monotonic() - began
+        share = min(SHARE * seconds, LONGEST)
+        seen, each, layers = _seen(other, first, share, stop)
         with opened(spec.data, settings.get("data_directory")) as source:
-            left = seconds - 2 * took - Load().reserve(layers)
+            left = seconds - (time.monotonic() - began) - share - Load().reserve(layers)
             changes = _for_the_time(other, first, each, left, source.test_count)
         if changes is None:
             say("the time is too short to begin with pretrained weights")
             return None
-        known = _trained(usual, took, stop)
+        known = _trained(usual, share, stop)
     except (DataError, SpecError, TrainingError) as error:  # too little memory, other channels, damaged weights
         say(f"pretrained weights are left out: {error}")
         return None
     ahead = 1 - seen.accuracy < FALLS * (1 - known.accuracy)
     ahead = ahead and seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
     begins = "with the weights (--space residual begins untrained)" if ahead else "untrained"
-    say(f"after {took:.0f} s each: {seen} with pretrained weights, {known} untrained; so the fit begins {begins}")
+    say(f"{seen} with pretrained weights, {known} after {share:.0f} s untrained; so the fit begins {begins}")
     if not ahead or not changes:
         return other if ahead else None
     say(f"the time is short, so pictures are smaller, and fewer layers learn: {', '.join(changes)}")
