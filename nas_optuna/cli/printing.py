@@ -22,12 +22,10 @@ from nas_optuna.report.columns import Column as Column
 if TYPE_CHECKING:
     from rich.console import Console
 
-STDOUT = Path("-")
-"""The value of ``--out -``."""
+STDOUT = Path("-")  # the value of --out -
 
 _quiet = False
-_facts: TextIO | None = None
-"""The stream of facts while a command runs."""
+_facts: TextIO | None = None  # the stream of facts while a command runs
 
 
 def facts() -> TextIO:
