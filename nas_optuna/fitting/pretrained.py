@@ -43,7 +43,9 @@ FEWEST, FOR_EACH_CLASS, MOST = 100, 4, 2000
 FALLS = 0.85
 """The largest error of the pretrained network, as a share of the other's. In the rest of the time both fall alike if it
 is whole (1,500 pictures: 0.29 to 0.19, and 0.45 to 0.31), but not if a limit leaves little of it."""
-PLENTY, ENOUGH = 3000, 2000
+SEARCHING = 0.25
+"""The largest share of a short time that the search takes for its one network."""
+PLENTY, ENOUGH = 4500, 1300
 """Images that the network sees in training. If time is too short for the first number, it sees pictures that leave time
 for the second, and only its blocks with the smallest maps learn: in a minute, of 1,500, 0.767 instead of 0.744."""
 LEAST_SIDE = 96
@@ -77,17 +79,17 @@ def pretrained_experiment(
         say("reading the pictures again, larger, for pretrained weights would take too long; --space backbone does")
         return None
     try:
-        spec = spec.override([f"space.model={json.dumps(model)}"])
+        spec, began = spec.override([f"space.model={json.dumps(model)}"]), time.monotonic()
         other = Experiment.from_spec(spec, **settings, images=images)
         if (first := reference_of(other)) is None:
             return None  # no pretrained network is inside the limits
         say(f"comparing pretrained weights ({model}) with a network that begins untrained")
-        began = time.monotonic()
+        made = time.monotonic() - began  # another one may be made below
         stop = settings.get("interrupted", never)
         share = min(SHARE * seconds, LONGEST)
         seen, each, layers = _seen(other, first, share, stop)
         with opened(spec.data, settings.get("data_directory")) as source:
-            left = seconds - (time.monotonic() - began) - share - Load().reserve(layers)
+            left = seconds - (time.monotonic() - began) - made - share - Load().reserve(layers)
             changes = _for_the_time(other, first, each, left, source.test_count)
         if changes is None:
             say("the time is too short to begin with pretrained weights")
@@ -123,7 +125,7 @@ def _for_the_time(
 
     def seen(size: int, step: float) -> float:
         forward = each * (size / largest) ** 2
-        return (seconds - MARGIN * forward * tests) / (step * forward)
+        return ((1 - SEARCHING) * seconds - MARGIN * forward * tests) / (step * forward)
 
     if seen(largest, STEP) >= PLENTY:
         return []

@@ -132,7 +132,7 @@ def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "sizes", "least_frozen"),
-    [(13.0, None, None), (30.0, [64, 96], 12), (60.0, [64, 96, 128], 12), (1000.0, [64, 96, 128, 160, 192], 0)],
+    [(13.0, None, None), (45.0, [64, 96], 12), (80.0, [64, 96, 128], 12), (1000.0, [64, 96, 128, 160, 192], 0)],
 )
 def test_a_short_time_makes_pictures_smaller_and_freezes_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, sizes: list[int] | None, least_frozen: int | None
