@@ -251,11 +251,11 @@ def test_an_evaluation_is_timed() -> None:
 
     def share(frozen: int) -> float:
         params = {**space.reference.params, "frozen": frozen}
-        if frozen == params["stages"]:
+        if frozen == params["blocks"]:
             del params["rate"]
         timed = equal_seconds.time_network(experiment.objective.evaluator, space.architecture(params))
         assert timed.layers > 100
         return timed.forward / timed.step
 
-    stages = space.reference.params["stages"]
-    assert any(share(stages) > 1.3 * share(0) for _ in range(3)), "on a busy machine, too"
+    blocks = space.reference.params["blocks"]
+    assert any(share(blocks) > 1.3 * share(0) for _ in range(3)), "on a busy machine, too"
