@@ -12,7 +12,7 @@ from typing import Any
 
 from nas_optuna.errors import SpecError, checked
 from nas_optuna.registry import Registry
-from nas_optuna.spaces.architecture import InputSize
+from nas_optuna.spaces.architecture import InputSize, require_positive
 from nas_optuna.spaces.base import Decomposable, Operation, Parameter, SearchSpace, Shape, require_operations
 
 __all__ = [
@@ -38,6 +38,9 @@ SPACES = Registry(
         "backbone": "nas_optuna.spaces.backbone:backbone",
     },
 )
+_COUNTS = {"residual": ("width", "stages")}
+"""Options of our functions that are at least 1; a check in a function's file would change its digest, and thereby put
+the finished epochs and trials of every stored study aside."""
 
 
 @checked
@@ -66,6 +69,7 @@ def create_space(
     _require_space(name)
     shape = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
     own = {option: value for option, value in options.items() if option != "fix"}
+    require_positive(**{option: own[option] for option in _COUNTS.get(name, ()) if option in own})
     space: SearchSpace = SPACES.make(name, options=own, wanted=SearchSpace, **shape)
     fix = options.get("fix", {})
     if not isinstance(fix, Mapping):

@@ -13,7 +13,6 @@ from typing import Any
 from torch import Tensor, nn
 
 from nas_optuna.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
-from nas_optuna.spaces.architecture import require_positive
 from nas_optuna.spaces.built import Task
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.function import space
@@ -48,7 +47,6 @@ def reference(task: Task, *, width: int = 16, stages: int = 3) -> dict[str, Any]
 @space(reference=reference)
 def residual(c: Choices, task: Task, *, width: int = 16, stages: int = 3) -> nn.Module:
     """A residual network with batch norm."""
-    require_positive(width=width, stages=stages)
     activation = ACTIVATIONS[c.choice("activation", list(ACTIVATIONS))]
     downsampling = c.choice("downsampling", ["pool after", "pool first", "stride"])
     stride = c.choice("stem.stride", stem_strides(task), ordered=True)

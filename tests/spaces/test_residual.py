@@ -37,6 +37,10 @@ def test_options_that_would_be_taken_for_others_are_refused(options: dict[str, o
         residual(**options)  # type: ignore[arg-type]
 
 
+def test_stored_studies_go_on_while_its_file_is_as_it_was() -> None:
+    assert SPACE.source == "3b44e91af8f8d157", "finished trials and epochs of earlier studies no longer count"
+
+
 @pytest.mark.parametrize(("size", "strides"), [(8, [1]), (16, [1, 2]), (32, [1, 2]), (64, [2, 4]), (224, [4, 8])])
 def test_the_stem_makes_large_pictures_small(size: int, strides: list[int]) -> None:
     assert stem_strides(Task(3, 10, size)) == strides
