@@ -43,7 +43,7 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
     if isinstance(value, CategoricalDistribution):
         value = value.choices
     elif isinstance(value, FloatDistribution | IntDistribution):
-        if value.step not in (None, 1):
+        if value.step is not None and (value.step != 1 or Recipe.model_fields[name].annotation is float):
             raise SpecError(f"recipe.{name}: a range has no step here; give a list of choices")
         value = {"low": value.low, "high": value.high, "log": value.log}
     elif isinstance(value, str) and ".." in value:

@@ -180,6 +180,14 @@ class SupernetSpec(Settings):
         return self
 
 
+def _as_stored(name: str, given: Any) -> Any:
+    if not hasattr(given, "high"):
+        return list(given.choices) if hasattr(given, "choices") else given
+    is_whole = name in Recipe.model_fields and Recipe.model_fields[name].annotation is int
+    step = None if is_whole and given.step == 1 else given.step  # any other is refused where ranges are read
+    return {"low": given.low, "high": given.high, "log": given.log} | ({} if step is None else {"step": step})
+
+
 class StudySpec(Settings):
     """Everything that defines a study.
 
@@ -266,6 +274,14 @@ class StudySpec(Settings):
             if name not in COSTS:
                 raise ValueError(unknown("cost", name, COSTS.names(), ELSEWHERE))
         return limits
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _ranges_as_they_are_stored(cls, value: Any) -> Any:
+        """Accept Optuna's distributions, which no database keeps."""
+        if not isinstance(value, Mapping):
+            return value
+        return {name: _as_stored(name, given) for name, given in value.items()}
 
     @model_validator(mode="before")
     @classmethod

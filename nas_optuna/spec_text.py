@@ -198,13 +198,20 @@ class Settings(BaseModel):
 
     if not TYPE_CHECKING:  # type checkers are to see the fields
 
-        def __init__(self, **values: Any) -> None:
+        def __init__(self, /, **values: Any) -> None:
             try:
                 super().__init__(**values)
             except ValidationError as error:
                 raise SpecError(f"{type(self).__name__}: {first_problem(error, type(self))}") from None
 
         __init__.__pydantic_base_init__ = True  # so that settings inside of others tell pydantic what is wrong
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            try:
+                super().__setattr__(name, value)
+            except ValidationError:
+                kind = type(self).__name__
+                raise SpecError(f"the {name} of a {kind} cannot be changed; make another {kind}") from None
 
 
 def first_problem(error: ValidationError, spec: type[BaseModel]) -> str:

@@ -64,6 +64,8 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
         ("optimizer", "1..2", "no number; give a list"),
         ("batch_size", "16.5..64", "must be whole numbers, got 16.5 and 64"),
         ("batch_size", IntDistribution(16, 64, step=16), "a range has no step here; give a list"),
+        ("learning_rate", FloatDistribution(1, 3, step=1), "a range has no step here; give a list"),
+        ("learning_rate", IntDistribution(1, 3), "a range has no step here; give a list"),
         ("batch_size", [], "a range or a list"),
         ("batch_size", [32, 32], "repeats a choice"),
         ("batch_size", {"low": 1, "hihg": 2}, "did you mean 'high'"),

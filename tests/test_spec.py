@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from nas_optuna.errors import SpecError
+from nas_optuna.hyperparameters import parse_range
 from nas_optuna.oneshot.strategies.base import RankedOptions
 from nas_optuna.presets import DEFAULT, find_spec, preset_names
 from nas_optuna.spec import DataSpec, PrunerSpec, Recipe, SamplerSpec, SpaceSpec, StudySpec, SupernetSpec
@@ -146,6 +148,20 @@ def test_settings_made_in_python_are_refused_in_one_line(kind: Any, wrong: dict[
     with pytest.raises(SpecError) as caught:
         kind(**wrong)
     assert str(caught.value) == says
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(SpecError, match="the epochs of a Recipe cannot be changed; make another Recipe"):
+        Recipe().epochs = 3  # type: ignore[misc]
+
+
+def test_distributions_of_optuna_are_stored_as_a_file_writes_them() -> None:
+    given = {"batch_size": IntDistribution(16, 64), "learning_rate": FloatDistribution(1, 3, step=1)}
+    search = StudySpec(search={**given, "optimizer": CategoricalDistribution(["sgd", "adamw"])}).to_dict()["search"]
+    assert search["batch_size"] == {"low": 16, "high": 64, "log": False}
+    assert search["optimizer"] == ["sgd", "adamw"]
+    with pytest.raises(SpecError, match="'step'"):
+        parse_range("learning_rate", search["learning_rate"])
 
 
 def test_overriding_a_spec_leaves_the_rest_alone() -> None:

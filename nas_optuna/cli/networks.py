@@ -259,7 +259,7 @@ def export(
         found.classifier,
         out,
         search.data.validation.images,
-        title=f"{search.data.name}: {found.classifier.architecture}",
+        title=f"{search.data.title}: {found.classifier.architecture}",
         facts=found.facts,
         drawing=drawing.draw_trial(search.space, chosen).svg,
         eight_bits=_eight_bits(search, found, stored.data_dir) if int8 else None,

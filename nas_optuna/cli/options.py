@@ -215,9 +215,16 @@ def data_names(incomplete: str) -> list[str]:
     kind, colon, path = incomplete.partition(":")
     if not colon:
         return completes("DATA")(incomplete)
-    folders = [f"{found}/" for found in glob(f"{escape(path)}*") if os.path.isdir(found)] if kind in _PATHS else []
-    files = glob(f"{escape(path)}*.npz") if kind == "npz" else []
-    return [f"{kind}:{found}" for found in sorted(folders + files) if shlex.quote(found) == found]
+    found = _below(path, files=kind == "npz") if kind in _PATHS else []
+    if len(found) == 1 and found[0].endswith("/"):  # after one proposal, a shell adds a blank as if this were the end
+        found += _below(found[0], files=kind == "npz")
+    return [f"{kind}:{each}" for each in found]
+
+
+def _below(path: str, *, files: bool) -> list[str]:
+    folders = [f"{found}/" for found in glob(f"{escape(path)}*") if os.path.isdir(found)]
+    found = sorted(folders + (glob(f"{escape(path)}*.npz") if files else []))
+    return [each for each in found if shlex.quote(each) == each]
 
 
 data_names.__annotations__ = {"incomplete": str}

@@ -21,6 +21,7 @@ import torch
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import ImageSet
+from nas_optuna.data.pixels import MAX_SIDE
 from nas_optuna.data.source import FunctionSource, InputSize, Source, hold_out
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, reason_of, shown, unknown
@@ -199,6 +200,9 @@ def digits(train: bool, directory: Path) -> ImageSet:
 @contextmanager
 def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize = None) -> Iterator[Source]:
     """Open the data set of a name; a `DataError` within the block names the data set."""
+    sides = (input_size,) if isinstance(input_size, int) else (1,) if input_size is None else input_size
+    if len(sides) > 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides):
+        raise SpecError(f"input_size is 1 … {MAX_SIDE} pixels, or (height, width), not {shown(input_size)}")
     name = spec.name
     kind, _, path = name.partition(":")
     try:
@@ -222,7 +226,8 @@ def _part(name: str, train: bool, place: Path) -> ImageSet:
         if name in DATA_SETS.builtin:
             raise
         part = "training" if train else "test"
-        raise type(error)(f"{error}; it was asked for the {part} part") from error
+        kind = next(k for k in type(error).__mro__ if k.__module__ == NasOptunaError.__module__)  # theirs may differ
+        raise kind(f"{error}; it was asked for the {part} part") from error
     return made
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_optuna.data.catalog import opened
+from nas_optuna.data.catalog import FROM_FILES, opened
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, stratified_order
 from nas_optuna.data.source import InputSize, Source
 from nas_optuna.digests import hex_digest
@@ -46,6 +46,12 @@ class SearchData:
         for part in (self.train, self.validation):
             require_kind(part, ImageSet, "a part of the data", "give an ImageSet")
         _require_same(self.validation, self.train, "validation")
+
+    @property
+    def title(self) -> str:
+        """Its name for those who get a network: of files the last part of their path alone."""
+        kind, _, path = self.name.partition(":")
+        return f"{kind}:{Path(path).expanduser().resolve().name}" if kind in FROM_FILES else self.name
 
     @cached_property
     def fingerprint(self) -> str:

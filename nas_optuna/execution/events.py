@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial
 
-from nas_optuna.errors import reason_of, require_kind
+from nas_optuna.errors import SpecError, reason_of, require_kind, unknown
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.study.storage import failure
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
 
 logger = logging.getLogger(__name__)
+
+
+Kind = Literal["search", "supernet", "check", "retrain"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,19 @@ class Run:
         facts: Further facts for a person, by name, JSON-ready.
     """
 
-    kind: Literal["search", "supernet", "check", "retrain"]
+    kind: Kind
     study: Study
     subjects: int | None
     steps: int
     timeout: float | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in (kinds := get_args(Kind)):
+            raise SpecError(unknown("kind of a run:", self.kind, kinds))
+        for name, limit in {"trials": self.subjects, "timeout": self.timeout}.items():
+            if limit is not None and not limit >= 0:  # as of NaN
+                raise SpecError(f"{name} = {limit} is no limit; give a number of at least 0, or None")
 
 
 @dataclass(frozen=True)
@@ -130,6 +140,7 @@ class Callbacks(Callback):
         require_kind(callbacks, Iterable, "callbacks", "give a list of them, which may be empty")
         self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]
         self._unclosed: list[Callback] = []
+        self._ended_by: str | None = None
 
     @contextmanager
     def during(self, run: Run) -> Iterator[None]:
@@ -137,6 +148,9 @@ class Callbacks(Callback):
         try:
             self.run_started(run)
             yield
+        except BaseException as error:
+            self._ended_by = failure(error)
+            raise
         finally:
             self.run_finished(run)
 
@@ -158,7 +172,8 @@ class Callbacks(Callback):
     def _drop(self, callback: Callback, error: Exception) -> None:
         self._callbacks.remove(callback)
         told = failure(error) or reason_of(error)
-        logger.warning("%s is told nothing more: %s", type(callback).__name__, told)
+        if told != self._ended_by:  # which its caller reports
+            logger.warning("%s is told nothing more: %s", type(callback).__name__, told)
         try:
             callback.close()
         except Exception:

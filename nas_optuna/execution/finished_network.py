@@ -120,7 +120,8 @@ def with_kept_weights(
     if found is None:
         raise StudyError(
             f"the weights of trial {trial.number} are not in {kept.path}: they were not kept, or are in another folder,"
-            f" which NAS_OPTUNA_FILES names; {_remedy(study, trial)}, trained in full"
+            f" which NAS_OPTUNA_FILES names; {_remedy(study, trial)}, trained in full; one that is elsewhere is"
+            " --network FILE"
         )
     weights, facts = found
     own = study.user_attrs.get(StudyKey.UID)

@@ -163,7 +163,7 @@ def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
             f" at its first bad network; write --until {name}:{value:g}"
         )
     if objective.ideal is not None and sign * value < sign * objective.ideal:
-        share = objective.ideal == 1 and 2 <= value <= 100  # written in per cent
+        share = objective.ideal == 1 and 10 <= value <= 100  # written in per cent
         remedy = f"; write --until {name}:{value / 100:g}" if share else "; choose a value that can be reached"
         raise SpecError(f"no network has {name} {value:g}: the best possible is {objective.ideal:g}{remedy}")
     if objective.worst is not None and sign * value >= sign * objective.worst:

@@ -343,7 +343,7 @@ class _Running:
             classifier,
             self.fit.folder / NETWORK,
             data.validation.images,
-            title=f"{data.name}: {self.fit.spec.reference if winner.own else winner.architecture}",
+            title=f"{data.title}: {self.fit.spec.reference if winner.own else winner.architecture}",
             facts=facts | self._limited(winner),
             drawing=draw(winner.space, winner.architecture).svg,
         )

@@ -313,8 +313,10 @@ def _compared(facts: StudyFacts) -> tuple[int | None, dict[int, float]]:
 
 def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
     """Optuna's estimate, from a study in memory whose trials have these values."""
-    storage = optuna.storages.InMemoryStorage()
+    storage, said = optuna.storages.InMemoryStorage(), optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # it says that there is a new study
     storage.create_new_study([facts.study.directions[0]], "compared")
+    optuna.logging.set_verbosity(said)
     compared = optuna.load_study(study_name="compared", storage=storage)
     compared.add_trials(
         create_trial(params=t.params, distributions=t.distributions, value=values[t.number]) for t in trials

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup, escape
 
-from nas_optuna.errors import NasOptunaError, printable, shortened
+from nas_optuna.errors import NasOptunaError, printable, require_kind, shortened
 from nas_optuna.files import write_file
 from nas_optuna.markdown import CHOICES
 from nas_optuna.quantities import plural
@@ -26,6 +26,7 @@ def render(template: str, **values: Any) -> str:
 
 def save(path: Path | str, text: str) -> Path:
     """Write a page or a picture to a file; a `NasOptunaError` if that fails."""
+    require_kind(path, Path | str, "path", "give a string or a Path")
     path = Path(path)
     try:
         write_file(path, text)

@@ -168,6 +168,10 @@ def test_a_file_carries_the_figures_of_its_own_weights(study: Path, capsys: pyte
     capsys.readouterr()
 
 
+def test_the_file_of_a_retraining_can_be_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "one that is elsewhere is --network FILE" in _refused(capsys, "--trial", "0")
+
+
 def test_a_file_of_another_study_is_refused_by_name(retrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["run", "--sampler", "random", "--trials", "1", "--pruner", "none", *SMALL, "--set", "data.train_limit=100"]
     assert main([*run, "--study", "other"]) == 0

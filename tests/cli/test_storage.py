@@ -147,6 +147,7 @@ def test_a_url_that_only_reads_does_only_that(command: Command, study: str) -> N
     result = command("run", "--trials", 1, "--storage", url)
     assert result.code == 2
     assert "readonly database; may you write to it" in result.err.splitlines()[-1]
+    assert "NoteWriter" not in result.err
     with closing(sqlite3.connect(database)) as connection:
         assert list(connection.iterdump()) == before
 

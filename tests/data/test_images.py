@@ -193,6 +193,13 @@ def test_a_search_and_the_last_training_mirror_alike_however_few_images_there_ar
         assert data.train.is_chiral == data.validation.is_chiral == together.is_chiral
 
 
+def test_what_is_given_away_names_no_folder_of_this_machine() -> None:
+    data = load_data("digits")
+    assert data.title == "digits"
+    assert replace(data, name="folder:/home/ada/photos/").title == "folder:photos"
+    assert replace(data, name="npz:secret/arrays.npz").title == "npz:arrays.npz"
+
+
 def test_parts_that_do_not_belong_together_are_no_data_of_a_search() -> None:
     data = load_data("digits")
     others = replace(data.validation, classes=tuple("abcdefghij"))

@@ -1,5 +1,6 @@
 """Evaluators of other people's: what they are given, what they may yield, and what becomes of what they must not."""
 
+import math
 import pickle
 import random
 from collections.abc import Callable, Iterator
@@ -33,6 +34,7 @@ from nas_optuna.execution.evaluator import EvaluatorContext, digest, space_ident
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.metrics import metric
+from nas_optuna.report.notebook import Report
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import DataSpec
@@ -263,6 +265,14 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
         (lambda: experiment().run(None, trials="1"), "trials cannot be of type str; give a whole number or None"),  # type: ignore[arg-type]
         (lambda: experiment().run(None, executor="ray"), "executor cannot be of type str; give an Executor or None"),  # type: ignore[arg-type]
         (lambda: load_network("no", device=0), "device cannot be of type int; give a string"),  # type: ignore[arg-type]
+        (
+            lambda: load_data("folder:photos", input_size=-1),
+            "input_size is 1 … 32768 pixels, or .height, width., not -1",
+        ),
+        (lambda: experiment().run(study(), trials=-1), "trials = -1 is no limit; give a number of at least 0"),
+        (lambda: experiment().run(study(), timeout=math.nan), "timeout = nan is no limit"),
+        (lambda: experiment().run(study(), kind="foo"), "unknown kind of a run: 'foo'"),  # type: ignore[arg-type]
+        (lambda: Report("").save(None), "path cannot be of type NoneType; give a string or a Path"),  # type: ignore[arg-type]
         (lambda: load_data("mnist", 3), "directory cannot be of type int; give a Path or None"),  # type: ignore[arg-type]
         (lambda: metric(direction="max"), "a metric.s direction is .maximize. or .minimize., not .max"),  # type: ignore[arg-type]
         (lambda: create_sampler("tpe", "conv"), "space cannot be of type str; give a SearchSpace"),  # type: ignore[arg-type]

@@ -46,6 +46,7 @@ def test_what_no_shell_eats(text: str) -> None:
     [
         ("accuracy>=95", "accuracy", "the best possible is 1; write --until accuracy:0.95"),
         ("macro_f1:98.5", "macro_f1", "write --until macro_f1:0.985"),
+        ("accuracy:2", "accuracy", "the best possible is 1; choose a value that can be reached"),
         ("accuracy>=1.01", "accuracy", "the best possible is 1; choose a value that can be reached"),
         ("negative_log_likelihood<=-1", "negative_log_likelihood", "the best possible is 0"),
         ("accuracy<=0.9", "accuracy", "accuracy is maximised, .* write --until accuracy:0.9"),

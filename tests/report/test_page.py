@@ -442,3 +442,17 @@ def test_report_refuses_in_one_line(command: Command, study: str, place: Path, a
     assert result.err.startswith("error: ")
     assert len(result.err.splitlines()) == 1
     assert files_in(place) == before
+
+
+def test_the_study_in_which_importances_are_computed_is_not_announced(caplog: pytest.LogCaptureFixture) -> None:
+    study = made()
+    for number in range(12):
+        add(study, number)
+    optuna.logging.enable_propagation()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    try:
+        report(study)
+    finally:
+        optuna.logging.disable_propagation()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+    assert "new study" not in caplog.text
