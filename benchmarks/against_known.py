@@ -186,7 +186,7 @@ class Comparison:
         )
         assert space.reference is not None
         known = {name: value for name, value in space.reference.params.items() if name != "rate"}
-        frozen = space.architecture(known | {"frozen": known["blocks"]})
+        frozen = space.architecture(known | {"trainable": 0})
         network = make_network(space, frozen, spec.recipe, CPU, seed)
         seen = train_for(network, train, spec.recipe, side, budget, SLOW_TEST * self.seconds)
         return Row("pretrained", seed, score(network, test, spec.recipe, side), budget.elapsed, count(network), seen)

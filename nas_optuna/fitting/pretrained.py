@@ -27,8 +27,9 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, Rung
 from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, count_layers, time_network
 from nas_optuna.fitting.rungs import reference_of
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.backbone import Backbone, at_hand
+from nas_optuna.spaces.backbone import at_hand
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.significance import Measured, sampling_error
 from nas_optuna.training import make_network
@@ -45,13 +46,13 @@ FALLS = 0.85
 is whole (1,500 pictures: 0.29 to 0.19, and 0.45 to 0.31), but not if a limit leaves little of it."""
 SEARCHING = 0.25
 """The largest share of a short time that the search takes for its one network."""
-PLENTY, ENOUGH = 4500, 1300
-"""Images that the network sees in training. If time is too short for the first number, it sees pictures that leave time
-for the second, and only its blocks with the smallest maps learn: in a minute, of 1,500, 0.767 instead of 0.744."""
+ENOUGH = 1300
+"""Images that the network sees in training: they are as large as leaves time for so many. In a minute, of 1,500, 0.763
+with 128 pixels, and 0.739 with 96."""
 LEAST_SIDE = 96
 """It is not taken if its pictures would have to be smaller: in half a minute 0.53 with 64 pixels, 0.58 untrained."""
-STEP, SHORT_STEP = 6.0, 4.0
-"""Seconds of a training step, in forward passes of as many images; the second where only the last blocks learn."""
+STEP = 4.0
+"""Seconds of a training step, in forward passes of as many images; two thirds of the layers are frozen."""
 SMALLEST = 16
 """Pixels a side of the smallest images for which a network that was pretrained on photos is considered."""
 
@@ -90,8 +91,8 @@ def pretrained_experiment(
         seen, each, layers = _seen(other, first, share, stop)
         with opened(spec.data, settings.get("data_directory")) as source:
             left = seconds - (time.monotonic() - began) - made - share - Load().reserve(layers)
-            changes = _for_the_time(other, first, each, left, source.test_count)
-        if changes is None:
+            sizes = _sizes(other.space, first.params["input"], each, left, source.test_count)
+        if not sizes:
             say("the time is too short to begin with pretrained weights")
             return None
         known = _trained(usual, share, stop)
@@ -102,39 +103,25 @@ def pretrained_experiment(
     ahead = ahead and seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
     begins = "with the weights (--space residual begins untrained)" if ahead else "untrained"
     say(f"{seen} with pretrained weights, {known} after {share:.0f} s untrained; so the fit begins {begins}")
-    if not ahead or not changes:
+    if not ahead or sizes[-1] == first.params["input"]:
         return other if ahead else None
-    say(f"the time is short, so pictures are smaller, and fewer layers learn: {', '.join(changes)}")
-    return Experiment.from_spec(spec.override(changes), **settings, images=images)
+    say(f"the pretrained network sees pictures of {sizes[-1]} pixels a side, since the time is short")
+    return Experiment.from_spec(spec.override([f"space.sizes={sizes}"]), **settings, images=images)
 
 
-def _for_the_time(
-    experiment: Experiment, first: Architecture, each: float, seconds: float, tests: int
-) -> list[str] | None:
-    """Overrides of the spec for a short time; None if it is too short for any.
+def _sizes(space: SearchSpace, largest: Any, each: float, seconds: float, tests: int) -> list[int]:
+    """The sizes up to the one for whose training and test there is time; none if time is too short for any.
 
-    `each` is seconds of a forward pass of the first network.
+    `each` is seconds of a forward pass of one image of the largest size.
     """
-    choices, largest, blocks = (
-        experiment.space.parameters["input"].choices,
-        first.params["input"],
-        first.params["blocks"],
-    )
-    assert isinstance(largest, int)
-    assert isinstance(blocks, int)
 
-    def seen(size: int, step: float) -> float:
-        forward = each * (size / largest) ** 2
-        return ((1 - SEARCHING) * seconds - MARGIN * forward * tests) / (step * forward)
+    def seen(size: int) -> float:
+        forward = each * (size / float(largest)) ** 2
+        return ((1 - SEARCHING) * seconds - MARGIN * forward * tests) / (STEP * forward)
 
-    if seen(largest, STEP) >= PLENTY:
-        return []
-    known = [size for size in choices if isinstance(size, int) and size <= largest]
-    sizes = [size for size in known if seen(size, SHORT_STEP) >= ENOUGH]
-    if not sizes or sizes[-1] < min(LEAST_SIDE, largest):
-        return None
-    sides = Backbone(experiment.spec.space.options["model"]).sides()[:blocks]
-    return [f"space.sizes={sizes}", f"space.least_frozen={sides.index(sides[-1])}"]
+    known = [size for size in space.parameters["input"].choices if isinstance(size, int) and size <= largest]
+    sizes = [size for size in known if seen(size) >= ENOUGH]
+    return sizes if sizes and sizes[-1] >= min(LEAST_SIDE, largest) else []
 
 
 @torch.inference_mode()

@@ -147,7 +147,7 @@ def wider_space(experiment: Experiment, seconds: float) -> list[str]:
 def decided_before(spec: StudySpec, stored: StudySpec, pretrained: StudySpec | None = None) -> StudySpec:
     """The spec with what an earlier run of the same fit decided: its space, and a setting that came later."""
     if pretrained is not None and stored.space.name == pretrained.space.name:
-        known = [name for name in ("model", "sizes", "least_frozen") if name in stored.space.options]
+        known = [name for name in ("model", "sizes") if name in stored.space.options]
         return pretrained.override([f"space.{name}={json.dumps(stored.space.options[name])}" for name in known])
     if (spec.space.name, stored.space.name) == ("residual", "backbone"):
         raise StudyError(

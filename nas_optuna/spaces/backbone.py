@@ -294,25 +294,19 @@ LARGE = 160
 
 
 def reference(
-    task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = (), least_frozen: int = 0
+    task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The params of the usual first attempt: all blocks, and those with maps of the two smallest sizes learn."""
+    """The params of the usual first attempt: all blocks, and those with the smallest maps learn."""
+    # In five minutes 0.819 on 1,500 and 0.878 on 12,000 pictures of CIFAR-10; 0.811 and 0.867 where more blocks learn.
     sides = Backbone(model, weights).sides()
-    frozen = max(least_frozen, sum(side not in sorted(set(sides))[:2] for side in sides))
     known = _sizes(task, sizes)
     size = max([size for size in known if size <= USUAL], default=known[0])
-    return {"input": size, "blocks": len(sides), "frozen": frozen, "rate": 0.2, "dropout": 0.2}
+    return {"input": size, "blocks": len(sides), "trainable": sides.count(sides[-1]), "rate": 0.2, "dropout": 0.2}
 
 
 @space(reference=reference)
 def backbone(
-    c: Choices,
-    task: Task,
-    *,
-    model: str = LITE0,
-    weights: str | None = None,
-    sizes: Sequence[int] = (),
-    least_frozen: int = 0,
+    c: Choices, task: Task, *, model: str = LITE0, weights: str | None = None, sizes: Sequence[int] = ()
 ) -> nn.Module:
     """The first blocks of a pretrained network, and a linear layer."""
     if task.channels not in (1, 3):
@@ -320,14 +314,12 @@ def backbone(
     source = Backbone(model, weights)
     channels, sides = source.channels(), source.sides()
     most = len(channels)
-    if type(least_frozen) is not int or not 0 <= least_frozen <= most:
-        raise SpecError(f"space.least_frozen is a number of blocks up to {most}, not {least_frozen!r}")
     fewest = sides.index(sorted(set(sides), reverse=True)[:FEWEST_SIZES][-1]) + 1
     size = c.choice("input", _sizes(task, sizes), ordered=True)
     blocks = c.integer("blocks", fewest, most)
-    frozen = min(c.integer("frozen", least_frozen, most), blocks)
-    rate = c.choice("rate", RATES, ordered=True) if frozen < blocks else 1.0
-    body = PretrainedBody(source, blocks, frozen, rate)
+    trainable = min(c.integer("trainable", 0, most), blocks)
+    rate = c.choice("rate", RATES, ordered=True) if trainable else 1.0
+    body = PretrainedBody(source, blocks, blocks - trainable, rate)
     layers: list[nn.Module] = [Colours()] if task.channels == 1 else []
     if (size, size) != task.shape[1:]:
         layers.append(nn.Upsample((size, size), mode="bilinear"))

@@ -80,7 +80,7 @@ def test_blocks_are_the_network_with_its_weights(resnet18: Path) -> None:
 @pytest.mark.parametrize("init", ["default", "kaiming"])
 def test_a_training_begins_with_the_weights_and_leaves_frozen_blocks_alone(resnet18: Path, init: str) -> None:
     made = space(1, model="resnet18", weights=str(resnet18), sizes=[32])
-    architecture = made.parse("input=32,blocks=5,frozen=2,rate=0.1,dropout=0.2")
+    architecture = made.parse("input=32,blocks=5,trainable=3,rate=0.1,dropout=0.2")
     recipe = Recipe(epochs=1, batch_size=32, init=init)  # type: ignore[arg-type]
     network = make_network(made, architecture, recipe, CPU, seed=0)
     trained = copy.deepcopy(network)
@@ -97,7 +97,7 @@ def test_the_body_learns_at_its_share_of_the_rate(resnet18: Path) -> None:
     from nas_optuna.training import TrainStep
 
     made = space(model="resnet18", weights=str(resnet18), sizes=[32])
-    network = made.build(made.parse("input=32,blocks=5,frozen=1,rate=0.1,dropout=0.0"))
+    network = made.build(made.parse("input=32,blocks=5,trainable=4,rate=0.1,dropout=0.0"))
     step = TrainStep(network, Recipe(schedule="constant", learning_rate=1e-2), CPU, total_steps=1)
     step(torch.randn(4, 3, 32, 32), torch.arange(4))
     rates = {group["lr"]: len(group["params"]) for group in step.optimizer.param_groups}
