@@ -215,6 +215,8 @@ class SearchSpace(ABC):
     def from_tokens(self, tokens: Sequence[int]) -> Architecture:
         """The architecture of one index for each parameter, as `tokens` gives them."""
         try:
+            if min(tokens, default=0) < 0:  # which Python would count from the end
+                raise IndexError
             params = {name: p.choices[i] for (name, p), i in zip(self.parameters.items(), tokens, strict=True)}
         except (TypeError, ValueError, IndexError):
             raise ArchitectureError(

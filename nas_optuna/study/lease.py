@@ -221,7 +221,7 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
     for before in list(_held_in(study).values()):
         if before.trial_id != trial_id and not before.is_running and before.thread == threading.get_ident():
             close(study, before.trial_id)  # Optuna has told its end meanwhile
-    if not _held_in(study):  # the first trial of a plain script, before which nobody else has looked
+    if not _held_in(study):  # in a plain script, where nobody else looks: before each trial, of many threads the first
         release_abandoned(study, again=True)
     is_mine = _take(study, trial_id, None) or status(study, trial_id) == LeaseStatus.HELD
     if is_running or not is_mine:

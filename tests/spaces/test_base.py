@@ -101,7 +101,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "build": (None, "f16k3s1", Switches().sample(random.Random(0))),
     "operations": (None, "f16k3s1"),
     "tokens": (None, {"a": 1}),
-    "from_tokens": (None, (), (999,) * 6, ["a"] * 6),
+    "from_tokens": (None, (), [0]),
     "sample": (None, 3),
     "suggest": (None, {}),
 }
@@ -114,6 +114,9 @@ def test_methods_of_spaces_refuse_what_they_do_not_take_in_one_line(name: str) -
         for wrong in arguments:
             with pytest.raises(NasOptunaError):
                 getattr(space, method)(wrong)
+    for index in (999, "a", -1):
+        with pytest.raises(ArchitectureError, match="tokens are the index of a choice for each parameter"):
+            space.from_tokens([index] * len(space.parameters))  # type: ignore[list-item]
     with pytest.raises(SpecError, match="the architecture cannot be of type str; give one that parse"):
         list(space.neighbours("f16k3s1"))  # type: ignore[arg-type]
 
