@@ -24,6 +24,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's pixels, by which most networks normalise."""
 _SIDE = 64
 """Pixels a side of the image on which blocks are identified."""
+_CLASSIFIERS = ("fc.", "classifier.", "head.", "_fc.")
 _ENDS = (nn.Linear, nn.Flatten, nn.Dropout, nn.AdaptiveAvgPool2d)
 
 
@@ -46,10 +47,11 @@ class Backbone:
         known = network.state_dict()
         found = {name: value for name, value in state.items() if name in known and value.shape == known[name].shape}
         missing = [name for name in known if name not in found and not name.endswith("num_batches_tracked")]
-        if missing := [name for name in missing if not name.startswith(("fc.", "classifier.", "head.", "_fc."))]:
+        if missing := [name for name in missing if not name.startswith(_CLASSIFIERS)]:
             raise SpecError(f"the weights of {self.model!r} lack {missing[0]!r}; they are of another network")
         # timm's networks leave out what comes after their feature maps
-        if ":" not in self.model and (more := [name for name in state if name not in known]):
+        more = [name for name in state if name not in known and not name.startswith(_CLASSIFIERS)]
+        if ":" not in self.model and more:
             raise SpecError(f"the weights of {self.model!r} have {more[0]!r}, too; they are of another network")
         network.load_state_dict(found, strict=False)
         return self._cut(network)
@@ -336,8 +338,8 @@ class Colours(nn.Module):
 
 
 def _sizes(task: Task, sizes: Sequence[int]) -> list[int]:
-    if not all(type(size) is int and size > 0 for size in sizes):
-        raise SpecError(f"space.sizes is a list of numbers of pixels, such as [96, 128], not {list(sizes)}")
+    if not isinstance(sizes, list | tuple) or not all(type(size) is int and size > 0 for size in sizes):
+        raise SpecError(f"space.sizes is a list of numbers of pixels, such as [96, 128], not {sizes!r}")
     if sizes:
         return sorted(set(sizes))
     side = min(task.shape[1:])

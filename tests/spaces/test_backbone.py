@@ -4,16 +4,19 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from torch import nn
 
 from nas_optuna.data import BatchLoader, load_images
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import NasOptunaError, SpecError
 from nas_optuna.export.source import write_source
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.backbone import IMAGENET, LITE0, Backbone, PretrainedBody
 from nas_optuna.spec import Recipe
+from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.studies import require_same_space
 from nas_optuna.training import fit, make_network
 
 CPU = torch.device("cpu")
@@ -167,6 +170,33 @@ def test_weights_of_a_larger_network_are_refused(tmp_path: Path) -> None:
     torch.save(resnet34().state_dict(), tmp_path / "resnet34.pth")
     with pytest.raises(SpecError, match="of another network"):
         Backbone("resnet18", str(tmp_path / "resnet34.pth")).trained_blocks()
+
+
+def test_weights_with_a_classifier_of_their_own_are_taken(resnet18: Path, tmp_path: Path) -> None:
+    state = torch.load(resnet18, weights_only=True)
+    more = {"fc.1.weight": torch.zeros(3, 512), "fc.1.bias": torch.zeros(3)}
+    torch.save(state | more, tmp_path / "tuned.pth")
+    first = Backbone("resnet18", str(tmp_path / "tuned.pth")).trained_blocks()[0]
+    assert torch.equal(next(first.parameters()), state["conv1.weight"])
+
+
+@pytest.mark.parametrize("sizes", [128, "96", [0], ["a"]])
+def test_sizes_that_are_no_list_of_pixels_are_refused(sizes: object) -> None:
+    with pytest.raises(SpecError, match=r"space.sizes is a list of numbers of pixels, such as \[96, 128\], not"):
+        space(model="mnasnet0_5", sizes=sizes)
+
+
+def test_what_was_cut_after_a_stage_says_what_to_do(resnet18: Path) -> None:
+    made = space(model="resnet18", weights=str(resnet18), sizes=[32])
+    study = optuna.create_study()
+    study.set_user_attr(StudyKey.SPACE, made.identity() | {"parameters": {"input": [32], "stages": [3, 4, 5]}})
+    for refused in (
+        lambda: made.parse("input=32,stages=3,frozen=1,rate=0.1,dropout=0.2"),
+        lambda: made.architecture({"input": 32, "stages": 3}),
+        lambda: require_same_space(study, made),
+    ):
+        with pytest.raises(NasOptunaError, match=r"after a stage: search anew, or use the version that made it"):
+            refused()
 
 
 def test_timm_brings_its_own(tmp_path: Path) -> None:
