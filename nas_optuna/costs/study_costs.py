@@ -6,6 +6,7 @@ import itertools
 import logging
 import math
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -165,11 +166,15 @@ class Limits:
 
     def largest_excess(self, architecture: Architecture) -> float:
         """The largest excess over a limit, as a share of it; negative if all costs are inside."""
-        return max(self.excess(self._costs.only(self._limits, architecture)).values(), default=-1.0)
+        return max(self.all_excess(architecture).values(), default=-1.0)
+
+    def all_excess(self, architecture: Architecture) -> dict[str, float]:
+        """`excess` of the costs of an architecture."""
+        return self.excess(self._costs.only(self._limits, architecture))
 
     def total_excess(self, architecture: Architecture) -> float:
         """The sum of all excess over limits; 0 if feasible."""
-        return sum(max(0.0, value) for value in self.excess(self._costs.only(self._limits, architecture)).values())
+        return sum(max(0.0, value) for value in self.all_excess(architecture).values())
 
     def check(self) -> None:
         """Refuse a limit that no architecture meets."""
@@ -206,7 +211,7 @@ def best_in_cost(
     candidates = _candidates(space, key)
     if limit is not None:
         first = space.from_tokens([0] * len(space.parameters))
-        if counted == name and key(first)[0] <= sign * limit:
+        if sign * costs.of(name, first) <= sign * limit:  # measured once rather than its proxy hundreds of times
             return first
         candidates = itertools.chain([_descent(space, key, first)], candidates)
     best = None
@@ -246,8 +251,13 @@ def _descent(space: SearchSpace, key: _Key, best: Architecture) -> Architecture:
             return best
 
 
-def nearest_inside(space: SearchSpace, costs: StudyCosts, limits: Limits, start: Architecture) -> Architecture | None:
-    """The first network inside the limits on a walk from a start over smaller neighbours; None if there is none."""
+def nearest_inside(
+    space: SearchSpace, costs: StudyCosts, limits: Limits, start: Architecture, until: float = math.inf
+) -> Architecture | None:
+    """The first network inside the limits on a walk from a start over smaller neighbours; None if there is none.
+
+    The walk ends in any case at the time `until`, by `time.monotonic`, since costs may have to be measured.
+    """
     # Each step changes one parameter: the one that loses the fewest MACs for the excess that it saves. So weights are
     # saved where a network has most of them, at its end. Parts are left out only when no other step helps.
     here, excess, macs = start, limits.largest_excess(start), costs["macs"]
@@ -255,12 +265,14 @@ def nearest_inside(space: SearchSpace, costs: StudyCosts, limits: Limits, start:
     while excess > 0:
         steps, all_asked = [], not idle
         for name, other in _smaller(space, here):
+            if time.monotonic() > until:
+                return None
             if name in idle:
                 continue
             saved, less = excess - limits.largest_excess(other), macs(here) - macs(other)
             if saved > 1e-9:
                 steps.append((_parts(other) < _parts(here), less / saved, saved, other))
-            elif less == 0:
+            elif less == 0 and limits.all_excess(other) == limits.all_excess(here):
                 idle.add(name)
         if steps:
             *_, saved, here = min(steps, key=lambda step: step[:3])

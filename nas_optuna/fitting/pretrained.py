@@ -38,7 +38,7 @@ from nas_optuna.training.fit import never
 SHARE, LONGEST = 0.04, 20.0
 """The share of the time and the most seconds that each of the two may take."""
 READING = 0.1
-"""The largest share of the time for reading images again, larger."""
+"""The largest share of the time for reading images again, larger, and for finding what is inside limits."""
 FEWEST, FOR_EACH_CLASS, MOST = 100, 4, 2000
 """Images from which the linear classifier learns."""
 FALLS = 0.85
@@ -82,8 +82,12 @@ def pretrained_experiment(
     try:
         spec, began = spec.override([f"space.model={json.dumps(model)}"]), time.monotonic()
         other = Experiment.from_spec(spec, **settings, images=images)
-        if (first := reference_of(other)) is None:
-            return None  # no pretrained network is inside the limits
+        until = time.monotonic() + READING * seconds
+        if (first := reference_of(other, until)) is None:
+            late = "it takes too long to find what is inside the limits; --space backbone does"
+            why = late if time.monotonic() > until else f"no part of {model} that was tried is inside the limits"
+            say(f"pretrained weights are left out: {why}")
+            return None
         say(f"comparing pretrained weights ({model}) with a network that begins untrained")
         made = time.monotonic() - began  # another one may be made below
         stop = settings.get("interrupted", never)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -188,11 +189,11 @@ def _architecture(trial: FrozenTrial) -> str | None:
     return known
 
 
-def reference_of(experiment: Experiment) -> Architecture | None:
-    """The space's reference, or the network nearest to it inside the study's limits."""
+def reference_of(experiment: Experiment, until: float = math.inf) -> Architecture | None:
+    """The space's reference, or the network nearest to it inside the study's limits, if it is found in time."""
     space, objective = experiment.space, experiment.objective
     known = space.reference
-    return known and nearest_inside(space, objective.costs, objective.limits, known)
+    return known and nearest_inside(space, objective.costs, objective.limits, known, until)
 
 
 def plan_for(

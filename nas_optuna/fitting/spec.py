@@ -151,7 +151,7 @@ def decided_before(spec: StudySpec, stored: StudySpec, pretrained: StudySpec | N
         return pretrained.override([f"space.{name}={json.dumps(stored.space.options[name])}" for name in known])
     if (spec.space.name, stored.space.name) == ("residual", "backbone"):
         raise StudyError(
-            "the fit in this folder has begun with pretrained weights, since nothing named a space, a limit or a"
+            "the fit in this folder has begun with pretrained weights, since nothing named a space or a"
             " reference; repeat its command, or begin anew in another folder (--out FOLDER)"
         )
     decided = []

@@ -1,8 +1,13 @@
 """The network inside limits that is nearest to a good one outside."""
 
+import time
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
+import nas_optuna as nas
 from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.spaces import SearchSpace, create_space
 
@@ -40,3 +45,34 @@ def test_a_limit_below_everything_has_no_network(space: SearchSpace) -> None:
     reference = space.reference
     assert reference is not None
     assert nearest_inside(space, *limited(space, params=10), reference) is None
+
+
+def test_a_walk_ends_in_its_time(space: SearchSpace) -> None:
+    reference, (costs, limits) = space.reference, limited(space, params=20_000)
+    assert reference is not None
+    assert nearest_inside(space, costs, limits, reference) is not None
+    assert nearest_inside(space, costs, limits, reference, until=time.monotonic() - 1) is None
+
+
+class Shift(nn.Module):
+    """Weights that cost no MACs."""
+
+    def __init__(self, weights: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(weights))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.weights.sum()
+
+
+@nas.space
+def shifted(c: Any, task: Any) -> nn.Module:
+    width, weights = c.choice("width", [1, 2, 4, 8], ordered=True), c.choice("weights", [1, 400], ordered=True)
+    return nn.Sequential(nn.Flatten(), Shift(weights), nn.Linear(16, width), nn.Linear(width, task.classes))
+
+
+def test_what_saves_nothing_of_one_limit_may_save_of_another() -> None:
+    space = shifted(in_channels=1, classes=4, input_size=4)
+    costs, limits = limited(space, macs=90, params=400)  # of width 8 there are 160 and 172, beside the shift
+    found = nearest_inside(space, costs, limits, space.parse("width=8,weights=400"))
+    assert str(found) == "width=4,weights=1"

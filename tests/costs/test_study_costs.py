@@ -125,6 +125,13 @@ def test_a_limit_is_met_by_one_network_among_costly_neighbours() -> None:
     Limits({"trap": 2.0}, known, space).check()
 
 
+def test_a_limit_on_a_measured_cost_is_met_by_the_first_network_at_once() -> None:
+    space = create_space("residual", {}, in_channels=3, classes=10, input_size=16)
+    before = complexity._network_figures.cache_info().misses
+    limits(space, limits={"latency_ms": 1e6}).check()
+    assert complexity._network_figures.cache_info().misses - before <= 2
+
+
 def test_an_impossible_limit_is_refused_after_few_networks() -> None:
     space = create_space("residual", {}, in_channels=3, classes=10, input_size=16)
     before = complexity._network_figures.cache_info().misses

@@ -174,6 +174,16 @@ def test_weights_are_left_out_where_no_part_of_the_network_is_inside_a_limit(tmp
     assert said[0].startswith("pretrained weights are left out: no architecture has params of at most 5,000")
 
 
+def test_a_walk_to_the_limits_takes_its_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pretrained, "READING", -1.0)
+    name, said = photos(tmp_path, SMALLEST), list[str]()
+    spec, other = (spec_for(name, space=space, limits={"params": "1M"}) for space in (None, "backbone"))
+    usual = Experiment.from_spec(spec, device="cpu")
+    assert pretrained_experiment(usual, other, -1.0, 1e4, said.append, device="cpu") is None
+    assert len(said) == 1
+    assert "it takes too long to find what is inside the limits" in said[0]
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_a_network_that_cannot_be_compared_is_left_out_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
