@@ -11,12 +11,13 @@ import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from nas_optuna.errors import checked
+from nas_optuna.errors import SpecError, checked
 from nas_optuna.registry import Registry
-from nas_optuna.spaces import SearchSpace
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+
+    from nas_optuna.spaces import SearchSpace
 
 SAMPLERS = Registry(
     "sampler",
@@ -56,6 +57,8 @@ def create_sampler(
     """
     from optuna.samplers import BaseSampler as Sampler
 
+    if not hasattr(space, "parameters"):  # a table of trained networks has them, too
+        raise SpecError(f"space cannot be of type {type(space).__name__}; give a SearchSpace")
     seed = secrets.randbelow(2**31) if seed is None else seed
     sampler: BaseSampler = SAMPLERS.make(name, space, seed, options=options or {}, wanted=Sampler)
     return sampler
