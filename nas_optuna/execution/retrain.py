@@ -105,6 +105,7 @@ class Stage:
 
     recipe: Recipe
     pace: Pace | None = None
+    space: SearchSpace | None = None  # if the reference of another space is trained, to be the teacher
 
 
 def retrain(
@@ -185,11 +186,14 @@ def _trained(
     teacher, seconds = None, 0.0
     for number, stage in enumerate(stages):
         # A teacher that began with other weights sees other things in the images.
-        network = make_network(space, architecture, stage.recipe, device, seed + number)
-        if weights is not None and not number:
+        made, known = stage.space or space, stage.space.reference if stage.space else architecture
+        assert known is not None
+        network = make_network(made, known, stage.recipe, device, seed + number)
+        if weights is not None and stage.space is None:
             network.load_state_dict(weights)
+            weights = None  # a second network of its kind begins anew
         name = f"seed {seed}" if number == len(stages) - 1 else f"teacher {seed}"
-        subject = Subject(name, None, str(architecture))
+        subject = Subject(name, None, str(known))
         state = CheckpointFolder(folder / name.replace(" ", "-")) if folder else None
         told.trial_started(subject)
         training = fit(
@@ -210,7 +214,7 @@ def _trained(
                 figures = {"train_loss": result.train_loss, "train_accuracy": result.train_accuracy}
                 told.step_finished(subject, Measurement(result.epoch, figures, result.seconds))
         except TrainingError as error:
-            if teacher is None:
+            if teacher is None or stages[0].space is not None:  # a larger teacher is outside the limits
                 raise
             logger.warning("%s; the network that it was to learn from is taken instead", error)
             network = teacher

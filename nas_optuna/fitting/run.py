@@ -27,11 +27,11 @@ from nas_optuna.export import Exported, export_network
 from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
-from nas_optuna.fitting.equal_seconds import last_trainings, stages_of, time_network
+from nas_optuna.fitting.equal_seconds import last_trainings, stages_of, time_network, time_reference
 from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, own_folder, require_own_folder
 from nas_optuna.fitting.pretrained import may_begin_pretrained
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
-from nas_optuna.fitting.spec import advice, decided_before, new_experiment, spec_for
+from nas_optuna.fitting.spec import advice, decided_before, larger_space, new_experiment, spec_for
 from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
@@ -310,17 +310,19 @@ class _Running:
         test = timed.test(len(self.test_images) / evaluator.recipe.batch_size)
         reserve = max(plan.reserve, self.fit.load.reserve(timed.layers) + test)
         weights, least = winner.left_by_the_search(self.study, self._kept)
+        larger = larger_space(self.fit.spec, self.experiment.search.data, winner.trial, final)
         if final is None:
-            final = last_trainings(evaluator.recipe, budget.left - reserve, timed, len(self.images), least=least)
+            teacher = None if larger is None else time_reference(evaluator, larger)
+            final = last_trainings(evaluator.recipe, budget.left - reserve, timed, len(self.images), least, teacher)
             final |= {"trial": winner.trial.number, "own": winner.own, "within": budget.total}
             self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
-        stages = stages_of(final, evaluator.recipe, budget, reserve)
+        stages = stages_of(final, evaluator.recipe, budget, reserve, larger)
         search = winner.in_search(self.experiment.search)
         what = f"your reference {self.fit.spec.reference}" if winner.own else str(architecture)
         doing = f"{'training' if weights is None else 'going on with'} {what} on all {len(self.images):,} images"
         late = "" if final["epochs"] else ": too little time is left, so it is taken as the search has left it"
         second = "; then a second network of its kind, which learns from it" if len(stages) > 1 else ""
-        self.fit.say(doing + late + second)
+        self.fit.say(doing + late + ("; before it a larger one, from which it learns" if larger else second))
         report, network, _ = retrain(
             self.study,
             search,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from optuna.trial import FrozenTrial
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
 from nas_optuna.data import ImageSet, SearchData, load_data
@@ -19,13 +20,15 @@ from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, TimeBudget, refuse_named
-from nas_optuna.fitting.equal_seconds import time_network
+from nas_optuna.fitting.equal_seconds import time_reference
 from nas_optuna.fitting.pretrained import pretrained_experiment
 from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.backbone import PACKAGES, at_hand
 from nas_optuna.spaces.residual import DIVISOR
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
+from nas_optuna.study.schema import TrialKey, attribute
 
 SAMPLER = "neighbours"
 """The sampler that makes the most of few short trainings, unless the user names another."""
@@ -87,6 +90,8 @@ WIDTH, STAGES = 16, 3
 WIDE, PASSES = 24, 150
 """The width if all the time would show the reference of this width each training image at least so often. On 1,500
 pictures time alone brings no more from 100 passes on, and a wider network does."""
+SOON_LEARNT = 0.95
+"""The validation accuracy of a short training from which a larger teacher pays: it has soon learnt the images, too."""
 NEAR = 3.0
 """The largest excess of the reference over a limit, as a share of it, from which a walk may find networks inside: a
 quarter of the cost means half the widths."""
@@ -128,6 +133,19 @@ def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> li
     return []
 
 
+def larger_space(
+    spec: StudySpec, data: SearchData, trial: FrozenTrial, final: Mapping[str, Any] | None
+) -> SearchSpace | None:
+    """The usual space, if its reference is to teach the trial's network, which is smaller because of a limit."""
+    if final is not None:  # as an earlier run of the fit has decided
+        taught = "larger" in final.get("teacher", {})
+    else:
+        options, accuracy = spec.space.options, attribute(trial, TrialKey.METRICS, {}).get("accuracy", 0.0)
+        smaller = int(options.get("width", WIDTH)) < WIDTH or int(options.get("stages", STAGES)) < STAGES
+        taught = bool(spec.limits) and spec.space.name == "residual" and smaller and accuracy >= SOON_LEARNT
+    return make_space(spec.override([f"space.width={WIDTH}", f"space.stages={STAGES}"]), data) if taught else None
+
+
 def wider_space(experiment: Experiment, seconds: float) -> list[str]:
     """Overrides of the spec that make the residual space wider if there is time for it."""
     spec, training, data = experiment.spec, experiment.objective.evaluator, experiment.search.data
@@ -135,10 +153,8 @@ def wider_space(experiment: Experiment, seconds: float) -> list[str]:
         return []
     assert isinstance(training, TrainingEvaluator)
     wider = [f"space.width={WIDE}"]
-    space = make_space(spec.override(wider), data)
-    assert space.reference is not None
     with suppress(TrainingError):  # it does not fit into the memory
-        per_pass = time_network(training, space.reference, space).step * len(training.train_loader)
+        per_pass = time_reference(training, make_space(spec.override(wider), data)).step * len(training.train_loader)
         if seconds >= PASSES * per_pass:
             return wider
     return []

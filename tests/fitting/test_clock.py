@@ -9,12 +9,14 @@ from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.fitting.clock import BUSIEST, END, Clock, Load, Plan, Speed, TimeBudget
 from nas_optuna.fitting.equal_seconds import (
     EPOCHS,
+    LARGER,
     TAUGHT_FROM,
     Timed,
     epochs_within,
     last_trainings,
     stages_of,
 )
+from nas_optuna.spaces import create_space
 from nas_optuna.spec import Recipe
 from nas_optuna.training import EpochResult, fit
 
@@ -47,6 +49,19 @@ def test_a_training_that_would_see_images_too_often_is_divided(passes: float, le
     for stage in stages:
         assert stage.pace is not None
         assert stage.pace([]) == stage.recipe.epochs
+
+
+@pytest.mark.parametrize(("least", "taught"), [(10.0, True), (80.0, False)])
+def test_a_larger_teacher_has_its_share_of_the_last_training(least: float, taught: bool) -> None:
+    recipe, space = Recipe(batch_size=50), create_space("residual", {}, in_channels=1, classes=10, input_size=28)
+    found = last_trainings(recipe, 100.0, Timed(0.01, 0.003, 9), 10_000, least, Timed(0.02, 0.01, 9))
+    assert ("teacher" in found) is taught
+    stages = stages_of(found, recipe, TimeBudget(100.0), 0.0, space if taught else None)
+    assert [stage.space for stage in stages] == ([space, None] if taught else [None])
+    steps = [s.recipe.epochs * (s.recipe.epoch_size or 0) / 50 for s in stages]
+    seconds = [steps[0] * 0.02, steps[1] * 0.02] if taught else [steps[0] * 0.01]  # the student's looks through it, too
+    assert sum(seconds) == pytest.approx(100, rel=0.05)
+    assert seconds[0] == pytest.approx(100 * (LARGER if taught else 1), rel=0.05)
 
 
 @pytest.mark.parametrize(("within", "left"), [(100.0, 45), (180.0, 85), (40.0, 15), (5.0, 1)])

@@ -1,16 +1,20 @@
 """A fit whose limit is below the network that it would begin with."""
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from optuna.trial import create_trial
 
 import nas_optuna as nas
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import Interrupted, SpecError
 from nas_optuna.experiment import Experiment
-from nas_optuna.fitting.spec import decided_before, smaller_space, spec_for, wider_space
-from nas_optuna.training import network
-from tests.fitting.conftest import Limited
+from nas_optuna.fitting import spec as fit_spec
+from nas_optuna.fitting.spec import decided_before, larger_space, smaller_space, spec_for, wider_space
+from nas_optuna.study.schema import TrialKey
+from nas_optuna.training import TrainStep, network
+from tests.fitting.conftest import Limited, fit_limited
 
 CPU = torch.device("cpu")
 SHORT = ("data.train_limit=400",)
@@ -59,6 +63,54 @@ def test_a_space_stays_where_a_wider_network_does_not_fit_into_the_memory(monkey
 def test_a_width_that_somebody_names_later_is_not_ignored() -> None:
     named = spec_for("digits", overrides=["space.width=8"])
     assert decided_before(named, spec_for("digits", overrides=["space.width=24"])) == named
+
+
+@pytest.mark.parametrize(
+    ("limits", "accuracy", "options", "taught"),
+    [
+        ({"params": "30k"}, 0.97, ["space.width=6"], True),
+        ({"params": "30k"}, 0.97, ["space.stages=1"], True),
+        ({"params": "30k"}, 0.90, ["space.width=6"], False),
+        ({"params": "1M"}, 0.97, [], False),
+        ({}, 0.97, ["space.width=6"], False),
+    ],
+)
+def test_a_larger_network_teaches_one_that_a_limit_has_made_smaller(
+    limits: dict[str, str], accuracy: float, options: list[str], taught: bool
+) -> None:
+    spec = spec_for("digits", limits=limits, overrides=[*SHORT, *options])
+    trial = create_trial(value=accuracy, user_attrs={TrialKey.METRICS: {"accuracy": accuracy}})
+    found = larger_space(spec, nas.load_data(spec.data), trial, None)
+    assert (found is not None) is taught
+    for decided, again in (({"teacher": {"larger": True}}, True), ({"teacher": {}}, False), ({}, False)):
+        assert (larger_space(spec, nas.load_data(spec.data), trial, decided) is not None) is again
+
+
+def test_a_larger_teacher_is_not_trained_again_and_not_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: Counter[str] = Counter()
+    plain, stops = TrainStep.__call__, True
+
+    def counted(self: TrainStep, images: torch.Tensor, labels: torch.Tensor) -> None:
+        steps["plain" if self._teacher is None else "taught"] += 1
+        if stops and steps["taught"] == 20:
+            raise Interrupted
+        plain(self, images, labels)
+
+    monkeypatch.setattr(fit_spec, "SOON_LEARNT", 0.0)
+    monkeypatch.setattr(TrainStep, "__call__", counted)
+    said: list[str] = []
+    with pytest.raises(Interrupted):
+        fit_limited(tmp_path / "model", say=said.append)
+    assert any("before it a larger one, from which it learns" in line for line in said)
+    steps.clear()
+    stops = False
+    fitted = fit_limited(tmp_path / "model")
+    assert steps["plain"] < 20, "its teacher is not trained again; only steps are timed"
+    assert steps["taught"] > 0
+    assert sum(weight.numel() for weight in fitted.network.network.parameters()) <= 30_000
+    assert fitted.report.mean > 0.3
 
 
 def test_a_limit_that_no_network_meets_is_one_line(tmp_path: Path) -> None:

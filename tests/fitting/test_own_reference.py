@@ -84,7 +84,7 @@ def test_a_reference_for_whose_last_training_no_time_is_left_is_what_the_search_
 ) -> None:
     monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)  # of a busy machine
     monkeypatch.setattr(Measured, "is_ahead", lambda *_: False)
-    monkeypatch.setattr(run, "last_trainings", lambda *given, least: last_trainings(*given, least=1e6 * least))
+    monkeypatch.setattr(run, "last_trainings", lambda *given: last_trainings(*given[:4], 1e6 * given[4]))
     said: list[str] = []
     fitted = fit(tmp_path / "model", f"{file}:good", said, *POOR[:-1])
     assert any("it is taken as the search has left it" in line for line in said)
