@@ -145,7 +145,8 @@ def stages_of(
     final: Mapping[str, Any], recipe: Recipe, budget: TimeBudget, reserve: float, larger: SearchSpace | None = None
 ) -> list[Stage]:
     """The trainings that `last_trainings` has chosen, each with the clock that ends it."""
-    more = (budget.total - final.get("within", budget.total)) / 2  # for each half, if another time is given now
+    share = 1 - LARGER if larger else 0.5  # of the second one
+    more = share * (budget.total - final.get("within", budget.total))  # if another time is given now
     return [
         Stage(
             recipe.model_copy(update={name: part[name] for name in ("epochs", "epoch_size")}),

@@ -67,7 +67,7 @@ def may_begin_pretrained(spec: StudySpec, space: str | None, overrides: Sequence
 def pretrained_experiment(
     usual: Experiment, spec: StudySpec, reading: float, seconds: float, say: Callable[[str], None], **settings: Any
 ) -> Experiment | None:
-    """The experiment of the spec with a pretrained network, if it is ahead of the usual reference in equal time.
+    """The experiment of the spec with a pretrained network, if that is ahead of the usual one after a short time.
 
     A pretrained network sees larger images: if those of the usual space were reduced in `reading` seconds, they are
     read again.

@@ -60,16 +60,6 @@ class Operation:
         return f"{self.kind}{options} | {shapes}"
 
 
-def earlier(space: str, params: Iterable[str]) -> str | None:
-    """What to do with params of an earlier, unreleased version of a space; None if they are of no such version."""
-    if space == "backbone" and "stages" in params:
-        return (
-            "the space 'backbone' cuts a network after any block now, and this one was cut after a stage: search anew,"
-            " or use the version that made it"
-        )
-    return None
-
-
 class SearchSpace(ABC):
     """Named categorical parameters, in order, and the network for each combination of choices.
 
@@ -187,7 +177,7 @@ class SearchSpace(ABC):
         require_kind(params, Mapping, "params", "give a dictionary")
         for name in params:
             if name not in self.parameters:
-                raise ArchitectureError(earlier(self.name, params) or unknown("parameter", name, self.parameters))
+                raise ArchitectureError(unknown("parameter", name, self.parameters))
         return {name: p.match(name, params[name]) for name, p in self.parameters.items() if name in params}
 
     def require_values(self, names: Iterable[str], given: Collection[str]) -> None:

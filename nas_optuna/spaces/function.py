@@ -16,7 +16,7 @@ from torch import nn
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, checked, describe_error, reason_of, unknown
 from nas_optuna.spaces.architecture import Architecture, Choice, require_architecture
-from nas_optuna.spaces.base import Operation, Parameter, earlier, text_of
+from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import BuiltSpace, CostStep, source_of
 from nas_optuna.spaces.built import SpaceFunction as SpaceFunction
 from nas_optuna.spaces.built import Task as Task
@@ -154,7 +154,7 @@ class FunctionSpace(BuiltSpace):
     @checked
     def parse(self, text: str) -> Architecture:
         """The architecture of a string such as ``"width=32,depth=2,block0=conv3"``, in any order."""
-        params = _read_params(text, self.parameters, example=self.format({}), space=self.name)
+        params = _read_params(text, self.parameters, example=self.format({}))
         architecture = self.architecture(params)
         if unused := params.keys() - self.used(architecture).keys():
             raise ArchitectureError(f"{text!r} gives {sorted(unused)[0]!r}, which its network does not ask for")
@@ -340,7 +340,7 @@ def _write_params(params: Mapping[str, Choice], parameters: Mapping[str, Paramet
     return ",".join(written) or "fixed"
 
 
-def _read_params(text: str, parameters: Mapping[str, Parameter], example: str, space: str) -> dict[str, Choice]:
+def _read_params(text: str, parameters: Mapping[str, Parameter], example: str) -> dict[str, Choice]:
     """The params of a text, in any order."""
     names = {_quote(name): name for name in parameters}
     params: dict[str, Choice] = {}
@@ -349,7 +349,7 @@ def _read_params(text: str, parameters: Mapping[str, Parameter], example: str, s
         if not equals:
             raise ArchitectureError(f"{part!r} is not name=value; an architecture is written {example}")
         if written not in names:
-            raise ArchitectureError(earlier(space, [written]) or unknown("parameter", written, names))
+            raise ArchitectureError(unknown("parameter", written, names))
         parameter = parameters[names[written]]
         choices = {_quote(_text(parameter, choice)): choice for choice in parameter.choices}
         if value not in choices:

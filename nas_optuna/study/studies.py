@@ -22,7 +22,6 @@ from nas_optuna.errors import StudyError, StudyExists, named, require_kind, unkn
 from nas_optuna.masking import mask_urls
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spaces.base import earlier
 from nas_optuna.study.optuna_internals import storage_of, study_id_of, url_of
 from nas_optuna.study.schema import FORMAT, StudyKey
 from nas_optuna.study.storage import storage_url
@@ -127,9 +126,8 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
     began: Mapping[str, Any] = study.user_attrs.get(StudyKey.SPACE, {})
     for key, value in space.identity().items():
         if began.get(key) != value:
-            why = key == "parameters" and earlier(space.name, began.get(key, ()))
             raise StudyError(
-                f"study {study.study_name!r} searches another space ({why or f'{key} differs'});"
+                f"study {study.study_name!r} searches another space ({key} differs);"
                 " give the new one a study of its own, under another name (--study NAME)"
             )
 
