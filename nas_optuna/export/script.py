@@ -22,11 +22,12 @@ import re
 import runpy
 import struct
 import sys
+from math import inf, nan
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import device, nn
 
 CLASSES = {classes}
 CHANNELS, HEIGHT, WIDTH = {shape}  # of a raw image, as the network was trained on

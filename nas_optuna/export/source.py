@@ -9,30 +9,19 @@ from __future__ import annotations
 import inspect
 import keyword
 import math
-import operator
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from nas_optuna.errors import describe_error
 
-_OPERATORS = {
-    operator.add: "+",
-    operator.iadd: "+",
-    operator.sub: "-",
-    operator.mul: "*",
-    operator.imul: "*",
-    operator.truediv: "/",
-    operator.floordiv: "//",
-    operator.matmul: "@",
-}
 _WINDOWS = ("kernel_size", "stride", "padding", "output_padding", "dilation")
-_VARIABLES = "xyzuvwabcdefghijklmnopqrst"
+_KNOWN = frozenset({"torch", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree"})
+"""The names that ``torch.fx`` provides for its code; ``model.py`` imports those that the code of layers can need."""
 
 
 class NotWritable(Exception):  # noqa: N818 - not an error, since the other files are still written
@@ -45,7 +34,7 @@ class NetworkSource:
 
     Attributes:
         layers: Lines of ``__init__``, without indentation.
-        steps: Lines of ``forward``, without indentation; the input is ``x``.
+        steps: Lines of ``forward``, without indentation, as ``torch.fx`` writes them; the input is ``x``.
     """
 
     layers: tuple[str, ...]
@@ -59,8 +48,8 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
         >>> source = write_source(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.zeros(1, 4))
         >>> source.layers
         ('self.layer0 = nn.Linear(4, 2)', 'self.layer1 = nn.ReLU()')
-        >>> source.steps
-        ('x = self.layer0(x)  # [2]', 'x = self.layer1(x)  # [2]', 'return x')
+        >>> source.steps[-2:]
+        ('_1 = self.layer1(_0);  _0 = None  # [2]', 'return _1')
     """
     try:
         traced = fx.symbolic_trace(network)
@@ -173,104 +162,24 @@ def _value(value: Any) -> str:
         return repr(value)
     if isinstance(value, float):
         return f'float("{value}")'
-    if isinstance(value, slice):
-        return f"slice({_value(value.start)}, {_value(value.stop)}, {_value(value.step)})"
-    if value is Ellipsis:
-        return "..."
     if isinstance(value, tuple):
         return f"({', '.join(map(_value, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, fx.Node):
-        raise AssertionError("nodes are named by the caller")
     raise NotWritable(f"a {type(value).__name__} is among its values")
 
 
 def _steps(traced: fx.GraphModule) -> Iterator[str]:
-    """One line per operation; a variable is reused when its value is no longer needed."""
-    nodes = list(traced.graph.nodes)
-    last = {used: place for place, node in enumerate(nodes) for used in node.all_input_nodes}
-    names: dict[fx.Node, str] = {}
-    free = list(_VARIABLES)
-    for place, node in enumerate(nodes):
-        if node.op == "get_attr":
-            names[node] = f"self.{attribute(node.target)}"
-            continue
-        if node.op == "output":
-            yield f"return {_argument(node.args[0], names)}"
-            return
-        expression = "x" if node.op == "placeholder" else _expression(traced, node, names)
-        free += [names[used] for used in node.all_input_nodes if last[used] == place and len(names[used]) == 1]
-        free.sort(key=_VARIABLES.index)
-        if not free:
-            raise NotWritable("too many of its values are needed at once")
-        names[node] = free.pop(0)
-        if node not in last and node.op != "placeholder":
-            free.append(names[node])
-        if node.op != "placeholder":
-            yield f"{names[node]} = {expression}{_shape_comment(node)}"
-
-
-def _shape_comment(node: fx.Node) -> str:
-    shape = getattr(node.meta.get("tensor_meta"), "shape", None)
-    return f"  # {list(shape[1:])}" if shape is not None and len(shape) > 1 else ""
-
-
-def _expression(traced: fx.GraphModule, node: fx.Node, names: Mapping[fx.Node, str]) -> str:
-    values = [_argument(value, names) for value in node.args]
-    if node.op == "call_module":
-        called = f"self.{attribute(str(node.target))}"
-        return _call(called, values, dict(node.kwargs), names)
-    if node.op == "call_method":
-        return _call(f"{values[0]}.{node.target}", values[1:], dict(node.kwargs), names)
-    target: Any = node.target
-    if target in _OPERATORS and len(values) == 2:
-        return f"{values[0]} {_OPERATORS[target]} {values[1]}"
-    if target is operator.getitem:
-        return f"{values[0]}[{values[1]}]"
-    if target is getattr and isinstance(node.args[1], str) and node.args[1].isidentifier():
-        return f"{values[0]}.{node.args[1]}"
-    if target is operator.neg:
-        return f"-{values[0]}"
-    return _call(_function(target), values, _not_defaults(target, node.kwargs), names)
-
-
-def _call(called: str, values: list[str], keywords: Mapping[str, Any], names: Mapping[fx.Node, str]) -> str:
-    return f"{called}({', '.join([*values, *(f'{k}={_argument(v, names)}' for k, v in keywords.items())])})"
-
-
-def _argument(value: Any, names: Mapping[fx.Node, str]) -> str:
-    if isinstance(value, fx.Node):
-        return names[value]
-    if isinstance(value, tuple):
-        inner = [_argument(v, names) for v in value]
-        return f"({', '.join(inner)}{',' if len(inner) == 1 else ''})"
-    if isinstance(value, list):
-        return f"[{', '.join(_argument(v, names) for v in value)}]"
-    if isinstance(value, slice):
-        return f"slice({', '.join(_argument(v, names) for v in (value.start, value.stop, value.step))})"
-    return _value(value)
-
-
-def _function(target: Any) -> str:
-    name = str(getattr(target, "__name__", ""))
-    for prefix, module in (("F", F), ("torch", torch)):
-        for candidate in (name, "max_pool2d", "adaptive_max_pool2d"):  # in F, the last two have other names
-            if candidate and getattr(module, candidate, None) is target:
-                return f"{prefix}.{candidate}"
-    raise NotWritable(f"it calls {name[:60] or 'something'!r}, which is not a function of torch")
-
-
-def _not_defaults(target: Any, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords whose values are not the defaults."""
-    plain = next((f for f in (getattr(F, f"_{_function(target)[2:]}", None), target) if f is not None), target)
-    try:
-        parameters = inspect.signature(plain).parameters
-    except (ValueError, TypeError):
-        return dict(keywords)
-    defaults = {name: parameter.default for name, parameter in parameters.items()}
-    return {
-        name: value
-        for name, value in keywords.items()
-        if isinstance(value, fx.Node) or name not in defaults or value != defaults[name]
-    }
+    """The lines of ``forward``, each with the shape of its result for one image."""
+    shapes = {node.name: getattr(node.meta.get("tensor_meta"), "shape", ()) for node in traced.graph.nodes}
+    for node in traced.graph.nodes:
+        if node.op in ("call_module", "get_attr"):
+            node.target = attribute(node.target)
+        elif node.op == "placeholder":
+            node.target = "x"
+    code = traced.graph.python_code("self")
+    if foreign := sorted(code.globals.keys() - _KNOWN):
+        raise NotWritable(f"it calls {foreign[0][:60]!r}, which is not a function of torch")
+    for line in code.src[code.src.index("def ") :].strip().splitlines()[1:]:
+        shape = shapes.get(line.split()[0], ())
+        yield line.strip() + (f"  # {list(shape[1:])}" if len(shape) > 1 else "")
