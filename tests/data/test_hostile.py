@@ -4,7 +4,6 @@ import io
 import os
 import random
 import struct
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,8 +58,6 @@ def _hostile_arrays() -> Iterator[bytes]:
         yield npz(images=PIXELS, labels=labels)
     for images in (np.full((40, 6, 6), np.inf), np.full((40, 6, 6), -1), np.full((40, 6, 6), 1e300), PIXELS * 1j):
         yield npz(images=images, labels=LABELS)
-    yield npz(images=np.zeros((4, 10_000, 10_000), np.uint8), labels=LABELS[:4])  # 400 MB, and no room for a copy
-    yield npz(images=PIXELS, labels=LABELS, **{f"array{i}": b"" for i in range(1200)})
     whole, rng = npz(images=PIXELS, labels=LABELS), random.Random(0)
     for _ in range(100):
         damaged = bytearray(whole)
@@ -200,21 +197,6 @@ def test_hostile_queue_files(tmp_path: Path, text: str) -> None:
         read_architectures(tmp_path / "queue.json", SPACE)
     assert len(str(caught.value)) < 1000
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_header_that_is_as_long_as_it_says(tmp_path: Path) -> None:
-    """Half a gigabyte of spaces is half a megabyte in the file."""
-    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("images.npy", "w") as file:
-            file.write(b"\x93NUMPY\x02\x00" + struct.pack("<I", 2**29))
-            file.write(b"{'descr': '|u1', 'fortran_order': False, 'shape': (40, 6, 6), }")
-            for _ in range(32):
-                file.write(b" " * 2**24)
-        archive.writestr("labels.npy", b"")
-    before = new_peak()
-    with pytest.raises(NasOptunaError, match=r"not an \.npz file .*array header"):
-        load_images(f"npz:{tmp_path / 'x.npz'}", True)
-    assert peak() - before < 100_000, "kilobytes"
 
 
 def test_a_queue_of_one_architecture_of_twenty_megabytes(tmp_path: Path) -> None:
