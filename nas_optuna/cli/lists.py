@@ -10,21 +10,34 @@ from typing import Annotated, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import completes, named_by
 from nas_optuna.cli.printing import Column, print_json, print_table, say
 from nas_optuna.cli.run_options import Data, ImageSize, Space, SpecOptions
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.devices import list_devices
 from nas_optuna.errors import DataError, SpecError, unknown
+from nas_optuna.metrics import METRICS
+from nas_optuna.objectives import COSTS
+from nas_optuna.pruners import PRUNERS
 from nas_optuna.quantities import plural
-from nas_optuna.spaces import create_space
+from nas_optuna.samplers import SAMPLERS
+from nas_optuna.spaces import SPACES, create_space
 from nas_optuna.spaces.architecture import text_of
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
 """Options of a space that the data decide."""
 
-Listing = tuple[list[dict[str, Any]], str]
-"""The rows, JSON-ready, whose keys are the columns of the table; and how to choose one."""
+HINTS = {
+    "presets": "take one with --spec NAME; a file of your own works as well",
+    "spaces": "take one with --space NAME; its options are --set space.OPTION=VALUE",
+    "samplers": "take one with --sampler NAME; its options are --set sampler.OPTION=VALUE",
+    "pruners": "take one with --pruner NAME; its options are --set pruner.OPTION=VALUE",
+    "metrics": "take one with --objective NAME",
+    "costs": "take one with --objective NAME, or as a limit: --set limits.NAME=MOST",
+    "strategies": "take one with supernet train --strategy NAME; its options are --set supernet.OPTION=VALUE",
+    "data": "take one with --data",
+    "devices": "take one with --device; where only cpu is listed, there is no GPU",
+}
+"""What can be listed, and how to choose one of them."""
 
 
 def list_(
@@ -33,19 +46,19 @@ def list_(
         typer.Argument(
             metavar="WHAT",
             help="presets, spaces, samplers, pruners, metrics, costs, strategies, data or devices.",
-            autocompletion=lambda: list(LISTS),
+            autocompletion=lambda: list(HINTS),
         ),
     ],
     json: options.Json = False,
 ) -> None:
     """List what an option takes: presets, spaces, samplers, pruners, metrics, costs, strategies, data or devices."""
-    if what not in LISTS:
-        raise SpecError(unknown("list", what, LISTS))
+    if what not in HINTS:
+        raise SpecError(unknown("list", what, HINTS))
     show(what, json=json)
 
 
 def data_fetch(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=completes("DATA"))],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A data set's name.", autocompletion=DATA_SETS.names)],
     data_dir: options.DataDir = None,
     json: options.Json = False,
 ) -> None:
@@ -114,12 +127,12 @@ def listing(what: str, purpose: str) -> Callable[..., None]:
 
 def show(what: str, *, json: bool) -> None:
     """Print one of the lists."""
-    found, remark = LISTS[what]()
+    found = _rows(what)
     keys = [key for key in found[0] if key != "index" and any(_cell(key, row) for row in found)]  # a device has a name
     columns = [Column(key.removesuffix("_bytes"), partial(_cell, key), wrap=True) for key in keys]
     print_table(what, columns, found, json=json)
     if not json:
-        say(remark)
+        say(HINTS[what])
 
 
 def _cell(key: str, row: dict[str, Any]) -> str | None:
@@ -129,46 +142,24 @@ def _cell(key: str, row: dict[str, Any]) -> str | None:
     return f"{value / 2**30:.1f} GiB" if key == "memory_bytes" else value
 
 
-def _parts(key: str, remark: str) -> Listing:
-    """The parts of a registry, with advice and options."""
-    return [asdict(part) for part in named_by(key).describe()], remark
+def _rows(what: str) -> list[dict[str, Any]]:
+    """The rows of a list, JSON-ready; their keys are the columns of the table."""
+    if what == "devices":
+        return [asdict(device) for device in list_devices()]
+    if what == "presets":
+        from nas_optuna.presets import describe_preset, preset_names
 
+        return [{"name": name, "what": describe_preset(name)} for name in preset_names()]
+    if what == "data":
+        known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in DATA_SETS.names()}
+        known |= {
+            "folder:PATH": "pictures in one directory per class; in train/, val/ and test/ where these exist",
+            "npz:FILE": "arrays images and labels; val_images, test_images, … where they exist",
+            "package.module:function": "your own: function(train, directory) returns an ImageSet",
+        }
+        return [{"name": name, "what": text} for name, text in known.items()]
+    from nas_optuna.oneshot.strategies import STRATEGIES
 
-def _presets() -> Listing:
-    from nas_optuna.presets import describe_preset, preset_names
-
-    found = [{"name": name, "what": describe_preset(name)} for name in preset_names()]
-    return found, "take one with --spec NAME; a file of your own works as well"
-
-
-def _data() -> Listing:
-    known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in DATA_SETS.names()}
-    known |= {
-        "folder:PATH": "pictures in one directory per class; in train/, val/ and test/ where these exist",
-        "npz:FILE": "arrays images and labels; val_images, test_images, … where they exist",
-        "package.module:function": "your own: function(train, directory) returns an ImageSet",
-    }
-    return [{"name": name, "what": what} for name, what in known.items()], "take one with --data"
-
-
-def _devices() -> Listing:
-    found = [asdict(device) for device in list_devices()]
-    alone = "There is no GPU here: networks are trained on the CPU."
-    return found, alone if len(found) == 1 else "take one with --device"
-
-
-LISTS: dict[str, Callable[[], Listing]] = {
-    "presets": _presets,
-    "spaces": partial(_parts, "SPACES", "take one with --space NAME; its options are --set space.OPTION=VALUE"),
-    "samplers": partial(_parts, "SAMPLERS", "take one with --sampler NAME; its options are --set sampler.OPTION=VALUE"),
-    "pruners": partial(_parts, "PRUNERS", "take one with --pruner NAME; its options are --set pruner.OPTION=VALUE"),
-    "metrics": partial(_parts, "METRICS", "take one with --objective NAME"),
-    "costs": partial(_parts, "COSTS", "take one with --objective NAME, or as a limit: --set limits.NAME=MOST"),
-    "strategies": partial(
-        _parts,
-        "STRATEGIES",
-        "take one with supernet train --strategy NAME; its options are --set supernet.OPTION=VALUE",
-    ),
-    "data": _data,
-    "devices": _devices,
-}
+    registries = {"spaces": SPACES, "samplers": SAMPLERS, "pruners": PRUNERS, "metrics": METRICS, "costs": COSTS}
+    registry = STRATEGIES if what == "strategies" else registries[what]
+    return [asdict(part) for part in registry.describe()]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 import os
-import re
 import shlex
 import sqlite3
 import time
@@ -22,6 +20,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
+from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, place_of, reason_of, shown
 from nas_optuna.masking import mask_urls
 from nas_optuna.study.storage import is_kept, open_storage, sqlite_file, storage_url
@@ -31,35 +30,6 @@ if TYPE_CHECKING:
 
     from nas_optuna.experiment import Experiment
     from nas_optuna.report.notebook import LoadedStudy
-
-NAMES = {
-    "SAMPLERS": "nas_optuna.samplers:SAMPLERS",
-    "PRUNERS": "nas_optuna.pruners:PRUNERS",
-    "SPACES": "nas_optuna.spaces:SPACES",
-    "METRICS": "nas_optuna.metrics:METRICS",
-    "COSTS": "nas_optuna.objectives:COSTS",
-    "PRESETS": "nas_optuna.presets:preset_names",
-    "DATA": "nas_optuna.data_sets:DATA_SETS",
-    "STRATEGIES": "nas_optuna.oneshot.strategies:STRATEGIES",
-}
-"""Placeholder for a registry's names in an option's help → the registry, which is imported when it is needed."""
-_WITHOUT_FOLDER = frozenset({"best", *(f"study {verb}" for verb in ("list", "show", "export", "release", "delete"))})
-"""Commands that need no current folder if their storage has an absolute path."""
-_KEYS = re.compile(rf"\b({'|'.join(NAMES)})\b")
-
-
-def named_by(key: str) -> Any:
-    """The registry, or function of names, for a key of `NAMES`."""
-    module, _, attribute = NAMES[key].partition(":")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def names_of(*keys: str) -> list[str]:
-    """The names in the registries for keys of `NAMES`."""
-    found: list[str] = []
-    for registry in map(named_by, keys):
-        found += registry() if callable(registry) else registry.names()
-    return found
 
 
 @dataclass
@@ -113,7 +83,7 @@ class Command(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run it; if it is interrupted and can be continued, say how."""
-        _require_folder(ctx)
+        _require_folder()
         try:
             with facts_apart():
                 return super().invoke(ctx)
@@ -136,35 +106,18 @@ class Command(TyperCommand):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                record = (record[0], _spelled(record[1]))
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
                 sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append(record)
         for name in sorted(sections, key=lambda name: (name != "Arguments", name != "Options", name == "Details")):
             with formatter.section(name):
                 formatter.write_dl(sections[name])
 
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        """The options with their help, or the values of one."""
-        found = super().shell_complete(ctx, incomplete)
-        for item in found:
-            item.help = item.help and _spelled(item.help)
-        return found
 
-
-def _spelled(help: str) -> str:
-    """The help of an option, with the names in a registry for their key."""
-    return _KEYS.sub(lambda match: ", ".join(names_of(match[0])), help)
-
-
-def _require_folder(context: typer.Context) -> None:
-    """Refuse a current folder that was deleted, unless a command needs neither it nor torch, which ends the process."""
+def _require_folder() -> None:
+    """Refuse a current folder that was deleted, in which the import of torch would end the process."""
     try:
         os.getcwd()
     except OSError as error:
-        if " ".join(_words_of(context)) in _WITHOUT_FOLDER:
-            database = sqlite_file(storage_url(context.params["storage"]))
-            if database is None or database.is_absolute():
-                return
         raise StudyError(f"the current folder cannot be used: {reason_of(error)}; cd to one that is there") from None
 
 
@@ -183,17 +136,7 @@ class Group(TyperGroup):
             formatter.write_dl([(name, command.get_short_help_str(500)) for name, command in shown])
 
 
-def completes(*keys: str) -> Callable[[str], list[str]]:
-    """Complete the names in the registries for keys of `NAMES`."""
-
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in names_of(*keys) if name.startswith(incomplete)]
-
-    complete.__annotations__ = {"incomplete": str}  # typer reads them
-    return complete
-
-
-def study_names(context: typer.Context, incomplete: str) -> list[str]:
+def study_names(context: typer.Context) -> list[str]:
     """Complete the names of studies in a SQLite file; a server is not queried while somebody types."""
     try:
         file = sqlite_file(storage_url(context.params.get("storage")))
@@ -204,17 +147,14 @@ def study_names(context: typer.Context, incomplete: str) -> list[str]:
     except (sqlite3.Error, NasOptunaError, OSError):
         return []
     # A shell would take any other name for an option, several words or a command.
-    return [name for name in names if name.startswith(incomplete) and shlex.quote(name) == name and name[:1] != "-"]
-
-
-study_names.__annotations__ = {"context": typer.Context, "incomplete": str}
+    return [name for name in names if shlex.quote(name) == name and name[:1] != "-"]
 
 
 def data_names(incomplete: str) -> list[str]:
     """Complete the names of data sets, and after ``folder:`` or ``npz:`` a path; paths alone are the shell's matter."""
     kind, colon, path = incomplete.partition(":")
     if not colon:
-        return completes("DATA")(incomplete)
+        return DATA_SETS.names()
     found = _below(path, files=kind == "npz") if kind in _PATHS else []
     if len(found) == 1 and found[0].endswith("/"):  # after one proposal, a shell adds a blank as if this were the end
         found += _below(found[0], files=kind == "npz")
@@ -227,8 +167,13 @@ def _below(path: str, *, files: bool) -> list[str]:
     return [each for each in found if shlex.quote(each) == each]
 
 
-data_names.__annotations__ = {"incomplete": str}
 _PATHS = ("folder", "npz")
+
+
+def _preset_names() -> list[str]:
+    from nas_optuna.presets import preset_names
+
+    return preset_names()
 
 
 LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to begin with", "Details"
@@ -253,18 +198,19 @@ def option(
     metavar: str | None = None,
     *names: str,
     panel: str | None = None,
+    known: Sequence[str] = (),
     min: int | None = None,
     max: int | None = None,
     **more: Any,
 ) -> Any:
     """An option whose help ends in its default, after a semicolon; without `names` it is named like its parameter.
 
-    If its help names registries, their names complete it.
+    Its `known` values complete it, and stand in its help for ``{}``.
     """
     if min is not None or max is not None:
         more["callback"] = _within(min, max)
-    if keys := _KEYS.findall(help):
-        more["autocompletion"] = completes(*keys)
+    if known:
+        help, more["autocompletion"] = help.format(", ".join(known)), lambda: known
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)
 
 
@@ -296,17 +242,13 @@ DataDir = Annotated[
     Path | None, option("Where data sets are kept; NAS_OPTUNA_DATA, else the user cache.", "DIR", panel=DETAILS)
 ]
 _WHERE = "cpu, cuda, cuda:1, mps; auto: the best of these."
-Device = Annotated[str, option(_WHERE, "NAME", autocompletion=lambda: ["auto", "cpu", "cuda", "mps"])]
+Device = Annotated[str, option(_WHERE, "NAME", known=("auto", "cpu", "cuda", "mps"))]
 Threads = Annotated[
     int | None, option("CPU threads of each process; measured unless OMP_NUM_THREADS is set.", "N", panel=WORKERS)
 ]
 Spec = Annotated[
     str | None,
-    option(
-        "Study spec: a preset (nas-optuna list presets) or a TOML file.",
-        "NAME|FILE",
-        autocompletion=completes("PRESETS"),
-    ),
+    option("Study spec: a preset (nas-optuna list presets) or a TOML file.", "NAME|FILE", autocompletion=_preset_names),
 ]
 Set = Annotated[
     list[str] | None,

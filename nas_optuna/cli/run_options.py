@@ -13,6 +13,11 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, data_names, option
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import SpecError, StudyExists, shown, unknown
+from nas_optuna.metrics import METRICS
+from nas_optuna.objectives import COSTS, parse_criterion
+from nas_optuna.pruners import PRUNERS
+from nas_optuna.samplers import SAMPLERS
+from nas_optuna.spaces import SPACES
 from nas_optuna.study.storage import FORGETS, is_kept, open_storage, sqlite_file
 
 if TYPE_CHECKING:
@@ -32,7 +37,7 @@ Data = Annotated[
     ),
     "data.name",
 ]
-Space = Annotated[str | None, option("Search space: SPACES or file.py:function.", "NAME")]
+Space = Annotated[str | None, option("Search space: {} or file.py:function.", "NAME", known=SPACES.names())]
 ImageSize = Annotated[int | None, option("Pixels a side that networks see.", "N"), "recipe.input_size"]
 
 
@@ -43,15 +48,19 @@ class SpecOptions:
     data: Data = None
     space: Space = None
     spec: options.Spec = None
-    sampler: Annotated[str | None, option("What proposes architectures: SAMPLERS.", "NAME")] = None
-    pruner: Annotated[str | None, option("What stops unpromising trials: PRUNERS.", "NAME")] = None
+    sampler: Annotated[str | None, option("What proposes architectures: {}.", "NAME", known=SAMPLERS.names())] = None
+    pruner: Annotated[str | None, option("What stops unpromising trials: {}.", "NAME", known=PRUNERS.names())] = None
     epochs: Annotated[int | None, option("Epochs of each training.", "N"), "recipe.epochs"] = None
     image_size: ImageSize = None
     batch_size: Annotated[int | None, option("Images of a step.", "N"), "recipe.batch_size"] = None
     lr: Annotated[float | None, option("The learning rate at its peak.", "RATE"), "recipe.learning_rate"] = None
     objective: Annotated[
         list[str] | None,
-        option("What to optimise: METRICS, COSTS or accuracy*(latency_ms/0.5)^-0.07; repeatable.", "NAME"),
+        option(
+            "What to optimise: {} or accuracy*(latency_ms/0.5)^-0.07; repeatable.",
+            "NAME",
+            known=[*METRICS.names(), *COSTS.names()],
+        ),
         "objectives",
     ] = None
     max_params: Annotated[str | None, option("The most weights, e.g. 50k.", "N"), "limits.params"] = None
@@ -153,8 +162,6 @@ _UNTIMED = {"macs", "params", "memory", "flash", "arena", "energy_mj"}
 
 def _is_timed(spec: StudySpec) -> bool:
     """Whether networks are timed for a study, or a user's cost may time them."""
-    from nas_optuna.objectives import COSTS, parse_criterion
-
     wanted = {parse_criterion(text, imports=False).cost for text in spec.objectives} | spec.limits.keys()
     own = set(COSTS.names()) - _UNTIMED - {"latency_ms"}
     return bool(own or wanted - _UNTIMED - {None} or spec.latency.table)

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from nas_optuna.study.supernet_result import SupernetResult
 
 
+def _strategies() -> list[str]:
+    from nas_optuna.oneshot.strategies import STRATEGIES
+
+    return STRATEGIES.names()
+
+
 @dataclass(frozen=True)
 class SupernetOptions:
     """Options for a supernet's training, most with the key of the spec that they set."""
@@ -41,7 +47,9 @@ class SupernetOptions:
         ),
         "supernet.budget",
     ] = None
-    strategy: Annotated[str | None, option("STRATEGIES, or your own.", "NAME"), "supernet.strategy"] = None
+    strategy: Annotated[
+        str | None, option("fair, darts, gumbel, or your own.", "NAME", autocompletion=_strategies), "supernet.strategy"
+    ] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
     mode: Annotated[str | None, option("", hidden=True), "supernet.mode"] = None
     latency_weight: Annotated[float | None, option("supernet.latency_weight.", "W"), "supernet.latency_weight"] = None

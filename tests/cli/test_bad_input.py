@@ -205,26 +205,6 @@ def test_help_and_version_need_no_current_folder(command: Command, place: Path, 
     assert "nas-optuna" in result.out
 
 
-def test_a_database_with_an_absolute_path_needs_no_current_folder(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = f"sqlite:///{tmp_path}/nas.db"
-    assert command("study", "create", *tiny(), "--storage", url).code == 0
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    monkeypatch.chdir(gone)
-    gone.rmdir()
-    for arguments in (
-        ("study", "list"),
-        ("study", "show", "nas"),
-        ("study", "export"),
-        ("study", "delete", "nas", "--yes"),
-    ):
-        result = command(*arguments, "--storage", url)
-        assert result.code == 0, result.err
-    assert "the current folder cannot be used" in command("report", "--storage", url).err
-
-
 def test_words_of_the_process_are_left_to_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows has no shell that expands * and ~; the parser does, where it is given no words."""
     given: list[object] = []
