@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.samplers.base import Allowed, ArchitectureSampler
 from nas_optuna.samplers.history import History, Tokens, best_and_latest
-from nas_optuna.samplers.wrapping import WrappingSampler, whole_proposal
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import is_enqueued, showing
 
@@ -29,7 +28,7 @@ DRAWS = 8
 
 def random(space: SearchSpace, seed: int) -> BaseSampler:
     """Uniformly at random: the baseline that a search has to beat."""
-    return DistinctSampler(PerTrialSeedSampler(optuna.samplers.RandomSampler, seed), space, seed)
+    return DistinctSampler(RandomSampler, space, seed)
 
 
 def tpe(
@@ -42,28 +41,27 @@ def tpe(
 ) -> BaseSampler:
     """Tree-structured Parzen estimator: for any space; arch and evolution need fewer trials."""
     options = {"n_startup_trials": n_startup_trials, "multivariate": multivariate, "constant_liar": constant_liar}
-    return DistinctSampler(PerTrialSeedSampler(TPESampler, seed, **options), space, seed)
+    return DistinctSampler(TPESampler, space, seed, **options)
 
 
 def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
     """Optuna's Gaussian process: as few trials as arch, but each proposal takes many times as long."""
     options = {"n_startup_trials": n_startup_trials, "warn_independent_sampling": False}
-    return DistinctSampler(PerTrialSeedSampler(GPSampler, seed, **options), space, seed)
+    return DistinctSampler(GPSampler, space, seed, **options)
 
 
 def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
     """NSGA-II: for several objectives and hundreds of trials."""
-    made = PerTrialSeedSampler(optuna.samplers.NSGAIISampler, seed, population_size=population_size)
-    return DistinctSampler(made, space, seed)
+    return DistinctSampler(optuna.samplers.NSGAIISampler, space, seed, population_size=population_size)
 
 
 def qmc(space: SearchSpace, seed: int) -> BaseSampler:
     """Quasi-random points that cover the space evenly."""
     # Its position in the sequence is stored in the study, so that all trials share one seed.
-    made = QMCSampler(
+    made = optuna.samplers.QMCSampler(
         seed=seed,
         scramble=True,
-        independent_sampler=PerTrialSeedSampler(optuna.samplers.RandomSampler, seed),
+        independent_sampler=random(space, seed),
         warn_independent_sampling=False,
         warn_asynchronous_seeding=False,
     )
@@ -94,15 +92,6 @@ class TPESampler(optuna.samplers.TPESampler):
         return merit
 
 
-class QMCSampler(optuna.samplers.QMCSampler):
-    """Optuna's sampler, except that a trial which is resumed takes no further point of the sequence."""
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Nothing for a trial that has its choices already."""
-        found = super().infer_relative_search_space(study, trial)
-        return {} if found.keys() <= trial.distributions.keys() else found
-
-
 class GPSampler(optuna.samplers.GPSampler):
     """Optuna's sampler, fitted to few trials, as its time grows with their cube and its memory with their square."""
 
@@ -128,72 +117,7 @@ def _with_fewer_trials(study: Study) -> Study:
     return showing(study, fewer)
 
 
-class PerTrialSeedSampler(BaseSampler):
-    """Make every draw with a fresh copy of a sampler, seeded by (study seed, trial number).
-
-    Optuna's samplers hold one random stream. A second process with the same seed starts that stream again and
-    repeats its proposals (optuna #3255), and two workers with one seed propose the same points. With one seed per
-    trial, proposals depend on the study's history alone: ten trials and ten more in a second process are the same as
-    twenty in one.
-
-    It suits samplers whose state is stored in the study (random, TPE, GP, NSGA-II).
-
-    Attributes:
-        allowed: What a sampler that compares candidates may propose; None allows everything.
-        attempt: How often it was already asked for this trial; each attempt has another seed.
-    """
-
-    def __init__(self, kind: Callable[..., BaseSampler], seed: int, **options: Any) -> None:
-        self._kind = kind
-        self._options = options
-        self._seed = seed
-        self._name = str(kind(seed=0, **options))
-        self.allowed: Allowed | None = None
-        self.attempt = 0
-        self._inferred: tuple[object, dict[str, BaseDistribution]] = (None, {})
-
-    def __str__(self) -> str:
-        return self._name
-
-    def _sampler(self, trial: FrozenTrial, draw: str = "") -> BaseSampler:
-        again = (self.attempt,) if self.attempt else ()
-        made = self._kind(seed=seed_for(self._seed, trial.number, draw, *again), **self._options)
-        if hasattr(made, "allowed"):
-            made.allowed = self.allowed
-        return made
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Ask the wrapped sampler for the parameters that it proposes together."""
-        # Cached for the trial, because a fresh copy reads all trials and a trial may need many draws.
-        key = (study.study_name, trial.number, trial.datetime_start)
-        known, space = self._inferred
-        if known != key:
-            space = self._sampler(trial).infer_relative_search_space(study, trial)
-            self._inferred = key, space
-        return dict(space)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Ask the wrapped sampler, seeded by the trial."""
-        return self._sampler(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Ask the wrapped sampler, seeded by the trial and the parameter."""
-        return self._sampler(trial, param_name).sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Tell the wrapped sampler that a trial begins."""
-        self._sampler(trial).before_trial(study, trial)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the wrapped sampler that a trial has ended."""
-        self._sampler(trial).after_trial(study, trial, state, values)
-
-
-class DistinctSampler(WrappingSampler, ArchitectureSampler):
+class DistinctSampler(ArchitectureSampler):
     """Ask a sampler, which does not know which params give the same network, until it proposes a new network.
 
     Where choices switch others off, many params give one network, and some samplers favour what they have seen. A
@@ -203,15 +127,43 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
     Where a trial also chooses numbers, such as a learning rate, the same network is another training, and the first
     proposal is taken as it is.
 
-    Attributes:
-        sampler: The sampler that is asked.
+    Optuna's samplers hold one random stream. A second process with the same seed starts that stream again and
+    repeats its proposals (optuna #3255), and two workers with one seed propose the same points. So every draw is that
+    of a fresh sampler, seeded by (study seed, trial number): proposals depend on the study's history alone, and ten
+    trials and ten more in a second process are the same as twenty in one.
+
+    Args:
+        sampler: A class of samplers whose state is stored in the study (random, TPE, GP, NSGA-II), or a sampler that
+            needs no fresh seed.
+        space: The space.
+        seed: The study's seed.
+        options: Of the class.
     """
 
-    def __init__(self, sampler: BaseSampler, space: SearchSpace, seed: int) -> None:
+    numbers = True
+
+    def __init__(
+        self, sampler: BaseSampler | Callable[..., BaseSampler], space: SearchSpace, seed: int, **options: Any
+    ) -> None:
         super().__init__(seed)
         self.for_space(space)
         self.sampler = sampler
+        self._options = options
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
+        self._draw = 0
+        self._inferred: tuple[object, dict[str, BaseDistribution]] = (None, {})
+
+    def __str__(self) -> str:
+        return str(self._seeded(0))
+
+    def _seeded(self, *parts: int | str) -> BaseSampler:
+        if isinstance(self.sampler, BaseSampler):
+            return self.sampler
+        again = (self._draw,) if self._draw else ()
+        made = self.sampler(seed=seed_for(self._seed, *parts, *again), **self._options)
+        if isinstance(made, TPESampler):
+            made.allowed = self.allowed
+        return made
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space and what else the sampler proposes; nothing for a trial that has its choices already."""
@@ -219,17 +171,36 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
         if self._distributions.keys() <= trial.distributions.keys():
             return {}
         whole = {name: d for name, d in self._distributions.items() if not d.single()}
-        return whole | self.sampler.infer_relative_search_space(study, trial)
+        return whole | self._together(study, trial)
+
+    def _together(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that the sampler proposes together."""
+        # Cached for the trial, because a fresh sampler reads all trials and a trial may need many draws.
+        key = (study.study_name, trial.number, trial.datetime_start)
+        known, space = self._inferred
+        if known != key:
+            space = self._seeded(trial.number).infer_relative_search_space(study, trial)
+            self._inferred = key, space
+        return dict(space)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The sampler's first proposal of a new network, or its first of all if trials choose numbers, too."""
+        if not search_space:  # a trial that is resumed takes no further point of a sequence
+            return {}
         with self._lock:
             known = [*search_space.values(), *self._shared(study).values()]
         if is_enqueued(trial) or not all(isinstance(d, CategoricalDistribution) for d in known):
             return self._drawn(study, trial, search_space)
         return super().sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Ask the sampler, seeded by the trial and the parameter."""
+        made = self._seeded(trial.number, param_name)
+        return made.sample_independent(study, trial, param_name, param_distribution)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The first draw that is new and allowed; else a random one."""
@@ -242,15 +213,20 @@ class DistinctSampler(WrappingSampler, ArchitectureSampler):
             if tokens in drawn:  # it repeats itself, and each answer may take a second
                 break
             drawn.add(tokens)
-        return self._random(history, self._rng(trial))
+        rng = np.random.default_rng(seed_for(self._seed, trial.number, DistinctSampler.__name__))
+        return self._random(history, rng)
 
     def _drawn(
         self, study: Study, trial: FrozenTrial, space: dict[str, BaseDistribution], draw: int = 0
     ) -> dict[str, Any]:
         """One proposal of the sampler for every parameter of a space."""
-        sampler = self.sampler
-        if hasattr(sampler, "allowed"):
-            sampler.allowed = self.allowed
-        if isinstance(sampler, PerTrialSeedSampler):
-            sampler.attempt = draw
-        return whole_proposal(sampler, study, trial, space)
+        self._draw = draw
+        found = self._proposal(study, trial)
+        return {
+            name: found[name] if name in found else self.sample_independent(study, trial, name, distribution)
+            for name, distribution in space.items()
+        }
+
+    def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        """What the sampler proposes together."""
+        return self._seeded(trial.number, "").sample_relative(study, trial, self._together(study, trial))

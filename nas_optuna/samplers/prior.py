@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers.base import configured
 from nas_optuna.samplers.optuna_builtin import DistinctSampler
-from nas_optuna.samplers.wrapping import FixedSampler
+from nas_optuna.samplers.wrapping import WrappingSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
 from nas_optuna.study.schema import TrialKey, attribute
@@ -93,7 +92,7 @@ class SupernetConfig:
         return float(self.start_temperature * change ** min(1.0, trials / self.anneal_trials))
 
 
-class SupernetSampler(BaseSampler):
+class SupernetSampler(DistinctSampler):
     """Draws every parameter from the study's supernet, at a temperature that falls from trial to trial.
 
     Args:
@@ -105,33 +104,19 @@ class SupernetSampler(BaseSampler):
     numbers = False
 
     def __init__(self, space: SearchSpace, seed: int, config: SupernetConfig | None = None) -> None:
-        self._space = space
-        self._seed = seed
+        super().__init__(RandomSampler, space, seed)  # of a parameter that the space does not have
+        self._of = space
         self._config = config or SupernetConfig()
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space."""
-        return dict(self._space.distributions())
+    def __str__(self) -> str:
+        return type(self).__name__
 
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """See `propose`."""
-        if not search_space:
-            return {}
-        begun = max(0, trial.number - read_result(study).first_trial)
-        seed = seed_for(self._seed, trial.number)
-        return propose(study, self._space, seed=seed, temperature=self._config.temperature(begun))
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """At random, for a parameter that the space does not have."""
-        sampler = optuna.samplers.RandomSampler(seed=seed_for(self._seed, trial.number, param_name))
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
+    def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
+        temperature = self._config.temperature(max(0, trial.number - read_result(study).first_trial))
+        return propose(study, self._of, seed=seed_for(self._seed, trial.number), temperature=temperature)
 
 
-class WarmStartSampler(FixedSampler):
+class WarmStartSampler(WrappingSampler):
     """Takes the first trials from the supernet's prior, and the others from another sampler.
 
     The trials that it proposes have the origin `WARM_START`; each worker counts those of all workers.
@@ -149,33 +134,25 @@ class WarmStartSampler(FixedSampler):
     def __init__(self, sampler: BaseSampler, space: SearchSpace, seed: int, *, trials: int = 5) -> None:
         if trials < 1:
             raise SpecError("a warm start needs at least one trial")
-        super().__init__(sampler, {})
+        self.sampler = sampler
         self._space = space
         self._seed = seed
         self._trials = trials
-        self._warm: set[int] = set()
 
     def __str__(self) -> str:
         return f"{self.sampler}, warm-started by a supernet"
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Decide who proposes this trial."""
-        if self._is_warm(study, trial):
-            self._warm.add(trial.number)
+        """Decide who proposes this trial, unless it began earlier, or was enqueued."""
+        super().before_trial(study, trial)
+        begun = sum(map(_is_warm, all_trials(study)))
+        if attribute(trial, TrialKey.ORIGIN) is None and begun < self._trials and not is_enqueued(trial):
             set_trial_attribute(study, trial, TrialKey.ORIGIN, WARM_START)
             trial.set_user_attr(TrialKey.ORIGIN, WARM_START)  # the running trial reads this copy
-        else:
-            self.sampler.before_trial(study, trial)
-
-    def _is_warm(self, study: Study, trial: FrozenTrial) -> bool:
-        if attribute(trial, TrialKey.ORIGIN) is not None:  # it began earlier, or was enqueued
-            return bool(attribute(trial, TrialKey.ORIGIN) == WARM_START)
-        begun = sum(attribute(t, TrialKey.ORIGIN) == WARM_START for t in all_trials(study))
-        return begun < self._trials and not is_enqueued(trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space while warm, then the other sampler's."""
-        if trial.number in self._warm:
+        if _is_warm(trial):
             return dict(self._space.distributions())
         return super().infer_relative_search_space(study, trial)
 
@@ -183,18 +160,17 @@ class WarmStartSampler(FixedSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The supernet's proposal while warm, then the other sampler's."""
-        if trial.number in self._warm:
+        if _is_warm(trial):
             seed = seed_for(self._seed, trial.number, "warm start")
             return propose(study, self._space, seed=seed, temperature=1.0)
         return self.sampler.sample_relative(study, trial, search_space)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the other sampler, which learns from warm-started trials, too."""
-        self._warm.discard(trial.number)
-        super().after_trial(study, trial, state, values)
+
+def _is_warm(trial: FrozenTrial) -> bool:
+    return bool(attribute(trial, TrialKey.ORIGIN) == WARM_START)
 
 
 @configured(SupernetConfig)
 def supernet(space: SearchSpace, seed: int, config: SupernetConfig) -> BaseSampler:
     """Draws from the prior of the study's supernet; train one first."""
-    return DistinctSampler(SupernetSampler(space, seed, config), space, seed)
+    return SupernetSampler(space, seed, config)
