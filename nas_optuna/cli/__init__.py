@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     set_defaults(next((word for word in words if not word.startswith("-")), ""))
-    prepare_streams()
+    prepare_streams(alone=arguments is None)
     be_quiet(False)
     try:
         _require_text(words)

@@ -8,11 +8,12 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from shutil import get_terminal_size
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
 from nas_optuna.files import is_database, write_file
@@ -20,7 +21,8 @@ from nas_optuna.masking import mask_urls
 from nas_optuna.report.columns import Column as Column
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions
+    from rich.measure import Measurement
 
 STDOUT = Path("-")  # the value of --out -
 
@@ -37,48 +39,19 @@ def facts() -> TextIO:
 def facts_apart() -> Iterator[None]:
     """Redirect what a user's code prints, e.g. a network's constructor, to stderr: stdout is for facts only."""
     global _facts
-    before, stdout = _facts, sys.stdout
-    with _beside_descriptor_1(facts()) as stream:
-        _facts, sys.stdout = stream, sys.stderr
-        try:
+    before, _facts = _facts, facts()
+    try:
+        with redirect_stdout(sys.stderr):
             yield
-        finally:
-            _facts, sys.stdout = before, stdout
-
-
-@contextmanager
-def _beside_descriptor_1(stream: TextIO) -> Iterator[TextIO]:
-    """A stream that ends where this one does, while whoever writes to descriptor 1 writes to stderr.
-
-    Libraries in C and processes that a user's code starts know the descriptor alone.
-    """
-    try:
-        is_descriptor_1 = stream.fileno() == 1
-    except (OSError, ValueError, AttributeError):  # it is in memory
-        is_descriptor_1 = False
-    if not is_descriptor_1:
-        yield stream
-        return
-    stream.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        lines = 1 if stream.isatty() else -1
-        with open(os.dup(kept), "w", lines, encoding=stream.encoding, errors=stream.errors) as apart:
-            _mask(apart)
-            yield apart
     finally:
-        with suppress(OSError, ValueError):  # what others wrote to it
-            stream.flush()
-        os.dup2(kept, 1)
-        os.close(kept)
+        _facts = before
 
 
 def end_facts() -> None:
     """Send to stderr what others write while the process ends."""
     with suppress(OSError, ValueError):
         sys.stdout.flush()
-        os.dup2(2, 1)
+    sys.stdout = sys.stderr
     try:
         type(sys.stderr).flush(sys.stderr)  # or Python would try it, and end with a status of its own
     except (OSError, ValueError):
@@ -174,13 +147,11 @@ def _width() -> int:
 
 def _columns(stream: TextIO) -> int:
     """Columns of the terminal in which a stream ends, unless the user names another number."""
-    with suppress(ValueError):
-        if (wanted := int(os.environ.get("COLUMNS", "0"))) > 0:
-            return wanted
-    with suppress(OSError, ValueError):
-        if found := os.get_terminal_size(stream.fileno()).columns:
-            return found
-    return 80
+    try:
+        found = os.get_terminal_size(stream.fileno())
+    except (OSError, ValueError):
+        found = os.terminal_size((80, 24))
+    return get_terminal_size(found).columns
 
 
 def _sayable(value: Any) -> Any:
@@ -197,11 +168,8 @@ def _sayable(value: Any) -> Any:
 
 UNLIMITED = 10_000
 """The width of a table in a file or pipe, where no cell is wrapped or shortened."""
-_GAP = 2
 _FOLDED = 24
-"""The least width of a column whose text is wrapped."""
-_NARROWEST = 8
-"""The width to which a cell is shortened as the last resort."""
+"""The least width of a column whose text is wrapped; in a narrower line, columns that may be left out are."""
 
 
 def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any], *, json: bool = False) -> None:
@@ -212,73 +180,74 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
     if json:
         print_json([row if isinstance(row, dict) else asdict(row) for row in rows])
         return
+    from rich.box import Box
     from rich.table import Table
-    from rich.text import Text
 
     described = [Column(column, wrap=True) if isinstance(column, str) else column for column in columns]
     cells = [
         [_text(row[i] if column.of is None else column.of(row)) for i, column in enumerate(described)] for row in rows
     ]
     console = _console()
-    widths = fit(described, cells, console.width)
-    shown = [(i, column, width) for i, (column, width) in enumerate(zip(described, widths, strict=True)) if width]
+    kept = _that_fit(described, cells, console.width)
     if title:
-        console.print(Text(_text(title), style="bold", overflow="fold"))
-    table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=any(c.heading for _, c, _ in shown))
-    for _, column, width in shown:
-        table.add_column(
-            Text(_text(column.heading), style="bold"),
-            justify="right" if column.right else "left",
-            width=width,
-            overflow="fold",
-            no_wrap=not column.wrap,
-        )
-    if table.show_header and cells:
-        line = plain("─", facts())
-        table.add_row(*(Text(line * width, style="dim") for _, _, width in shown))
+        console.print(_text(title), style="bold", overflow="fold")
+    line = f" {plain('─', facts())}  "
+    table = Table(
+        box=Box("\n".join(["    ", "    ", line, *["    "] * 5]), ascii=True),  # or rich would take another for ASCII
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        show_header=any(described[i].heading for i in kept),
+        header_style="bold",
+        border_style="dim",
+    )
+    for column in (described[i] for i in kept):
+        folds = column.wrap or column.shortest is not None
+        side: Literal["left", "right"] = "right" if column.right else "left"
+        table.add_column(_text(column.heading), justify=side, no_wrap=not folds, overflow="fold")
     for row in cells:
-        table.add_row(*(Text(_cell(column, row[i], width)) for i, column, width in shown))
-    console.width += _GAP  # rich counts a gap after the last column, but does not print it
+        table.add_row(*(row[i] if described[i].shortest is None else _Shortened(row[i]) for i in kept))
     with console.capture() as drawn:
         console.print(table)
     facts().write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
 
 
-def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
-    """Print a table of names and values, without headings."""
-    print_table(title, ("", ""), rows)
+@dataclass(frozen=True)
+class _Shortened:
+    """A cell whose middle is left out where the column is too narrow for it."""
+
+    text: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.measure import Measurement
+
+        return Measurement(1, max(1, len(self.text)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
+        yield shortened(self.text, options.max_width, plain("…", facts()))
 
 
-def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:
-    """The width of each column for a line of so many characters; 0 leaves it out."""
+def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Which columns are shown in a line of so many characters; rich narrows those that remain."""
     from rich.cells import cell_len
 
     natural = [
-        max([cell_len(column.heading), *(max(map(cell_len, row[i].split("\n"))) for row in rows)])
+        max(cell_len(line) for text in [column.heading, *(row[i] for row in cells)] for line in text.split("\n"))
         for i, column in enumerate(columns)
     ]
     least = [
         min(full, _FOLDED if column.wrap else full if column.shortest is None else column.shortest)
         for column, full in zip(columns, natural, strict=True)
     ]
-    kept = [i for i, column in enumerate(columns) if natural[i] and (not column.rank or any(row[i] for row in rows))]
-    while _total(least, kept) > width and any(columns[i].rank for i in kept):
+    kept = [i for i, column in enumerate(columns) if natural[i] and (not column.rank or any(row[i] for row in cells))]
+    while sum(least[i] + 2 for i in kept) - 2 > width and any(columns[i].rank for i in kept):
         kept.remove(max(kept, key=lambda i: (columns[i].rank, i)))
-    widths = [natural[i] if i in kept else 0 for i in range(len(columns))]
-    _narrow(widths, least, kept, width)
-    flexible = [column.wrap or column.shortest is not None for column in columns]
-    _narrow(widths, [min(w, _NARROWEST) if f else w for w, f in zip(least, flexible, strict=True)], kept, width)
-    return widths
+    return kept
 
 
-def _narrow(widths: list[int], least: Sequence[int], kept: Sequence[int], width: int) -> None:
-    """Narrow the widest columns until the line fits, or none can become narrower."""
-    while (excess := _total(widths, kept) - width) > 0:
-        flexible = [i for i in kept if widths[i] > least[i]]
-        if not flexible:
-            return
-        widest = max(flexible, key=lambda i: widths[i])
-        widths[widest] = max(least[widest], widths[widest] - max(1, excess // len(flexible)))
+def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
+    """Print a table of names and values, without headings."""
+    print_table(title, ("", ""), rows)
 
 
 def panel(title: str, lines: Sequence[str]) -> None:
@@ -294,17 +263,9 @@ def panel(title: str, lines: Sequence[str]) -> None:
         console.print(Panel(body, title=Text(_text(title), style="bold"), title_align="left", expand=False))
 
 
-def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
-    return sum(widths[i] for i in kept) + _GAP * (len(kept) - 1)
-
-
 def _text(cell: object) -> str:
     """A cell as it will be shown: in the encoding of stdout, without control characters."""
     return "\n".join(plain(printable(line), facts()) for line in ("" if cell is None else str(cell)).split("\n"))
-
-
-def _cell(column: Column, text: str, width: int) -> str:
-    return text if column.shortest is None else shortened(text, width, plain("…", facts()))
 
 
 def _console() -> Console:
@@ -323,24 +284,41 @@ _PLAIN = {
 _HANDLER = "nas_optuna.plain"
 
 
-def prepare_streams() -> None:
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wrong = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in wrong), error.end
+
+
+codecs.register_error(_HANDLER, _replaced)
+
+
+def plain(text: str, stream: TextIO) -> str:
+    """The text as `stream` will show it, with replacements for characters that its encoding lacks."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, _HANDLER).decode(encoding)
+
+
+def prepare_streams(*, alone: bool = False) -> None:
     """Make sure that printing never raises an encoding error or shows a password, and that all three streams exist.
 
-    Nor does anything that is written to stderr or to a terminal end a run: a reader may be gone, a disk full.
     A closed stream is opened on the null device. Otherwise the next file that the process opens, maybe the database,
-    would get its number, and a library's output to standard error would go into that file.
+    would get its number, and a library's output to standard error would go into that file. In a process that is this
+    command `alone`, only facts reach standard output.
     """
-    codecs.register_error(_HANDLER, _replaced)
-    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
         try:
-            os.fstat(number)
+            os.set_blocking(number, True)  # a slow reader is waited for, whatever a process before this one has set
         except OSError:
-            os.open(os.devnull, mode)  # gets the lowest free number, which is this one
-        with suppress(OSError):  # a slow reader is waited for, whatever a process before this one has set
-            os.set_blocking(number, True)
-    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the rest of the process
-    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - as above
+    if alone:  # libraries in C and processes that a user's code starts know descriptor 1, which becomes that of stderr
+        sys.stdout.flush()
+        lines, encoding = 1 if sys.stdout.isatty() else -1, sys.stdout.encoding
+        sys.stdout = open(os.dup(1), "w", lines, encoding=encoding)  # noqa: SIM115 - for the rest of the process
+        os.dup2(2, 1)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors=_HANDLER)
@@ -352,7 +330,10 @@ _PASSING = (errno.EAGAIN, errno.ENOSPC, errno.EDQUOT)
 
 
 def _mask(stream: TextIO) -> None:
-    """Mask passwords of URLs in everything that is written: a library's warning or a traceback may repeat one."""
+    """Mask passwords of URLs in everything that is written: a library's warning or a traceback may repeat one.
+
+    What cannot be written to stderr or to a terminal ends no run: a reader may be gone, a disk full.
+    """
     write, flush = stream.write, stream.flush
     if getattr(write, "masks", False):
         return
@@ -376,25 +357,7 @@ def _mask(stream: TextIO) -> None:
     stream.write, stream.flush = masked, flushed  # type: ignore[method-assign]
 
 
-def plain(text: str, stream: TextIO) -> str:
-    """The text as `stream` will show it, with replacements for characters that its encoding lacks."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        codecs.register_error(_HANDLER, _replaced)
-        return text.encode(encoding, _HANDLER).decode(encoding)
-    return text
-
-
 def discard(stream: TextIO) -> None:
     """Discard what is still in the buffer, because the reader is gone or the disk is full."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _replaced(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    wrong = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in wrong), error.end

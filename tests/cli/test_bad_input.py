@@ -211,6 +211,7 @@ def test_words_of_the_process_are_left_to_the_parser(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cli, "app", lambda words, **_: given.append(words))
     monkeypatch.setattr("sys.argv", ["nas-optuna", "study", "list"])
     monkeypatch.setattr(cli, "end_facts", lambda: None)
+    monkeypatch.setattr(cli, "prepare_streams", lambda **_: None)
     assert (cli.main(), cli.main(["study", "list"])) == (0, 0)
     assert given == [None, ["study", "list"]]
 

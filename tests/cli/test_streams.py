@@ -19,7 +19,7 @@ from tests.helpers import Command, tiny
 
 pytestmark = pytest.mark.process
 
-LAUNCH = [sys.executable, "-c", "import sys; from nas_optuna.cli import main; sys.exit(main(sys.argv[1:]))"]
+LAUNCH = [sys.executable, "-m", "nas_optuna"]
 NAME = "a[b] [/x] [red]é [link=x]"
 
 
@@ -220,7 +220,9 @@ def test_stdout_holds_facts_alone_whoever_writes_to_it(place: Path, more: tuple[
 
 
 def test_a_host_keeps_its_stdout(place: Path) -> None:
-    script = f"import os; {LAUNCH[2].replace('sys.exit(', '(')}; print('mine'); os.system('echo ours')"
+    script = (
+        "import os, sys; from nas_optuna.cli import main; main(sys.argv[1:]); print('mine'); os.system('echo ours')"
+    )
     found = subprocess.run(
         [sys.executable, "-c", script, "devices", "--json"], capture_output=True, timeout=100, check=False, text=True
     )
