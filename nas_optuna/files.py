@@ -10,7 +10,6 @@ import platform
 import re
 import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,14 +24,6 @@ LIMIT = 64 * 2**20
 _SQLITE = b"SQLite format 3\0"
 _LOCK = "lock"
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
@@ -42,7 +33,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     host = re.sub(r"\W", "", platform.node())[:32]
     prefix = f".nas-optuna-{host}-"
     for left in parent.glob(f"{prefix}*"):
-        with suppress(OSError), open(left / _LOCK, "rb+", opener=_without_waiting) as lock:
+        with suppress(OSError), (left / _LOCK).open("rb+") as lock:
             if _is_locked_here(lock):
                 shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
@@ -128,25 +119,15 @@ def flush(path: Path) -> None:
             os.close(descriptor)
 
 
-def _without_waiting(name: str, flags: int) -> int:
-    """Open a file without blocking on a pipe that nobody writes to."""
-    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
-    if hasattr(os, "O_NONBLOCK"):
-        os.set_blocking(descriptor, True)
-    return descriptor
-
-
 def read_text(path: Path) -> str:
-    r"""The text of a file in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, as Windows tools write them."""
+    r"""The text of a file in UTF-8, or in UTF-16 with a byte order mark, as Windows tools write them."""
     if "\0" in str(path):
         raise ValueError("a file name holds no NUL character")
-    with open(path, "rb", opener=_without_waiting) as file:
+    with path.open("rb") as file:
         content = file.read(LIMIT + 1)
-        if not content and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
-            raise ValueError("it is a pipe that nobody writes to")
     if len(content) > LIMIT:
         raise ValueError(f"it is larger than {LIMIT // 2**20} MiB")
-    encoding = next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import BaseTrial
 from pydantic import ValidationError
 
-from nas_optuna.errors import SpecError, unknown
-from nas_optuna.spec import Recipe
+from nas_optuna.errors import SpecError, shown, unknown
+from nas_optuna.spec import Recipe, as_stored
 from nas_optuna.spec_text import problem_of
 
 PREFIX = "recipe."
@@ -40,24 +39,22 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
     searchable = [field for field in Recipe.model_fields if field not in _LEFT_OUT]
     if name not in searchable:
         raise SpecError(unknown("setting of the recipe to search:", name, searchable))
-    if isinstance(value, CategoricalDistribution):
-        value = value.choices
-    elif isinstance(value, FloatDistribution | IntDistribution):
-        if value.step is not None and (value.step != 1 or Recipe.model_fields[name].annotation is float):
-            raise SpecError(f"recipe.{name}: a range has no step here; give a list of choices")
-        value = {"low": value.low, "high": value.high, "log": value.log}
-    elif isinstance(value, str) and ".." in value:
-        bounds, colon, scale = value.partition(":")
-        if colon and scale.strip() != "log":
-            raise SpecError(f"recipe.{name}: {value!r} ends in {scale!r}; write low..high or low..high:log")
-        low, _, high = bounds.partition("..")
-        value = {"low": _number(name, low), "high": _number(name, high), "log": bool(colon)}
-    elif isinstance(value, str):
-        value = [_literal(part.strip()) for part in value.split(",")]
+    value = as_stored(name, _written(name, value) if isinstance(value, str) else value)
     found = _range(name, value) if isinstance(value, Mapping) else _choices(name, value)
-    for end in found.choices if isinstance(found, CategoricalDistribution) else (found.low, found.high):
-        applied(Recipe(), {f"{PREFIX}{name}": end})
+    for choice in getattr(found, "choices", ()):
+        applied(Recipe(), {f"{PREFIX}{name}": choice})
     return found
+
+
+def _written(name: str, text: str) -> Any:
+    """The range or the choices that a text describes."""
+    if ".." not in text:
+        return [_literal(part.strip()) for part in text.split(",")]
+    bounds, colon, scale = text.partition(":")
+    if colon and scale.strip() != "log":
+        raise SpecError(f"recipe.{name}: {text!r} ends in {scale!r}; write low..high or low..high:log")
+    low, _, high = bounds.partition("..")
+    return {"low": _literal(low.strip()), "high": _literal(high.strip()), "log": bool(colon)}
 
 
 def suggest(trial: BaseTrial, searched: Mapping[str, BaseDistribution]) -> dict[str, Any]:
@@ -94,25 +91,17 @@ def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
 
 
 def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistribution:
-    for key in value:
-        if key not in ("low", "high", "log"):
-            raise SpecError(unknown(f"key of recipe.{name}:", str(key), ("low", "high", "log")))
-    low, high, log = value.get("low"), value.get("high"), value.get("log", False)
-    numbers = [v for v in (low, high) if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
-    if len(numbers) != 2 or not isinstance(log, bool):
-        raise SpecError(f"recipe.{name} needs low and high as numbers, and log as true or false, got {dict(value)!r}")
-    if numbers[0] >= numbers[1]:
-        raise SpecError(f"recipe.{name}: low = {low!r} must be below high = {high!r}")
-    if log and numbers[0] <= 0:
-        raise SpecError(f"recipe.{name}: a logarithmic range must begin above 0, got {low!r}")
     kind = Recipe.model_fields[name].annotation
     if kind not in (int, float):
         raise SpecError(f"recipe.{name} is no number; give a list of choices")
-    if kind is int:
-        if any(number % 1 for number in numbers):
-            raise SpecError(f"recipe.{name}: low and high must be whole numbers, got {low!r} and {high!r}")
-        return IntDistribution(int(numbers[0]), int(numbers[1]), log)
-    return FloatDistribution(numbers[0], numbers[1], log)
+    if not {"low", "high"} <= value.keys() <= {"low", "high", "log"} or not isinstance(value.get("log", False), bool):
+        raise SpecError(f"recipe.{name} has a range of low, high and maybe log = true, or a list, got {shown(value)}")
+    for end in ("low", "high"):
+        applied(Recipe(), {f"{PREFIX}{name}": value[end]})
+    try:
+        return (IntDistribution if kind is int else FloatDistribution)(**value)
+    except ValueError as error:
+        raise SpecError(f"recipe.{name}: {error}") from None
 
 
 def _choices(name: str, value: Any) -> CategoricalDistribution:
@@ -121,13 +110,6 @@ def _choices(name: str, value: Any) -> CategoricalDistribution:
     if len(set(map(repr, value))) != len(value):
         raise SpecError(f"recipe.{name} repeats a choice, got {list(value)!r}")
     return CategoricalDistribution(value)
-
-
-def _number(name: str, text: str) -> float:
-    value = _literal(text.strip())
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise SpecError(f"recipe.{name}: {text.strip()!r} is no number; write a range as 1e-4..1e-1 or 1e-4..1e-1:log")
-    return value
 
 
 def _literal(text: str) -> Any:

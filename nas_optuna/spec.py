@@ -180,7 +180,8 @@ class SupernetSpec(Settings):
         return self
 
 
-def _as_stored(name: str, given: Any) -> Any:
+def as_stored(name: str, given: Any) -> Any:
+    """A range or choices of a setting, which may be a distribution of Optuna, as a database keeps it."""
     if not hasattr(given, "high"):
         return list(given.choices) if hasattr(given, "choices") else given
     is_whole = name in Recipe.model_fields and Recipe.model_fields[name].annotation is int
@@ -281,7 +282,7 @@ class StudySpec(Settings):
         """Accept Optuna's distributions, which no database keeps."""
         if not isinstance(value, Mapping):
             return value
-        return {name: _as_stored(name, given) for name, given in value.items()}
+        return {name: as_stored(name, given) for name, given in value.items()}
 
     @model_validator(mode="before")
     @classmethod

@@ -7,23 +7,17 @@ import json
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from nas_optuna.errors import SpecError, named, nearest, plainer, shown, unknown
+from nas_optuna.errors import SpecError, named, nearest, plainer, reason_of, shown, unknown
 from nas_optuna.files import read_text
 from nas_optuna.objectives import COSTS, ELSEWHERE
 
-DEEPEST = 16
-"""The most levels of sections and lists; a spec has three."""
-LONGEST = 4096
-"""The most characters of a text, as of a path."""
-MOST = 100_000
-"""The most values."""
 _LARGEST = 2**63 - 1
 _NUMBERS = re.compile(r"[-+\d._eE\s]+(,[-+\d._eE\s]+)+,?")
 
@@ -33,11 +27,11 @@ def read_toml(path: Path) -> dict[str, Any]:
     name = named(path)
     try:
         values = tomllib.loads(read_text(path))
+        check_values(values, name)
     except OSError as error:
         raise SpecError(f"cannot read study spec {name}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # a whole number of 5,000 digits, a thousand brackets
-        raise SpecError(f"{name} is not TOML: {_reason(error)}") from None
-    check_values(values, name)
+        raise SpecError(f"{name} is not TOML: {reason_of(error)}") from None
     return values
 
 
@@ -98,8 +92,6 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: 
         sections = [part.strip() for part in path.split(".")]
         if not equals or not all(sections):
             raise SpecError(f"{source} needs section.key=value, got {shown(override)}; e.g. recipe.epochs=3")
-        if len(sections) > DEEPEST:
-            raise SpecError(f"{source}: {shown(path)} has more than {DEEPEST} sections")
         place = result
         for section in sections[:-1]:
             place = place.setdefault(section, {})
@@ -110,36 +102,20 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: 
     return result
 
 
-def check_values(values: Mapping[str, Any], source: str) -> None:
-    """Refuse values that cannot be meant, or that a database, a file name or a terminal cannot handle."""
-    for number, (place, value) in enumerate(_walk(values), start=1):
-        problem = "is one of more than 100,000 values" if number > MOST else _problem(value)
-        if len(place) > DEEPEST:
-            problem = f"is nested more than {DEEPEST} levels deep"
-        if problem:
-            raise SpecError(f"{source}: {named('.'.join(place[:DEEPEST]))} {problem}")
-
-
-def _walk(values: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value with its place, and every key as well; without recursion."""
-    waiting: list[tuple[tuple[str, ...], Any]] = [((), values)]
-    while waiting:
-        place, value = waiting.pop()
-        yield place, value
-        if len(place) > DEEPEST:
-            continue
-        if isinstance(value, Mapping):
-            for key, item in value.items():
-                yield place, str(key)
-                waiting.append(((*place, str(key)), item))
-        elif isinstance(value, list | tuple):
-            waiting.extend(((*place, str(i)), item) for i, item in enumerate(value))
+def check_values(value: object, source: str, place: str = "") -> None:
+    """Refuse values, or keys, that a database, a file name or a terminal cannot handle."""
+    if problem := _problem(value):
+        raise SpecError(f"{source}: {named(place)} {problem}")
+    inside = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    )
+    for key, item in inside:
+        check_values(key, source, place)
+        check_values(item, source, f"{place}.{key}" if place else str(key))
 
 
 def _problem(value: object) -> str | None:
     if isinstance(value, str):
-        if len(value) > LONGEST:
-            return f"has {len(value):,} characters; at most {LONGEST:,} can be meant"
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
             return (
                 f"= {shown(value)} holds a control character; in TOML a backslash inside double quotes begins an"
@@ -165,7 +141,7 @@ def _value(path: str, text: str, source: str) -> Any:
         if _NUMBERS.fullmatch(text):
             return _value(path, f"[{text}]", source)
         if text[:1] in ('"', "'", "[", "{"):
-            raise SpecError(f"{source}: {named(path)}: {shown(text)} is not a TOML value: {_reason(error)}") from None
+            raise SpecError(f"{source}: {named(path)}: {shown(text)} is not a TOML value: {reason_of(error)}") from None
         return text
     if parsed.keys() != {"value"}:  # after a line break there is another key
         return text
@@ -180,15 +156,6 @@ def _literal(text: str) -> str | None:
     inside = text[1:-1]
     quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside
     return inside if quoted and "\\" in inside else None
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    text = " ".join(str(error).split())
-    if "integer string conversion" in text:
-        return "it holds a whole number of thousands of digits"
-    return named(text)
 
 
 class Settings(BaseModel):

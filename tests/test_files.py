@@ -2,8 +2,6 @@
 
 import os
 import stat
-import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -51,18 +49,6 @@ def test_a_name_as_long_as_names_may_be_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 250 + ".json")
     write_file(path, "{}")
     assert path.read_text() == "{}"
-
-
-def test_a_pipe_is_read_but_one_that_nobody_writes_to_is_not_waited_for(tmp_path: Path) -> None:
-    pipe = tmp_path / "pipe"
-    os.mkfifo(pipe)
-    with pytest.raises(ValueError, match="a pipe that nobody writes to"):
-        read_text(pipe)
-    writer = threading.Thread(target=pipe.write_text, args=("late" * 50_000,))
-    writer.start()  # which waits for a reader
-    time.sleep(0.2)
-    assert read_text(pipe) == "late" * 50_000
-    writer.join()
 
 
 @pytest.mark.parametrize("name", ["/dev/zero", "/dev/random"])
