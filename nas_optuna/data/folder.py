@@ -10,11 +10,12 @@ import os
 import statistics
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from nas_optuna.data import pictures
 from nas_optuna.data.images import VERBS, LeftOutCollector, dimensions, listing
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.data.source import PART_NAMES, WITHOUT_TEST, FileSource, InputSize, Part, require_memory
-from nas_optuna.errors import DataError, named, nearest
+from nas_optuna.errors import DataError, named
 from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
@@ -40,14 +41,13 @@ ENDINGS = frozenset(
     | {".tga", ".tif", ".tiff", ".webp"}
 )
 """Endings of files that are read as pictures, in upper or lower case."""
-_UNREAD = frozenset(
-    {".arw", ".cr2", ".cr3", ".dcm", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".ico", ".jxl", ".nef", ".nii"}
-    | {".npy", ".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg"}
-)
 _JUNK = frozenset(
     {"__macosx", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found"}
     | {"system volume information"}
 )
+
+
+_BESIDE = "pictures beside the directories"
 
 
 class FolderSource(FileSource):
@@ -104,33 +104,16 @@ class FolderSource(FileSource):
         _for_each(read, [(number, self._files[i]) for number, i in enumerate(chosen)])
         facts = [self._facts[i] for i in chosen]
         sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-        notes = (*filter(None, [self._layout.remarks()]), *_changes(facts, pixels), *self._layout.left_out.listed())
+        notes = (*self._layout.remarks(), *_changes(facts, pixels), *self._layout.left_out.listed())
         shades = {name: getattr(pixels, name) for name in ("background", "whole_white", "fraction_white")}
         return images, {"sizes": tuple(sizes), "notes": notes, **shades}
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """Call a function for each picture in threads: Pillow decodes without the interpreter's lock."""
-    # The first error is raised, with the number of the others. Errors are kept as text, because a traceback would keep
-    # its file's bytes in memory until all are read.
-
-    def attempt(item: _Item) -> tuple[_Result | None, str]:
-        try:
-            return function(item), ""
-        except DataError as error:
-            return None, str(error)
-
     # Pillow's warnings are about things that are refused or reported here.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        try:
-            found = list(pool.map(attempt, items))
-        except BaseException:  # Ctrl-C: do not begin the rest
-            pool.shutdown(cancel_futures=True)
-            raise
-    if failed := [message for _, message in found if message]:
-        more = f" ({plural(len(failed) - 1, 'other picture')} refused)" if len(failed) > 1 else ""
-        raise DataError(failed[0] + more)
-    return [cast(_Result, result) for result, _ in found]
+        return list(pool.map(function, items))  # where one fails or Ctrl-C is pressed, the rest does not begin
 
 
 def _unified_size(
@@ -178,16 +161,12 @@ def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Ite
             yield f"depth: {plural(count, 'picture')} with {scaled}"
     on = pictures.BACKGROUNDS[pixels.background]
     why = "" if on == "white" else ", because white would hide more drawings"
-    remarks = {
-        "turned upright by the EXIF orientation": sum(fact.turned for fact in facts),
-        f"with transparency laid on {on}{why}": sum(fact.hidden_on is not None for fact in facts),
-        f"whose drawing cannot be seen on {on}": sum(pixels.background in (fact.hidden_on or ()) for fact in facts),
-        "of several frames or pages, of which the first is used": sum(fact.frames for fact in facts),
-        "in CMYK, turned to RGB without the colour profile": sum(fact.cmyk for fact in facts),
-    }
-    for remark, count in remarks.items():
-        if count:
-            yield f"{plural(count, 'picture')} {remark}"
+    if hidden := sum(fact.hidden_on is not None for fact in facts):
+        yield f"{plural(hidden, 'picture')} with transparency laid on {on}{why}"
+    if unseen := sum(pixels.background in (fact.hidden_on or ()) for fact in facts):
+        yield f"{plural(unseen, 'picture')} whose drawing cannot be seen on {on}"
+    for remark, count in Counter(remark for fact in facts for remark in fact.remarks).items():
+        yield f"{plural(count, 'picture')} {remark}"
 
 
 class FolderLayout:
@@ -209,42 +188,35 @@ class FolderLayout:
             problem = "is not a directory" if root.exists() else "does not exist"
             raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
         self.directories = self._divided()
-        self._found = {part: self._classes_of(directory) for part, directory in self.directories.items()}
-        train = self._found["train"]
+        found = {part: self._classes_of(directory) for part, directory in self.directories.items()}
+        train = found["train"]
         for name in (name for name, files in train.items() if not files):
             self.left_out.add("classes without a picture", name)
         self.classes = tuple(sorted(name for name, files in train.items() if files))
         if len(self.classes) < 2:
-            text = f"{named(self.directories['train'].name)} has {plural(len(train), 'class folder')}"
-            if len(self.classes) != len(train):
-                text += f", of which {len(self.classes)} hold a picture ({', '.join(sorted(ENDINGS))})"
-            raise DataError(f"{text}; at least two are needed")
-        for part, of_class in self._found.items():
+            raise DataError(
+                f"{named(self.directories['train'].name)} has {plural(len(train), 'class folder')}, of which"
+                f" {len(self.classes)} hold a picture ({', '.join(sorted(ENDINGS))}); at least two are needed"
+            )
+        for part, of_class in found.items():
             _require_known(of_class, self.classes, part, self.directories[part])
         self.parts = {
             part: [(file, number) for number, name in enumerate(self.classes) for file in of_class.get(name, ())]
-            for part, of_class in self._found.items()
+            for part, of_class in found.items()
         }
 
-    def remarks(self) -> str:
-        """A line about the parts; empty if there is nothing to report."""
-        told = [f"{part} in {named(d.name)}/" for part, d in self.directories.items() if d != self.root]
-        remarks = [f"parts: {', '.join(told)}"] if told else []
+    def remarks(self) -> Iterator[str]:
+        """Lines about the parts."""
+        if told := [f"{part} in {named(d.name)}/" for part, d in self.directories.items() if d != self.root]:
+            yield f"parts: {', '.join(told)}"
         if "test" not in self.parts:
-            remarks.append(WITHOUT_TEST)
-        for part, of_class in self._found.items():
-            if lacking := [name for name in self.classes if not of_class.get(name)]:
-                remarks.append(f"the {part} part has no picture of {listing(lacking)}")
-        return "; ".join(remarks)
+            yield WITHOUT_TEST
 
     def _divided(self) -> dict[Part, Path]:
         """The directory of each part; an undivided folder is the training part itself."""
-        directories, files = self._entries(self.root)
-        named: dict[Part, list[Path]] = {}
-        for directory in directories:
-            for part, names in PART_NAMES.items():
-                if directory.name.casefold() in names:
-                    named.setdefault(part, []).append(directory)
+        directories, pictures = self._entries(self.root)
+        named = {part: [d for d in directories if d.name.casefold() in names] for part, names in PART_NAMES.items()}
+        named = {part: found for part, found in named.items() if found}
         if "train" not in named and named and sum(map(len, named.values())) == len(directories):
             raise DataError(
                 f"it holds {listing(d.name for d in directories)} but no train; name the folder that holds one"
@@ -257,51 +229,41 @@ class FolderLayout:
                 raise DataError(
                     f"it holds {listing(d.name for d in found)}, which are all the {part} part; keep one of them"
                 )
-        for file in files:
-            self._leave_out(file, "pictures beside the parts")
+        self._leave_out(_BESIDE, *pictures)
         for directory in directories:
-            if not any(directory in found for found in named.values()):
-                self.left_out.add("directories beside the parts", f"{self._relative(directory)}/")
-        return {part: named[part][0] for part in PART_NAMES if part in named}
+            if [directory] not in named.values():
+                self._leave_out("directories beside the parts", directory)
+        return {part: directory for part, (directory,) in named.items()}
 
     def _classes_of(self, directory: Path) -> dict[str, list[Path]]:
         """The pictures below each of a part's directories, by its name, sorted."""
-        directories, files = self._entries(directory)
-        for file in files:
-            self._leave_out(file, "pictures beside the class directories")
-        if not directories and any(map(_is_picture, files)):
+        directories, pictures = self._entries(directory)
+        self._leave_out(_BESIDE, *pictures)
+        if pictures and not directories:
             raise DataError(
                 f"{named(directory.name)} holds pictures but no directory per class, so that nothing says what they"
                 " show; put the pictures of each class into a directory of its own"
             )
         found: dict[str, list[Path]] = {}
-        for each in sorted(directories):
-            name = unicodedata.normalize("NFC", each.name)
-            if any("\ud800" <= c <= "\udfff" for c in name):  # surrogates stand for bytes that are not text
-                raise DataError(f"the directory {named(each)} names a class, but not in UTF-8; rename it")
-            if name in found:
-                raise DataError(f"it holds two directories that are named {named(name)!r}")
-            found[name] = sorted(self._pictures(each, frozenset({directory.resolve()})))
+        above = frozenset({self.root.resolve(), *self.root.resolve().parents, directory.resolve()})
+        for each in directories:
+            found.setdefault(unicodedata.normalize("NFC", each.name), []).extend(sorted(self._pictures(each, above)))
         self._refuse_one_level_too_high(directory, found)
         return found
 
     def _pictures(self, directory: Path, above: frozenset[Path]) -> Iterator[Path]:
         """Every picture at any depth; links are followed, except in circles."""
         real = directory.resolve()
-        if real in above or self.root.resolve().is_relative_to(real):
-            self.left_out.add("links to a directory above", f"{self._relative(directory)}/")
+        if real in above:
+            self._leave_out("links to a directory above", directory)
             return
-        directories, files = self._entries(directory)
-        for file in files:
-            if _is_picture(file):
-                yield file
-            else:
-                self._leave_out(file)
+        directories, pictures = self._entries(directory)
+        yield from pictures
         for each in directories:
             yield from self._pictures(each, above | {real})
 
     def _entries(self, directory: Path) -> tuple[list[Path], list[Path]]:
-        """The directories and the files in a directory, sorted, without system and hidden files."""
+        """The directories and the pictures in a directory, sorted; what else is there is left out."""
         found: tuple[list[Path], list[Path]] = ([], [])
         try:
             with os.scandir(directory) as scan:
@@ -311,15 +273,17 @@ class FolderLayout:
         for name, is_directory in entries:
             path = directory / name
             if name.startswith(".") or name.casefold() in _JUNK:
-                self.left_out.add("hidden and system files", self._relative(path) + ("/" if is_directory else ""))
-            else:
+                self._leave_out("hidden and system files", path)
+            elif is_directory or path.suffix.casefold() in ENDINGS:
                 found[not is_directory].append(path)
+            else:
+                self._leave_out("files that are not read; pictures among them can be converted to PNG or JPEG", path)
         return found
 
     def _refuse_one_level_too_high(self, directory: Path, classes: Mapping[str, Sequence[Path]]) -> None:
         """Refuse directories of directories, from which a network would learn the directory and not the class."""
         deep = {name: _inner_directories(directory / name, files) for name, files in classes.items() if files}
-        suspicious = [name for name, below in deep.items() if len(below) > 1 and (all(deep.values()) or _is_part(name))]
+        suspicious = [name for name, below in deep.items() if len(below) > 1 and all(deep.values())]
         if not suspicious:
             return
         inner = sorted(directory / suspicious[0] / below for below in deep[suspicious[0]])
@@ -329,19 +293,9 @@ class FolderLayout:
             " parts to train, val and test); if the outer ones are, move each one's pictures into it"
         )
 
-    def _leave_out(self, file: Path, reason: str = "") -> None:
-        """Note a file that is not used, for this reason if it is a picture."""
-        if not _is_picture(file):
-            unread = file.suffix.casefold() in _UNREAD
-            reason = "pictures of a kind that is not read; convert them to PNG or JPEG" if unread else ""
-        self.left_out.add(reason or "files that are no pictures", self._relative(file))
-
-    def _relative(self, path: Path) -> str:
-        return named(path.relative_to(self.root))
-
-
-def _is_picture(file: Path) -> bool:
-    return file.suffix.casefold() in ENDINGS
+    def _leave_out(self, reason: str, *paths: Path) -> None:
+        for path in paths:
+            self.left_out.add(reason, named(path.relative_to(self.root)))
 
 
 def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:
@@ -350,17 +304,9 @@ def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:
     return set(below) if 2 * len(below) > len(files) else set()
 
 
-def _is_part(name: str) -> bool:
-    """Whether a name contains that of a part, as in ``train2017`` or ``seg_test``."""
-    words = "".join(c if c.isalpha() else " " for c in name.casefold()).split()
-    return any(word in names for word in words for names in PART_NAMES.values())
-
-
 def _require_known(found: Mapping[str, Sequence[Path]], classes: Sequence[str], part: str, directory: Path) -> None:
     unknown = [name for name, files in found.items() if files and name not in classes]
     if unknown:
-        near = nearest(unknown[0], classes)
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise DataError(f"{named(directory.name)} holds {listing(unknown)}, but there is no such class in train{hint}")
+        raise DataError(f"{named(directory.name)} holds {listing(unknown)}, but there is no such class in train")
     if not any(found.values()):
         raise DataError(f"image folder {named(directory)}, the {part} part, holds no picture; fill it or remove it")

@@ -79,9 +79,7 @@ class PictureFacts:
     height: int
     width: int
     grey: bool
-    frames: bool  # whether there are more than the first, which is used
-    cmyk: bool
-    turned: bool
+    remarks: tuple[str, ...]  # on what is changed or not used, for a person
     white: tuple[str, int] | None  # as from `find_white`, if grey values are not 8 bits deep
     brightest: int | None  # of 16-bit colours, of which Pillow keeps the upper 8 bits
     hidden_on: frozenset[int] | None  # the `BACKGROUNDS` on which its drawing is invisible, if it is transparent
@@ -97,13 +95,17 @@ def inspect_picture(file: Path) -> PictureFacts:
         deep_colours = not deep and _has_deep_colours(picture)
         if deep or deep_colours or picture.has_transparency_data:
             require_decodable(*picture.size)
+        several = getattr(picture, "is_animated", False) and picture.format != "MPO"
+        remarks = {
+            "turned upright by the EXIF orientation": turn != 1,
+            "of several frames or pages, of which the first is used": several,
+            "in CMYK, turned to RGB without the colour profile": picture.mode == "CMYK",
+        }
         return PictureFacts(
             height=height,
             width=width,
             grey=deep or picture.mode in _GREY_MODES or _grey_palette(picture),
-            frames=bool(getattr(picture, "is_animated", False)) and picture.format != "MPO",
-            cmyk=picture.mode == "CMYK",
-            turned=turn != 1,
+            remarks=tuple(words for words, true in remarks.items() if true),
             white=find_white(np.asarray(picture)) if deep else None,
             brightest=_brightest(picture) if deep_colours else None,
             hidden_on=None if deep else _hidden_on(picture),
@@ -137,12 +139,8 @@ def _opened(file: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def _told_in_one_line(name: str) -> Iterator[None]:
-    from PIL import Image
-
     try:
         yield
-    except Image.DecompressionBombError:
-        raise DataError(f"{name} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; reduce it") from None
     except (DataError, UnsuitablePicture) as error:
         raise DataError(f"{name} cannot be used: {error}") from error
     except Exception as error:  # Pillow may raise anything for damaged files, depending on the format

@@ -65,7 +65,9 @@ def test_image_folders(command: Command, tmp_path: Path) -> None:
         refused(command, *RUN, *tiny(data__train_limit=16), "--set", f"data.name=folder:{root}", says=says)
 
     refuses(tmp_path / "absent", "absent does not exist; it should hold one directory per class")
-    refuses(image_folder(tmp_path / "one", ("cat",)), "1 class folder; at least two are needed")
+    refuses(
+        image_folder(tmp_path / "one", ("cat",)), "1 class folder, of which 1 hold a picture", "at least two are needed"
+    )
     (tmp_path / "empty" / "cat").mkdir(parents=True)
     (tmp_path / "empty" / "dog").mkdir()
     refuses(tmp_path / "empty", "2 class folders, of w")

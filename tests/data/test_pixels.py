@@ -141,15 +141,6 @@ def test_colours_of_lab_become_grey_where_a_network_sees_grey(tmp_path: Path) ->
         assert np.abs(picture_pixels(file, pixels).astype(int) - 90).max() <= 1
 
 
-def test_a_picture_of_too_many_pixels_is_to_be_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = _folder(tmp_path)
-    for part in ("train/a", "train/b", "test/a"):
-        Image.new("RGB", (40, 40)).save(root / part / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
-    with pytest.raises(DataError, match=r"large\.png has more than 1,000 pixels; reduce it"):
-        load_images(f"folder:{root}", True)
-
-
 def test_fractions_are_scaled_by_the_convention_of_the_whole_set(tmp_path: Path) -> None:
     root = _folder(tmp_path)
     for i, value in enumerate((0.25, 200.0)):
