@@ -17,7 +17,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from nas_optuna.data.images import MAX_CLASSES, LeftOutCollector, listing
+from nas_optuna.data.images import MAX_CLASSES, LeftOut, left_out_notes, listing
 from nas_optuna.data.pictures import find_white, scaling, shared_whites
 from nas_optuna.data.pixels import to_uint8
 from nas_optuna.data.source import PART_NAMES, PARTS, WITHOUT_TEST, FileSource, InputSize, Part, require_memory
@@ -57,7 +57,7 @@ class NpzSource(FileSource):
 
     def __init__(self, path: Path, spec: DataSpec, input_size: InputSize = None) -> None:
         self._path = path
-        self._left_out = LeftOutCollector()
+        self._left_out = LeftOut(dict)
         with _readable():
             self._headers = self._read_headers()
         self._arrays = _assigned(self._headers, self._left_out)
@@ -77,7 +77,7 @@ class NpzSource(FileSource):
             for entry in archive.infolist():
                 name = entry.filename.removesuffix(".npy")
                 if name == entry.filename:
-                    self._left_out.add("files that are no arrays", named(name))
+                    self._left_out["files that are no arrays"][named(name)] = None
                     continue
                 with archive.open(entry) as file:
                     old = npy.read_magic(file) == (1, 0)
@@ -162,7 +162,7 @@ class NpzSource(FileSource):
         arrays = [str(self._arrays[part][role]) for part in self._arrays for role in ("images", "labels")]
         layout = f"arrays: {', '.join(arrays)}" + ("" if "test" in self._arrays else f"; {WITHOUT_TEST}")
         scaled = [scaling(kind, white) for kind, white in self._whites.items()]
-        notes = (layout, *(f"pixels: {words}" for words in scaled if words), *self._left_out.listed())
+        notes = (layout, *(f"pixels: {words}" for words in scaled if words), *left_out_notes(self._left_out))
         return images, {"sizes": (tuple(images.shape[2:]),), "notes": notes, **self._whites}
 
 
@@ -177,7 +177,7 @@ def _readable() -> Iterator[None]:
         raise DataError(f"it is not an .npz file with arrays 'images' and 'labels' ({reason_of(error)})") from error
 
 
-def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dict[Part, dict[Role, _Header]]:
+def _assigned(headers: Mapping[str, _Header], left_out: LeftOut) -> dict[Part, dict[Role, _Header]]:
     """Which array holds the images and the labels of each part, in the order of `PARTS`."""
     found: dict[Part, dict[Role, _Header]] = {}
     for name, header in headers.items():
@@ -190,7 +190,7 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOutCollector) -> dic
                     f"arrays {listing((other.name, name))} both hold the {role} of the {part} part; keep one"
                 )
         elif name != _LAYOUT and name.casefold() not in _CLASSES:
-            left_out.add("arrays whose names mean nothing here", named(name))
+            left_out["arrays whose names mean nothing here"][named(name)] = None
     for part in ("train", *found):
         for role in _ROLES:
             if role not in found.get(part, {}):
@@ -257,7 +257,7 @@ def _label_values(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _class_values(
-    labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: LeftOutCollector
+    labels: Mapping[Part, np.ndarray], names: Sequence[str] | None, left_out: LeftOut
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """The distinct label values of a data set, sorted, and their names."""
     # `names` are those of the values 0, 1, …; None if each value is its own name. `left_out` collects names without an
@@ -277,5 +277,5 @@ def _class_values(
     if known.dtype.kind == "U" or known[0] < 0 or known[-1] >= len(names):
         raise DataError(f"its labels must lie in 0 … {len(names) - 1}, because its array of classes names {len(names)}")
     for number in sorted(set(range(len(names))) - set(known.tolist())):
-        left_out.add("classes without an image", named(names[number]))
+        left_out["classes without an image"][named(names[number])] = None
     return known, tuple(names[number] for number in known.tolist())

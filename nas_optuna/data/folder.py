@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nas_optuna.data import pictures
-from nas_optuna.data.images import VERBS, LeftOutCollector, dimensions, listing
+from nas_optuna.data.images import VERBS, LeftOut, dimensions, left_out_notes, listing
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.data.source import PART_NAMES, WITHOUT_TEST, FileSource, InputSize, Part, require_memory
 from nas_optuna.errors import DataError, named
@@ -104,7 +104,7 @@ class FolderSource(FileSource):
         _for_each(read, [(number, self._files[i]) for number, i in enumerate(chosen)])
         facts = [self._facts[i] for i in chosen]
         sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-        notes = (*self._layout.remarks(), *_changes(facts, pixels), *self._layout.left_out.listed())
+        notes = (*self._layout.remarks(), *_changes(facts, pixels), *left_out_notes(self._layout.left_out))
         shades = {name: getattr(pixels, name) for name in ("background", "whole_white", "fraction_white")}
         return images, {"sizes": tuple(sizes), "notes": notes, **shades}
 
@@ -183,7 +183,7 @@ class FolderLayout:
 
     def __init__(self, root: Path) -> None:
         self.root = root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # so that it has a name
-        self.left_out = LeftOutCollector()
+        self.left_out = LeftOut(dict)
         if not root.is_dir():
             problem = "is not a directory" if root.exists() else "does not exist"
             raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
@@ -191,7 +191,7 @@ class FolderLayout:
         found = {part: self._classes_of(directory) for part, directory in self.directories.items()}
         train = found["train"]
         for name in (name for name, files in train.items() if not files):
-            self.left_out.add("classes without a picture", name)
+            self.left_out["classes without a picture"][name] = None
         self.classes = tuple(sorted(name for name, files in train.items() if files))
         if len(self.classes) < 2:
             raise DataError(
@@ -295,7 +295,7 @@ class FolderLayout:
 
     def _leave_out(self, reason: str, *paths: Path) -> None:
         for path in paths:
-            self.left_out.add(reason, named(path.relative_to(self.root)))
+            self.left_out[reason][named(path.relative_to(self.root))] = None
 
 
 def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:

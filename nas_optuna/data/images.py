@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -71,8 +72,10 @@ class ImageSet:
     chiral: bool | None = None
 
     def __post_init__(self) -> None:
-        _require_images(self.images)
-        _require_labels(self.labels, len(self.images))
+        _require_tensor("images", self.images, torch.uint8, ("n", "channels", "height", "width"))
+        if 0 in self.images.shape:
+            raise DataError(f"the data set has no image with a pixel and a channel: it is {list(self.images.shape)}")
+        _require_tensor("labels", self.labels, torch.int64, (len(self.images),))
         object.__setattr__(self, "classes", _class_names(self.classes))
         if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
             found = f"{self.labels.min().item()} … {self.labels.max().item()}"
@@ -175,37 +178,22 @@ def pieces(images: Tensor) -> Iterator[Tensor]:
     return iter(images.split(max(1, _PIECE // images[0].numel())))
 
 
-def _require_images(images: object) -> None:
-    if not isinstance(images, Tensor):
-        raise DataError(f"images must be a torch tensor, got a {type(images).__name__}; try torch.from_numpy")
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise DataError(f"images must be uint8 [n, channels, height, width], got {images.dtype} {list(images.shape)}")
-    if images.device.type != "cpu":
-        raise DataError(f"images must be on the CPU, got {images.device}; nas-optuna moves them where they are needed")
-    if not len(images):
-        raise DataError("the data set has no image")
-    if 0 in images.shape:
-        raise DataError(f"images must have at least one pixel and one channel, got {list(images.shape)}")
-
-
-def _require_labels(labels: object, count: int) -> None:
-    if not isinstance(labels, Tensor):
-        raise DataError(f"labels must be a torch tensor, got a {type(labels).__name__}; try torch.tensor(labels)")
-    if labels.dtype != torch.int64 or labels.shape != (count,):
-        kind = "" if labels.dtype == torch.int64 else f"{labels.dtype} "
-        raise DataError(f"labels must be int64 [{count}], got {kind}{list(labels.shape)}")
-    if labels.device.type != "cpu":
-        raise DataError(f"labels must be on the CPU, got {labels.device}")
+def _require_tensor(name: str, found: object, dtype: torch.dtype, shape: tuple[str | int, ...]) -> None:
+    """Refuse what is no tensor of this type and shape, of which text stands for any size, on the host."""
+    if not isinstance(found, Tensor):
+        raise DataError(f"{name} must be a torch tensor, got a {type(found).__name__}; try torch.from_numpy")
+    fits = found.dim() == len(shape) and all(type(n) is str or n == m for n, m in zip(shape, found.shape, strict=True))
+    if not fits or found.dtype != dtype or found.device.type != "cpu":
+        wanted, given = f"{dtype} [{', '.join(map(str, shape))}] on the CPU", f"{found.dtype} {list(found.shape)}"
+        raise DataError(f"{name} must be {wanted}, got {given} on {found.device}")
 
 
 def _class_names(classes: object) -> tuple[str, ...]:
     """The classes as text."""
     if isinstance(classes, str) or not isinstance(classes, (Sequence, np.ndarray)):
         raise DataError(f"classes must be a sequence of names, got a {type(classes).__name__}")
-    if len(classes) < 2:
-        raise DataError(f"the data set has {len(classes)} class; a classifier needs at least two")
-    if len(classes) > MAX_CLASSES:
-        raise DataError(f"the data set has {len(classes):,} classes; at most {MAX_CLASSES:,} are supported")
+    if not 2 <= len(classes) <= MAX_CLASSES:
+        raise DataError(f"the number of classes is {len(classes):,}; it must be 2 to {MAX_CLASSES:,}")
     names = tuple(map(str, classes))
     for name in names:
         try:
@@ -254,19 +242,13 @@ def split(images: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, Image
     return images.subset(train), images.subset(held_out)
 
 
-class LeftOutCollector:
-    """Collects unused files by reason, in the order in which the reasons occur."""
+LeftOut = defaultdict[str, dict[str, None]]
+"""Names of what is not used by reason, in the order in which they occur; a name that occurs twice counts once."""
 
-    def __init__(self) -> None:
-        self._names: dict[str, dict[str, None]] = {}
 
-    def add(self, reason: str, name: str) -> None:
-        """Note an unused file once."""
-        self._names.setdefault(reason, {})[name] = None
-
-    def listed(self) -> tuple[str, ...]:
-        """One line for each reason: how many files, and the names of the first few."""
-        return tuple(f"left out: {why} ({len(names)}): {listing(names)}" for why, names in self._names.items())
+def left_out_notes(found: LeftOut) -> tuple[str, ...]:
+    """One line for each reason: how many names, and the first few."""
+    return tuple(f"left out: {why} ({len(names)}): {listing(names)}" for why, names in found.items())
 
 
 def dimensions(height: int, width: int) -> str:

@@ -116,7 +116,7 @@ def test_npz_files(command: Command, tmp_path: Path) -> None:
     np.savez(file, images=images[:0], labels=labels[:0])
     refuses("0 images are too few")
     np.savez(file, images=images[:, :0, :0], labels=labels)
-    refuses("at least one pixel and one channel")
+    refuses("no image with a pixel and a channel")
 
 
 def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> None:

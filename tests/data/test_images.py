@@ -114,10 +114,15 @@ def test_statistics_are_those_of_the_pixels() -> None:
     [
         (torch.zeros(2, 1, 3, 3), torch.arange(2), 2, "uint8"),
         (torch.zeros(2, 3, 3, dtype=torch.uint8), torch.arange(2), 2, r"\[2, 3, 3\]"),
-        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(3).long(), 2, r"int64 \[2\], got \[3\]"),
+        (
+            torch.zeros(2, 1, 3, 3, dtype=torch.uint8),
+            torch.zeros(3).long(),
+            2,
+            r"int64 \[2\] on .*int64 \[3\]",
+        ),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2), 2, "int64"),
         (torch.zeros(0, 1, 3, 3, dtype=torch.uint8), torch.zeros(0).long(), 2, "no image"),
-        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2).long(), 1, "at least two"),
+        (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.zeros(2).long(), 1, "2 to 100,000"),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 2]), 2, "0 … 1, got 0 … 2"),
         (torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([-1, 1]), 2, "got -1 … 1"),
     ],

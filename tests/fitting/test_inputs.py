@@ -208,7 +208,7 @@ def test_what_is_no_data_set_is_one_line_and_writes_nothing(tmp_path: Path, data
 
 
 def test_one_class_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="a classifier needs at least two"):
+    with pytest.raises(DataError, match="it must be 2 to 100,000"):
         load_data(name_of((GREY, [0] * COUNT), tmp_path))
 
 
