@@ -19,7 +19,7 @@ from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, SearchSpace
 from nas_optuna.spaces.built import BuiltSpace, ChainSpace, Part
 from nas_optuna.spaces.layers import ElasticLayer
-from nas_optuna.spaces.mixing import MemoryWatch, MixedLayer, Mixing, Optional, mixed_layers
+from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, mixed_layers
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,10 @@ class FunctionSupernet(Supernet):
         self.mixed: dict[str, list[MixedLayer]] = {}  # one for each place in which a parameter was asked for
         for layer, probed_layer in zip(mixed_layers(self.network), mixed_layers(probe), strict=True):
             self.mixed.setdefault(layer.name, []).append(layer)
-            layer.in_place, layer.unlike = probed_layer.in_place, probed_layer.unlike
+            layer.in_place = probed_layer.in_place
         self._first = {name: p.choices[0] for name, p in part.parameters.items()}
         self._elastic = [name for name in self.opened if name not in self.mixed]
+        self.unlike: dict[bool, str] = {}  # whether layers are drawn → where that is another network
         if not self.opened:
             raise SpecError(
                 f"space {space.name!r} has no layer that a supernet could mix; write c.layer(…), or c.elastic(…) for"
@@ -80,7 +81,7 @@ class FunctionSupernet(Supernet):
         self.eval()
         with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
-        for smallest in [{name: min(self._choices(name))} for name in self._elastic] or [{}]:
+        for smallest in [{}, *({name: min(self._choices(name))} for name in self._elastic)]:
             for turn in range(max(map(len, labels.values()), default=1)):
                 chosen = {n: choices[turn % len(choices)] for n, choices in labels.items()}
                 params = {**self._first, **widest, **chosen, **smallest}
@@ -94,21 +95,27 @@ class FunctionSupernet(Supernet):
     def _compare(self, architecture: Architecture, images: Tensor, smallest: Mapping[str, Choice]) -> None:
         network, path = self.extract(architecture).eval(), self.path(architecture)
         said = next((f"{name} = {value}" for name, value in smallest.items()), str(architecture))
-        weights = [path]
-        if smallest:  # elastic numbers are also compared as mixtures with one certain choice
-            certain = {n: F.one_hot(torch.tensor(pick.index), len(self.alphas[n])) for n, pick in path.items()}
-            weights.append({n: ChoiceWeights(path[n].index, share.float()) for n, share in certain.items()})
+        certain = {n: F.one_hot(torch.tensor(pick.index), len(self.alphas[n])).float() for n, pick in path.items()}
+        drawn = {n: ChoiceWeights(path[n].index, share) for n, share in certain.items()}
+        mixed = drawn | {n: ChoiceWeights(None, certain[n]) for n in self.mixed}
         try:
             with seeded(1):
                 expected = network(images.clone())  # a layer may write to its input
-            found = []
-            for picks in weights:
+            tolerance = 1e-3 * max(float(expected.abs().max()), 1e-3)
+
+            def differs(picks: Mapping[str, ChoiceWeights]) -> bool:
                 with seeded(1):  # a layer may draw random numbers
-                    found.append(self(images.clone(), picks))
+                    logits = self._run(self.network, images.clone(), picks)
+                return float((logits - expected).abs().max()) > tolerance
+
+            wrong = differs(path)
+            if smallest:  # elastic numbers are also compared as mixtures with one certain choice
+                wrong = wrong or (True not in self.unlike and differs(drawn))
+            else:
+                self.unlike |= {is_drawn: said for is_drawn, picks in ((True, drawn), (False, mixed)) if differs(picks)}
         except Exception as error:
             raise SpecError(f"the supernet of space {self.space.name!r} cannot have {said}: {error}") from error
-        size = float(expected.abs().max())
-        if any(float((logits - expected).abs().max()) > 1e-3 * max(size, 1e-3) for logits in found):
+        if wrong:
             remedy = (
                 "what works on all channels together (a concatenation, a norm) cannot be elastic; use c.choice"
                 if smallest
@@ -141,6 +148,13 @@ class FunctionSupernet(Supernet):
 
     def forward(self, images: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
+        kinds = {picks[name].index is not None for name in self.mixed if picks[name].weights is not None}
+        for where in (self.unlike[kind] for kind in kinds & self.unlike.keys()):
+            raise SpecError(
+                f"the layers of space {self.space.name!r} cannot be mixed: where {where}, a candidate changes its input"
+                " in place, or what returns it is changed, and the network uses it again; write inplace=False, and"
+                " y = y + x rather than y += x"
+            )
         return self._run(self.network, images, picks)
 
     def _run(self, part: nn.Module, x: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
@@ -205,10 +219,10 @@ def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
         with torch.device("meta"):
             network = space.build_with(mixing)
             images = torch.empty(2, *space.input_shape)
+        for layer in mixed_layers(network):
+            layer.probing = True
         for training in (False, True):
-            with torch.no_grad(), MemoryWatch() as watch:
-                for layer in mixed_layers(network):
-                    layer.watch = watch
+            with torch.no_grad():
                 logits = network.train(training)(images)
     except NasOptunaError:
         raise

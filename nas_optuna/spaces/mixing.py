@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial, reduce
+from functools import reduce
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from nas_optuna.errors import SpecError
@@ -20,59 +19,6 @@ from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
 from nas_optuna.spaces.shapes import tensors_in
 from nas_optuna.spaces.supernet import ChoiceWeights
-
-
-class MemoryWatch(TorchDispatchMode):
-    """Watch which memory every operation reads and writes; versions of tensors would not see through ``x.data``."""
-
-    # Memory is *stale* if it would hold other values had a candidate computed on its input rather than on a copy.
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._kept: dict[int, Any] = {}  # kept alive, so that no address is reused
-        self._written: set[int] = set()
-        self._stale: dict[int, list[Callable[[], None]]] = {}
-        self._tied: dict[int, list[tuple[int, Callable[[], None]]]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        written: set[int] = set()
-        for number, argument in enumerate(func._schema.arguments):
-            if argument.is_write:
-                value = args[number] if number < len(args) else kwargs.get(argument.name)
-                written.update(map(self._memory, tensors_in(value)))
-        for memory in set(map(self._memory, tensors_in((args, kwargs)))) - written:
-            for on_use in self._stale.get(memory, ()):
-                on_use()
-        for memory in written:
-            for other, on_use in self._tied.get(memory, ()):
-                self._stale.setdefault(other, []).append(on_use)
-        self._written |= written
-        return func(*args, **kwargs)
-
-    def _memory(self, tensor: Tensor) -> int:
-        storage = tensor.untyped_storage()
-        self._kept.setdefault(storage._cdata, storage)
-        return int(storage._cdata)
-
-    def is_changed(self, tensor: Tensor) -> bool:
-        """Whether something was written into a tensor's memory, or would have been."""
-        memory = self._memory(tensor)
-        return memory in self._written or memory in self._stale
-
-    def share_memory(self, one: Tensor, other: Tensor) -> bool:
-        """Whether one tensor is a view of the other."""
-        return self._memory(one) == self._memory(other)
-
-    def spoil(self, tensor: Tensor, on_use: Callable[[], None]) -> None:
-        """Call `on_use` when a tensor's memory is used from now on."""
-        self._stale.setdefault(self._memory(tensor), []).append(on_use)
-
-    def tie(self, one: Tensor, other: Tensor, on_use: Callable[[], None]) -> None:
-        """Call `on_use` when either is used after the other was written, as they would share memory."""
-        a, b = self._memory(one), self._memory(other)
-        self._tied.setdefault(a, []).append((b, on_use))
-        self._tied.setdefault(b, []).append((a, on_use))
 
 
 @dataclass
@@ -204,60 +150,33 @@ class MixedLayer(nn.ModuleList):
         self.labels = labels
         self.opened = opened
         self.in_place: set[tuple[int, bool]] = set()
-        self.unlike: dict[tuple[bool, bool], str] = {}  # reason by training mode and whether a choice is drawn
-        self.watch: MemoryWatch | None = None
+        self.probing = False  # whether `in_place` is being found out
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
         # A drawn candidate gives only its own logit a gradient from the loss, as in GDAS (Dong & Yang 2019, 3.2).
-        if self.watch is not None:
-            return self._watched(self.watch, args, kwargs)
         pick = self.opened.pick
         if pick is not None and pick.index is not None:
             drawn = self[pick.index](*args, **kwargs)
             if pick.weights is None:
                 return drawn
-            self._require_alike(drawn=True)
             weight = pick.weights[pick.index]
             return tree_map(lambda leaf: leaf * weight if _is_mixable(leaf) else leaf, drawn)
-        self._require_alike(drawn=False)
         outputs = [self._output(i, args, kwargs) for i in range(len(self))]
         return self._combined(outputs, args, None if pick is None else pick.weights)
 
     def _output(self, i: int, args: Any, kwargs: Any) -> Any:
         """The output of one candidate, on a copy of the input if it works in place."""
-        if (i, self.training) in self.in_place:
+        if self.probing or (i, self.training) in self.in_place:
             args, kwargs = _copied((args, kwargs))
-        return self[i](*args, **kwargs)
+        output = self[i](*args, **kwargs)
+        if self.probing and any(
+            tensor._version for tensor in tensors_in((args, kwargs))
+        ):  # torch counts what is written
+            self.in_place.add((i, self.training))
+        return output
 
-    def _watched(self, watch: MemoryWatch, args: Any, kwargs: Any) -> Any:
-        """The mean of all candidates, each on a copy, while memory is watched to find `in_place` and `unlike`."""
-        given, copies, outputs = tensors_in((args, kwargs)), [], []
-        for i in range(len(self)):
-            own_args, own_kwargs = _copied((args, kwargs))
-            copies.append(tensors_in((own_args, own_kwargs)))
-            outputs.append(self[i](*own_args, **own_kwargs))
-        mixed = self._combined(outputs, args)
-        for i, label in enumerate(self.labels):  # after this layer itself has read its input
-            for original, copy in zip(given, copies[i], strict=True):
-                if watch.is_changed(copy):
-                    self.in_place.add((i, self.training))
-                    watch.spoil(original, partial(self._differ, label, _USES_CHANGED, False))
-                for output, result in zip(tensors_in(outputs[i]), tensors_in(mixed), strict=True):
-                    if watch.share_memory(output, copy):
-                        watch.tie(original, result, partial(self._differ, label, _CHANGES_SHARED, False, True))
-        return mixed
-
-    def _differ(self, label: Choice, reason: str, *drawn: bool) -> None:
-        for case in drawn:
-            self.unlike.setdefault((self.training, case), reason.format(label))
-
-    def _require_alike(self, *, drawn: bool) -> None:
-        """Refuse a mixture that would differ from the network of one candidate."""
-        if reason := self.unlike.get((self.training, drawn)):
-            raise SpecError(f"layer {self.name!r} cannot be mixed: {reason}")
-
-    def _combined(self, outputs: list[Any], args: Any, weights: Tensor | None = None) -> Any:
+    def _combined(self, outputs: list[Any], args: Any, weights: Tensor | None) -> Any:
         shares = [1 / len(outputs)] * len(outputs) if weights is None else weights
         flat = [tree_flatten(output) for output in outputs]
         leaves, structure = flat[0]
@@ -276,13 +195,6 @@ class MixedLayer(nn.ModuleList):
             for i, leaf in enumerate(leaves)
         ]
         return tree_unflatten(mixed, structure)
-
-
-_USES_CHANGED = "candidate {0!r} changes its input in place, and the network uses that input again; write inplace=False"
-_CHANGES_SHARED = (
-    "candidate {0!r} returns its own input, and the network changes one of the two in place and uses the other again;"
-    " write inplace=False, and y = y + x rather than y += x"
-)
 
 
 def mixed_layers(network: nn.Module) -> list[MixedLayer]:

@@ -84,31 +84,6 @@ def in_place(c: Any, task: Any) -> nn.Module:
     return head(*(c.layer(f"block{i}", candidates) for i in range(4)))
 
 
-class Writes(nn.Module):
-    """Writes into its input past autograd's eyes, in one of several ways."""
-
-    def __init__(self, way: str) -> None:
-        super().__init__()
-        self.way, self.conv = way, conv(3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.way == "data":
-            x.data.mul_(2)
-        elif self.way == "part":
-            x.data[:, :2] = 0.5
-        else:
-            torch.neg(x.detach(), out=x.detach())
-        made: Tensor = self.conv(x)
-        return made
-
-
-@nas.space
-def writing(c: Any, task: Any) -> nn.Module:
-    ways = ("data", "part", "out")
-    candidates: dict[str, Any] = {way: functools.partial(Writes, way) for way in ways} | {"plain": lambda: conv(3)}
-    return head(*(c.layer(f"block{i}", candidates) for i in range(3)))
-
-
 @nas.space
 def recurring(c: Any, task: Any) -> nn.Module:
     width = c.elastic("width", [4, 8])
@@ -181,7 +156,7 @@ def dropping(c: Any, task: Any) -> nn.Module:
 
 
 SPACES: dict[str, FunctionSpace] = {
-    made.__name__: made(**SHAPE) for made in (sharing, nesting, reusing, in_place, writing, recurring, dropping)
+    made.__name__: made(**SHAPE) for made in (sharing, nesting, reusing, in_place, recurring, dropping)
 }
 
 
