@@ -116,6 +116,14 @@ class BuiltSpace(Decomposable):
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
         """The steps of a network's cost; `price` gives the cost of one operation."""
 
+    def reachable_operations(self) -> Iterator[Operation]:
+        """Every operation that has a part in the cost of some network, each once."""
+        found: dict[Operation, float] = {}
+        given = 0
+        for _ in self.cost_steps(lambda operation: found.setdefault(operation, 0.0)):
+            yield from itertools.islice(found, given, None)
+            given = len(found)
+
     def stabilize_init(self, network: nn.Module) -> None:
         """Lessen the initial weights of a supernet's network; see `Supernet.stabilize_init`."""
         return
@@ -157,8 +165,9 @@ class ChainSpace(BuiltSpace):
                 shape = found[-1].output_shape
         return tuple(found)
 
-    def _walk(self) -> Iterator[tuple[Part, list[list[Operation]]]]:
-        """Each part with its possible operations: for each input shape, one for each combination of choices."""
+    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
+        """See `BuiltSpace.cost_steps`: one step per part; the state is the shape of its input."""
+        priced = cache(price)
         known: dict[object, list[Operation]] = {}
         shapes: list[Shape] = [self.input_shape]
         for part in self.chain:
@@ -169,17 +178,6 @@ class ChainSpace(BuiltSpace):
                 if case not in known:
                     known[case] = [part.operation(shape, *values) for values in itertools.product(*choices)]
                 rows.append(known[case])
-            yield part, rows
-            shapes = list(dict.fromkeys(operation.output_shape for row in rows for operation in row))
-
-    def reachable_operations(self) -> Iterator[Operation]:
-        """Every operation of each part, for every shape that can reach it."""
-        yield from dict.fromkeys(operation for _, rows in self._walk() for row in rows for operation in row)
-
-    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
-        """See `BuiltSpace.cost_steps`: one step per part; the state is the shape of its input."""
-        priced = cache(price)
-        for part, rows in self._walk():
             places: dict[Shape, int] = {}
             targets = [places.setdefault(op.output_shape, len(places)) for row in rows for op in row]
             uses = None
@@ -187,6 +185,7 @@ class ChainSpace(BuiltSpace):
                 name = part.depth[0]
                 uses = name, [float(part.is_used({name: depth})) for depth in self.parameters[name].choices]
             yield CostStep(part.names, [list(map(priced, row)) for row in rows], targets, uses)
+            shapes = list(places)
 
 
 _OWN_WEIGHTS = "own weights"

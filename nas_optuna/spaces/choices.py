@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
-from types import BuiltinFunctionType, FunctionType, MethodType
+from types import FunctionType
 from typing import Any, cast
 
 from torch import nn
@@ -170,33 +169,14 @@ def _check_candidates(name: str, candidates: Any) -> None:
             )
     labels: dict[tuple[Any, ...], str] = {}
     for label, make in candidates.items():
-        first = labels.setdefault(_source(make), label)
-        if first != label and not _meant_alike(make, candidates[first]):
+        if not isinstance(make, FunctionType):
+            continue
+        # Functions that a loop defines differ in closure or defaults, or are one function.
+        defaults = (*(make.__defaults__ or ()), *(make.__kwdefaults__ or {}).values())
+        source = make.__code__, *map(id, make.__closure__ or ()), *map(id, defaults)
+        first = labels.setdefault(source, label)
+        if make is not candidates[first]:
             raise SpecError(
                 f"layer {name!r}: candidates {first!r} and {label!r} are one function: a lambda in a loop sees the"
                 " loop's last value, and so does an object that the loop changes; bind it: lambda k=k: …"
             )
-
-
-def _source(make: Any) -> tuple[Any, ...]:
-    """Everything that decides which module a candidate makes when it is called after the loop that defined it."""
-    if isinstance(make, functools.partial):
-        given = (*make.args, *make.keywords.values())
-        return *_source(make.func), tuple(map(id, given)), tuple(make.keywords)
-    if isinstance(make, MethodType):
-        return make.__func__, id(make.__self__)
-    if isinstance(make, FunctionType):  # functions defined in a loop differ in closure or defaults, or are the same
-        defaults = (*(make.__defaults__ or ()), *(make.__kwdefaults__ or {}).values())
-        return make.__code__, tuple(map(id, make.__closure__ or ())), tuple(map(id, defaults))
-    return (id(make),)
-
-
-def _meant_alike(one: Any, other: Any) -> bool:
-    """Whether one candidate was written twice on purpose: it contains nothing that a loop could have changed."""
-    if isinstance(one, functools.partial) and isinstance(other, functools.partial):
-        given = (*one.args, *one.keywords.values())
-        return _meant_alike(one.func, other.func) and all(isinstance(value, _UNCHANGING) for value in given)
-    return one is other and isinstance(one, type | FunctionType | BuiltinFunctionType)
-
-
-_UNCHANGING = (str, int, float, bool, type(None), type, FunctionType)

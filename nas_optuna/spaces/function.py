@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
@@ -29,8 +28,6 @@ _PROBES = 16
 """How many architectures are tried before a function without a working one is refused."""
 _MAX_VALUES = 64
 """The most combinations of values for which the layers of a space are listed."""
-_MAX_LABELS = 256
-"""The most combinations of dependent layers that are listed."""
 
 
 class FunctionSpace(BuiltSpace):
@@ -58,9 +55,6 @@ class FunctionSpace(BuiltSpace):
         self.source = source_of(function.build)
         super().__init__(function.build, task, options)
         self._function, self._pinned = function, dict(pinned or {})
-        self._begin()
-
-    def _begin(self) -> None:
         self._outputs: dict[Architecture, Any] = {}
         self.layer_names: set[str] = set()
         self.elastic_names: set[str] = set()
@@ -227,52 +221,33 @@ class FunctionSpace(BuiltSpace):
         network, choices = self._built(architecture)
         return without(network, choices.layers, calls)
 
-    def reachable_operations(self) -> Iterator[Operation]:
-        """Every layer in its place, and every rest: for all values, every label."""
-        seen: dict[Operation, None] = {}
-        tried: set[Architecture] = set()
-        groups = self.tracer.independent([n for n in self.parameters if n in self.layer_names])
-        paths = list(itertools.islice(self.tracer.paths(lambda name: name not in self.layer_names), _MAX_VALUES + 1))
-        if len(paths) > _MAX_VALUES:
+    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
+        """See `BuiltSpace.cost_steps`: first all values, which are the state, then layers, whose costs add up."""
+        costs: dict[Architecture, float] = {}
+
+        def cost(*chosen: Answers) -> float:
+            architecture = self.architecture(functools.reduce(operator.or_, chosen, self._first()))
+            if architecture not in costs:
+                costs[architecture] = sum(map(price, self.operations(architecture)))
+            return costs[architecture]
+
+        layers = [name for name in self.parameters if name in self.layer_names]
+        names = [name for name in self.parameters if name not in self.layer_names]
+        if next(itertools.islice(self.tracer.paths(lambda name: name in names), _MAX_VALUES, None), None) is not None:
             raise SpecError(
                 f"space {self.name!r} has more than {_MAX_VALUES} choices of values, too many to measure its"
                 " layers in each; pin some: --set 'space.fix={name = value}' (in Python"
                 ' overrides=["space.fix={name = value}"])'
             )
-        for answers in paths:
-            for group in groups or [[]]:
-                for labels in self._combinations(group):
-                    params = {**self._first(), **answers, **labels}
-                    architecture = self.architecture(params)
-                    if architecture not in tried:
-                        tried.add(architecture)
-                        seen.update(dict.fromkeys(self.operations(architecture)))
-        yield from seen
-
-    def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
-        """See `BuiltSpace.cost_steps`: first all values, which are the state, then layers, whose costs add up."""
-
-        def cost(*chosen: Answers) -> float:
-            params = functools.reduce(operator.or_, chosen, self._first())
-            return sum(map(price, self.operations(self.architecture(params))))
-
-        names = [name for name in self.parameters if name not in self.layer_names]
         states = self._products(names)
         base = list(map(cost, states))
         yield CostStep(names, [base], range(len(states)))
-        for group in self.tracer.independent([name for name in self.parameters if name in self.layer_names]):
+        for group in self.tracer.independent(layers):
             labels = self._products(group)
             more = [
                 [cost(state, chosen) - first for chosen in labels] for state, first in zip(states, base, strict=True)
             ]
             yield CostStep(group, more, [i for i in range(len(states)) for _ in labels])
-
-    def _combinations(self, names: Sequence[str]) -> Iterator[Answers]:
-        """All combinations of some parameters' choices, or if these are too many, each choice alone."""
-        if math.prod(len(self.parameters[name].choices) for name in names) <= _MAX_LABELS:
-            yield from self._products(names)
-        else:
-            yield from ({name: value} for name in names for value in self.parameters[name].choices)
 
     def _products(self, names: Sequence[str]) -> list[Answers]:
         choices = [self.parameters[name].choices for name in names]
@@ -322,16 +297,9 @@ class FunctionSpace(BuiltSpace):
             self.layer_names.update(choices.layers)
             self.elastic_names.update(choices.elastics)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out the results of tracing, which another process finds again."""
-        return {
-            k: v for k, v in vars(self).items() if k not in ("tracer", "_outputs", "_build", "parameters", "reference")
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._build = self._function.build
-        self._begin()
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Leave out the results of tracing, which another process finds again; it may not find the source."""
+        return FunctionSpace, (self._function, self._task, self.options, self._pinned), {"source": self.source}
 
 
 def _write_params(params: Mapping[str, Choice], parameters: Mapping[str, Parameter]) -> str:

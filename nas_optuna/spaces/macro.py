@@ -6,13 +6,12 @@ import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from typing import Any, cast
 
 from torch import nn
 
-from nas_optuna.errors import ArchitectureError, SpecError, checked, unknown
+from nas_optuna.errors import ArchitectureError, SpecError, checked, nearest, unknown
 from nas_optuna.spaces.architecture import (
     Architecture,
     Choice,
@@ -35,80 +34,57 @@ CONNECTIONS = ("plain", "res", "dense")
 MERGES = ("add", "cat")
 PARTS = ("layer", "kernel", "expansion", "activation", "connection", "branches", "merge")
 """The parameters of one slot, in order."""
-_IN_WEIGHTED = ("kernel", "activation", "connection", "branches", "merge")
+_IN_WEIGHTED = tuple(part for part in PARTS[1:] if part != "expansion")
 MATTERS: dict[str, tuple[str, ...]] = {
     "conv": _IN_WEIGHTED,
     "ds": _IN_WEIGHTED,
-    "ir": (*_IN_WEIGHTED, "expansion"),
+    "ir": PARTS[1:],
     "maxpool": ("kernel", "connection"),
     "avgpool": ("kernel", "connection"),
     "skip": (),
 }
 """The parameters that matter to a layer; `merge` only with several branches."""
+_LETTERS = {"kernel": "_k", "expansion": "_e", "activation": "_", "connection": "_", "branches": "_b"}
+"""What stands before a choice in a slot's text."""
+_OMITTED = (("connection", "plain"), ("branches", 1))
+_HEAD = re.compile(r"w([0-9]+)_d([0-9]+)")
 
-_TEXT = re.compile(
-    rf"(?P<layer>{'|'.join(LAYERS)})(_k(?P<kernel>\d+))?(_e(?P<expansion>\d+))?(_(?P<activation>{'|'.join(ACTIVATIONS)}))?"
-    rf"(_(?P<connection>res|dense))?(_b(?P<branches>\d+)(?P<merge>{'|'.join(MERGES)}))?"
-)
+Slot = Mapping[str, Any]
+"""The choices that matter to a slot's layer, by the names in `PARTS`."""
 
 
-@dataclass(frozen=True)
-class Slot:
-    """A layer with the choices that matter to it, made by `Slot.of`; others have their defaults."""
+@cache  # the cost of a supernet needs each of a few thousand slots for every shape
+def slot_of(layer: str, *others: Any) -> Slot:
+    """The slot of one choice for each of `PARTS`, without choices that do not matter to the layer."""
+    given = dict(zip(PARTS[1:], others, strict=True))
+    kept = {name: given[name] for name in MATTERS[layer] if name != "merge" or given["branches"] > 1}
+    return {"layer": layer, **kept}
 
-    layer: str
-    kernel: int = 0
-    expansion: int = 0
-    activation: str = ""
-    connection: str = "plain"
-    branches: int = 1
-    merge: str = ""
 
-    @classmethod
-    def of(cls, layer: str, *others: Any) -> Slot:
-        """The slot of one choice for each of `PARTS`, without choices that do not matter to the layer."""
-        given = dict(zip(PARTS[1:], others, strict=True))
-        kept = {name: given[name] for name in MATTERS[layer] if name != "merge" or given["branches"] > 1}
-        return cls(layer, **kept)
+@cache
+def variants(*choices: tuple[Choice, ...]) -> dict[str, Slot]:
+    """Every distinct slot that choices for each of `PARTS` give, by its text, in order."""
+    slots = (slot_of(*values) for values in itertools.product(*cast(Any, choices)))
+    return {slot_text(slot): slot for slot in slots}
 
-    @classmethod
-    def parse(cls, text: str) -> Slot | None:
-        """The slot of a string such as ``"ir_k5_e4_silu_res_b2cat"``; None if it has another form."""
-        match = _TEXT.fullmatch(text)
-        if match is None:
-            return None
-        parts = {name: part for name, part in match.groupdict().items() if part is not None}
-        choices: dict[str, Any] = {name: int(part) if part.isdecimal() else part for name, part in parts.items()}
-        slot = cls(**choices)
-        return slot if slot.text == text else None
 
-    def params(self, name: str) -> dict[str, Any]:
-        """The parameters that matter, for a slot of that name."""
-        found = {part: getattr(self, part) for part in ("layer", *MATTERS[self.layer])}
-        return {f"{name}.{part}": value for part, value in found.items() if value}
+def slot_text(slot: Slot) -> str:
+    """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are omitted."""
+    written = {name: value for name, value in slot.items() if (name, value) not in _OMITTED}
+    return "".join(f"{_LETTERS.get(name, '')}{value}" for name, value in written.items())
 
-    def macs_per_position(self, channels: int) -> int:
-        """Multiply-accumulates per position of the feature maps, by a formula, as there are thousands of slots."""
-        inner, window = channels * self.expansion, self.kernel**2
-        body = {
-            "conv": window * channels**2,
-            "ds": window * channels + channels**2,
-            "ir": 2 * channels * inner + window * inner,
-        }.get(self.layer, 0)
-        merge = self.branches * channels**2 if self.merge == "cat" else 0
-        dense = 2 * channels**2 if self.connection == "dense" else 0
-        return self.branches * body + merge + dense
 
-    @cached_property
-    def text(self) -> str:
-        """E.g. ``"ir_k5_e4_silu_res_b2cat"``; a plain connection and a single branch are omitted."""
-        parts = [self.layer]
-        parts += [f"k{self.kernel}"] if self.kernel else []
-        parts += [f"e{self.expansion}"] if self.expansion else []
-        parts += [self.activation] if self.activation else []
-        parts += [self.connection] if self.connection != "plain" else []
-        parts += [f"b{self.branches}{self.merge}"] if self.branches > 1 else []
-        return "_".join(parts)
+def macs_per_position(slot: Slot, channels: int) -> int:
+    """Multiply-accumulates per position of the feature maps, by a formula, as there are thousands of slots."""
+    inner, window, branches = channels * slot.get("expansion", 0), slot.get("kernel", 0) ** 2, slot.get("branches", 1)
+    body = {
+        "conv": window * channels**2,
+        "ds": window * channels + channels**2,
+        "ir": 2 * channels * inner + window * inner,
+    }.get(slot["layer"], 0)
+    merge = branches * channels**2 if slot.get("merge") == "cat" else 0
+    dense = 2 * channels**2 if slot.get("connection") == "dense" else 0
+    return int(branches * body + merge + dense)
 
 
 NORMS = ("batch", "group", "none")
@@ -274,20 +250,19 @@ class MacroSpace(ChainSpace):
         """How many architectures there are, without choices that do not matter."""
         total = 1
         for stage in range(1, self.stages + 1):
-            slots = [len(self.slot_variants(stage, slot)) for slot in range(1, self.slots + 1)]
+            slots = [len(self._variants(stage, slot)) for slot in range(1, self.slots + 1)]
             depths = cast(tuple[int, ...], self.parameters[f"stage{stage}.depth"].choices)
             total *= len(self.parameters[f"stage{stage}.width"].choices) * sum(math.prod(slots[:d]) for d in depths)
         return total
 
-    def slot_variants(self, stage: int, slot: int) -> dict[Slot, None]:
-        """Every distinct layer that a slot can hold, in order."""
-        choices = (self.parameters[f"stage{stage}.slot{slot}.{part}"].choices for part in PARTS)
-        return dict.fromkeys(_slot(*values) for values in itertools.product(*choices))
+    def _variants(self, stage: int, slot: int) -> dict[str, Slot]:
+        """Every distinct layer that a slot can hold, by its text."""
+        return variants(*(self.parameters[f"stage{stage}.slot{slot}.{part}"].choices for part in PARTS))
 
     def _slots_of(self, params: Mapping[str, Any], stage: int) -> dict[str, Slot]:
         """The slots that a stage uses, by name."""
         used = (f"stage{stage}.slot{slot}" for slot in range(1, params[f"stage{stage}.depth"] + 1))
-        return {name: _slot(*(params[f"{name}.{part}"] for part in PARTS)) for name in used}
+        return {name: slot_of(*(params[f"{name}.{part}"] for part in PARTS)) for name in used}
 
     def canonical(self, params: Mapping[str, Any]) -> dict[str, Choice]:
         """See `SearchSpace.canonical`."""
@@ -296,14 +271,14 @@ class MacroSpace(ChainSpace):
         for stage in range(1, self.stages + 1):
             found |= {f"stage{stage}.{part}": params[f"stage{stage}.{part}"] for part in ("width", "depth")}
             for name, slot in self._slots_of(params, stage).items():
-                found |= slot.params(name)
+                found |= {f"{name}.{part}": choice for part, choice in slot.items()}
         return super().canonical(found)
 
     def format(self, params: Mapping[str, Any]) -> str:
         """E.g. ``"w32_d2.conv_k3_relu_res.ir_k5_e4_silu-w48_d1.maxpool_k3"``."""
         stages = []
         for stage in range(1, self.stages + 1):
-            slots = [slot.text for slot in self._slots_of(params, stage).values()]
+            slots = list(map(slot_text, self._slots_of(params, stage).values()))
             stages.append(".".join([f"w{params[f'stage{stage}.width']}_d{len(slots)}", *slots]))
         return "-".join(stages)
 
@@ -317,24 +292,21 @@ class MacroSpace(ChainSpace):
             )
         params: dict[str, Choice] = {}
         for stage, written in enumerate(stages, start=1):
-            head, *slots = written.split(".")
-            width, _, depth = head.partition("_")
-            if not (width[:1] == "w" and depth[:1] == "d" and width[1:].isdecimal() and depth[1:].isdecimal()):
-                raise ArchitectureError(f"stage {written!r} does not begin with its width and depth, like w32_d2")
-            if int(depth[1:]) != len(slots):
-                raise ArchitectureError(f"stage {written!r} is {depth[1:]} deep and lists {len(slots)} layers")
-            params |= {f"stage{stage}.width": int(width[1:]), f"stage{stage}.depth": int(depth[1:])}
-            if len(slots) > self.slots:
-                raise ArchitectureError(f"stage {written!r} is deeper than {self.slots} layers")
-            for number, part in enumerate(slots, start=1):
-                slot = Slot.parse(part)
-                if slot is None:
-                    raise ArchitectureError(f"{part!r} is no layer; write it like conv_k3_relu_res or ir_k5_e4_silu")
-                params |= slot.params(f"stage{stage}.slot{number}")
-        architecture = self.architecture(super().canonical(params))
-        if str(architecture) != "-".join(stages):
-            raise ArchitectureError(f"{text!r} leaves something out; the nearest architecture is {architecture}")
-        return architecture
+            begun, *slots = written.split(".")
+            head = _HEAD.fullmatch(begun)
+            if head is None or int(head[2]) != len(slots) or len(slots) > self.slots:
+                raise ArchitectureError(
+                    f"stage {written!r} does not begin with its width and its number of layers (up to {self.slots}),"
+                    " like w32_d2.skip.skip"
+                )
+            params |= {f"stage{stage}.width": int(head[1]), f"stage{stage}.depth": int(head[2])}
+            for number, text_of_slot in enumerate(slots, start=1):
+                known = self._variants(stage, number)
+                if text_of_slot not in known:
+                    like = nearest(text_of_slot, known) or next(iter(known))
+                    raise ArchitectureError(f"{text_of_slot!r} is no layer of stage {stage}; write it like {like}")
+                params |= {f"stage{stage}.slot{number}.{part}": v for part, v in known[text_of_slot].items()}
+        return self.architecture(super().canonical(params))
 
     def make_chain(self) -> Iterator[Part]:
         """A ``transition`` and the slots of each stage, then the ``head``; the kind of a slot is its text."""
@@ -342,11 +314,10 @@ class MacroSpace(ChainSpace):
             yield Part((f"stage{stage}.width",), partial(self.transition, stage))
             depth = f"stage{stage}.depth"
             for slot in range(1, max(cast(tuple[int, ...], self.parameters[depth].choices)) + 1):
-                yield Part(tuple(f"stage{stage}.slot{slot}.{part}" for part in PARTS), self._chosen, (depth, slot))
+                yield Part(
+                    tuple(f"stage{stage}.slot{slot}.{part}" for part in PARTS), self.slot_operation, (depth, slot)
+                )
         yield Part((), self.head_operation)
-
-    def _chosen(self, shape: Shape, *values: Any) -> Operation:
-        return self.slot_operation(_slot(*values), shape)
 
     def transition(self, stage: int, shape: Shape, width: int) -> Operation:
         """The first convolution of a stage, for an input of that shape."""
@@ -357,14 +328,15 @@ class MacroSpace(ChainSpace):
         macs = 9 * channels * math.prod(output)
         return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output, make, macs)
 
-    def slot_operation(self, slot: Slot, shape: Shape) -> Operation:
-        """The operation of a slot, for an input of that shape."""
-        kind = slot.text if slot.layer == "skip" else f"{slot.text} {self.norm}"
-        macs = slot.macs_per_position(shape[0]) * math.prod(shape[1:])
+    def slot_operation(self, shape: Shape, *choices: Any) -> Operation:
+        """The operation of a slot with one choice for each of `PARTS`, for an input of that shape."""
+        slot = slot_of(*choices)
+        kind = slot_text(slot) if slot["layer"] == "skip" else f"{slot_text(slot)} {self.norm}"
+        macs = macs_per_position(slot, shape[0]) * math.prod(shape[1:])
         return Operation(kind, (), shape, shape, partial(self._make_slot, slot, shape[0]), macs)
 
     def _make_slot(self, slot: Slot, channels: int) -> nn.Module:
-        answers = Choices(lambda name, asked: getattr(slot, name))
+        answers = Choices(lambda name, asked: slot[name])
         return make_slot(answers, self.slot_choices, channels, self._style)
 
     def head_operation(self, shape: Shape) -> Operation:
@@ -373,10 +345,6 @@ class MacroSpace(ChainSpace):
         macs = (channels + self.classes) * units if units else channels * self.classes
         make = partial(make_head, channels, self.classes, units)
         return Operation("head", (("units", units),), shape, (self.classes,), make, macs)
-
-
-_slot = cache(Slot.of)
-"""Cached, because the cost of a supernet needs each of a few thousand slots for every shape."""
 
 
 def _named(option: str, values: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nas_optuna.costs.complexity import figures, operation_macs
 from nas_optuna.errors import ArchitectureError, SpecError
 from nas_optuna.spaces import create_space
-from nas_optuna.spaces.macro import ACTIVATIONS, CONNECTIONS, LAYERS, MacroSpace, Slot
+from nas_optuna.spaces.macro import ACTIVATIONS, CONNECTIONS, LAYERS, MacroSpace
 from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, supernet_for
 
 SPACE = MacroSpace()
@@ -122,7 +122,7 @@ def test_dense_and_branches_do_what_they_say() -> None:
     space = MacroSpace(stages=1, widths=[4], input_size=8, norm="none")
     x = torch.randn(2, 4, 8, 8)
     plain, res, added, joined, dense = (
-        space.slot_operation(Slot.parse(f"conv_k3_relu{rest}"), (4, 8, 8)).make()
+        space.operations(space.parse(f"w4_d1.conv_k3_relu{rest}"))[1].make()
         for rest in ("", "_res", "_b2add", "_b2cat", "_dense")
     )
     torch.testing.assert_close(plain(x), plain.branches[0](x).relu())
@@ -223,10 +223,10 @@ def test_every_alpha_of_a_mixture_learns() -> None:
 
 def test_slots_that_are_alike_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The table of a supernet's cost needs no more operations where stages are deeper."""
-    made: list[Slot] = []
+    made: list[object] = []
     original = MacroSpace.slot_operation
     monkeypatch.setattr(
-        MacroSpace, "slot_operation", lambda space, slot, shape: made.append(slot) or original(space, slot, shape)
+        MacroSpace, "slot_operation", lambda space, *given: made.append(given) or original(space, *given)
     )
     counts = []
     for depths in ([1], [1, 2, 3]):
