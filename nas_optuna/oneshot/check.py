@@ -53,8 +53,10 @@ def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[C
 
     by_score = [Candidate(a, "score", probability(a)) for a in scored]
     listed = [by_score[0], *by_alphas[:1], *by_score[1:]]
-    distinct = {candidate.architecture: candidate for candidate in reversed(listed)}
-    return [c for c in listed if distinct[c.architecture] is c][:count]
+    distinct: dict[Architecture, Candidate] = {}
+    for candidate in listed:
+        distinct.setdefault(candidate.architecture, candidate)
+    return list(distinct.values())[:count]
 
 
 _CHECK_ORIGIN = "supernet check"

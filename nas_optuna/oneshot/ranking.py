@@ -293,16 +293,10 @@ class ArchitectureRanker:
 
     def utilities(self, tokens: Sequence[Tokens]) -> list[float]:
         """Minus the loss that corresponds to the score, with the cost term; far lower outside the limits."""
-        architectures = [self._space.from_tokens(t) for t in tokens]
-        excesses = [self._excess(a) for a in architectures]
-        utilities = [-OUTSIDE * (1 + excess) for excess in excesses]
-        inside = [i for i, excess in enumerate(excesses) if excess <= 0]
-        if not inside:
-            return utilities
-        allowed = [tokens[i] for i in inside]
-        for i, utility in zip(inside, self._utilities(allowed, self.score(self.rows(allowed))), strict=True):
-            utilities[i] = utility
-        return utilities
+        excesses = [self._excess(self._space.from_tokens(t)) for t in tokens]
+        inside = [t for t, excess in zip(tokens, excesses, strict=True) if excess <= 0]
+        found = iter(self._utilities(inside, self.score(self.rows(inside))) if inside else ())
+        return [next(found) if excess <= 0 else -OUTSIDE * (1 + excess) for excess in excesses]
 
     def _utilities(self, tokens: Sequence[Tokens], scores: NDArray[np.float64]) -> list[float]:
         """The utilities of architectures inside the limits, from their scores."""

@@ -25,7 +25,6 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.oneshot.score import MIN_TRAININGS
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import CheckpointFolder
-from nas_optuna.training.checkpoint import Checkpoint
 from nas_optuna.training.fit import never
 
 logger = logging.getLogger(__name__)
@@ -164,18 +163,7 @@ class ShortTrainer:
 
     def _read(self) -> list[ShortResult]:
         """The stored results; none if they are damaged or belong to another recipe."""
-        found = self._kept.load(_kept_results) if self._kept else None
-        if found is None:
+        found = self._kept.load() if self._kept else None
+        if found is None or found.progress["identity"] != self._evaluator.identity:
             return []
-        identity, results = _kept_results(found)
-        return results if identity == self._evaluator.identity else []
-
-
-def _kept_results(found: Checkpoint) -> tuple[str, list[ShortResult]]:
-    """The identity and the results in a checkpoint; an error if they are invalid."""
-    identity, results = found.progress["identity"], [ShortResult(**one) for one in found.progress["results"]]
-    for one in results:
-        numbers = (one.accuracy, one.epochs, one.seconds)
-        if not all(isinstance(number, int | float) for number in numbers) or not 0 <= one.accuracy <= 1:
-            raise ValueError(f"no result of a training: {one}")
-    return identity, results
+        return [ShortResult(**one) for one in found.progress["results"]]

@@ -120,9 +120,9 @@ def trained_supernet(
     folder = supernet_folder(files, study, result.identity)
     found = CheckpointFolder(folder).load(lambda found: require_tensors(found.weights, supernet.state_dict()))
     if found is None:
-        weights = f"the weights of the supernet of study {study.study_name!r}"
-        if any(folder.glob("epoch-*")):
-            raise StudyError(f"{weights} in {folder} are damaged; train it anew: {anew}")
-        raise StudyError(f"{weights} are not in {folder}; run this where it was trained, or run: {anew}")
+        raise StudyError(
+            f"no intact weights of the supernet of study {study.study_name!r} are in {folder}; run this where it was"
+            f" trained, or train it anew: {anew}"
+        )
     supernet.load_state_dict(found.weights)
     return supernet

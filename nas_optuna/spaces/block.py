@@ -19,7 +19,7 @@ from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.conv import head, head_operation
 
 SKIP = "skip"
-_CANDIDATE = re.compile(r"k(\d+)_f(\d+)(_relu)?")
+_CANDIDATE = re.compile(r"k([0-9]*[13579])_f([1-9][0-9]*)(_relu)?")
 
 
 class Block(nn.Module):
@@ -170,17 +170,12 @@ def _candidate(text: str, channels: int) -> tuple[tuple[str, int], ...]:
     if text == SKIP:
         return ()
     match = _CANDIDATE.fullmatch(text) if isinstance(text, str) else None
-    if match is None:
-        raise SpecError(f"space option 'candidates': {text!r} has not the form k3_f24, k3_f24_relu or skip")
-    kernel, filters, relu = int(match[1]), int(match[2]), match[3] is not None
-    if kernel % 2 == 0 or filters < 1:
-        raise SpecError(f"space option 'candidates': {text!r} needs an odd kernel and at least one filter")
-    if relu and filters == channels:
+    if match is None or (match[3] and int(match[2]) == channels):
         raise SpecError(
-            f"space option 'candidates': {text!r} has no 1x1 convolution for its second ReLU to follow, since its"
-            f" filters equal the {channels} channels; leave '_relu' out"
+            f"space option 'candidates': {text!r} is neither skip nor of the form k3_f24 with an odd kernel, or"
+            f" k3_f24_relu with other filters than the {channels} channels"
         )
-    return (("filters", filters), ("kernel", kernel), ("project_relu", int(relu)))
+    return (("filters", int(match[2])), ("kernel", int(match[1])), ("project_relu", int(match[3] is not None)))
 
 
 def _poolings(depth: int, size: tuple[int, int], pool: Sequence[int] | None) -> frozenset[int]:
@@ -188,11 +183,10 @@ def _poolings(depth: int, size: tuple[int, int], pool: Sequence[int] | None) -> 
     fitting = min(size).bit_length() - 1
     if pool is None:
         return frozenset(range(1, min(depth, fitting) + 1))
-    if len(set(pool)) != len(pool) or not all(isinstance(i, int) and 1 <= i <= depth for i in pool):
-        raise SpecError(f"space option 'pool' lists block numbers from 1 to {depth}, each once, got {list(pool)!r}")
-    if len(pool) > fitting:
+    known = all(isinstance(i, int) and 1 <= i <= depth for i in pool)
+    if not known or len(set(pool)) != len(pool) or len(pool) > fitting:
         raise SpecError(
-            f"space option 'pool' halves {min(size)} pixels {len(pool)} times, and {fitting} is all that fits;"
-            " name fewer blocks, or raise recipe.input_size"
+            f"space option 'pool' lists block numbers from 1 to {depth}, each once, and at most {fitting} of them for"
+            f" {min(size)} pixels (raise recipe.input_size for more), got {list(pool)!r}"
         )
     return frozenset(pool)

@@ -7,6 +7,7 @@ import inspect
 import itertools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -262,12 +263,9 @@ def space(
 
 def source_of(function: Build) -> str:
     """Digest of the file that contains a function."""
-    try:
-        file = inspect.getsourcefile(function)
-        text = Path(file).read_text(encoding="utf-8") if file else inspect.getsource(function)
-    except (OSError, TypeError, ValueError):
-        try:
-            text = inspect.getsource(function)
-        except (OSError, TypeError):
-            text = ""
+    text = ""
+    with suppress(OSError, TypeError):
+        text = inspect.getsource(function)  # all that there is of a function in a notebook
+    with suppress(OSError, TypeError, ValueError):
+        text = Path(inspect.getsourcefile(function) or "").read_text(encoding="utf-8")
     return hex_digest(f"{text}{_OWN_WEIGHTS}")

@@ -22,6 +22,7 @@ class Choices:
         decide: From a parameter's name and the `Parameter` to its choice.
 
     Attributes:
+        answers: The answers so far, in the order of the questions.
         layers: Name of each `layer` → the modules that were built for it, one for each time it was asked for.
         elastics: Names that were asked for by `elastic`.
 
@@ -34,6 +35,7 @@ class Choices:
     def __init__(self, decide: Callable[[str, Parameter], Choice]) -> None:
         self._decide = decide
         self._prefix = ""
+        self.answers: dict[str, Choice] = {}
         self.layers: dict[str, list[nn.Module]] = {}
         self._values: set[str] = set()
         self.elastics: set[str] = set()
@@ -51,7 +53,7 @@ class Choices:
         """
         full = self._named(name)
         self._require_kind(full, elastic=False)
-        return self._decide(full, Parameter(require_choices(full, options, "parameter"), ordered))
+        return self._answer(full, Parameter(require_choices(full, options, "parameter"), ordered))
 
     def integer(self, name: str, low: int, high: int, *, step: int = 1) -> int:
         """A whole number from `low` to `high`, both included.
@@ -66,13 +68,15 @@ class Choices:
             SpecError: The bounds are no whole numbers, or enclose none or more than 1,000 of them.
         """
         full = self._named(name)
-        if any(isinstance(v, bool) or not isinstance(v, int) for v in (low, high, step)) or low > high or step < 1:
-            raise SpecError(f"integer {full!r} needs whole numbers low <= high and step >= 1, got {low!r}, {high!r}")
+        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in (low, high, step)) and step > 0
+        values = range(low, high + 1, step) if whole else ()
+        if not 0 < len(values) <= _MOST_INTEGERS:
+            raise SpecError(
+                f"integer {full!r} has {len(values):,} values; it needs whole numbers low <= high and step >= 1, and at"
+                f" most {_MOST_INTEGERS:,} values"
+            )
         self._require_kind(full, elastic=False)
-        values = range(low, high + 1, step)
-        if len(values) > _MOST_INTEGERS:
-            raise SpecError(f"integer {full!r} has {len(values):,} values, more than {_MOST_INTEGERS:,}; raise step")
-        return cast(int, self._decide(full, Parameter(tuple(values), ordered=True)))
+        return cast(int, self._answer(full, Parameter(tuple(values), ordered=True)))
 
     def elastic(self, name: str, options: Sequence[int]) -> int:
         """A width, kernel or stride that a supernet leaves open, for layers of `nas_optuna.layers`.
@@ -101,7 +105,7 @@ class Choices:
         return self._make_elastic(full, Parameter(choices, ordered=True))
 
     def _make_elastic(self, name: str, parameter: Parameter) -> int:
-        return cast(int, self._decide(name, parameter))
+        return cast(int, self._answer(name, parameter))
 
     def layer(self, name: str, candidates: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
         """One of several layers; a supernet holds them all.
@@ -134,8 +138,12 @@ class Choices:
     def _make_layer(
         self, name: str, parameter: Parameter, candidates: Mapping[str, Callable[[], nn.Module]]
     ) -> nn.Module:
-        label = str(self._decide(name, parameter))
+        label = str(self._answer(name, parameter))
         return made_module(name, label, candidates[label])
+
+    def _answer(self, name: str, parameter: Parameter) -> Choice:
+        self.answers[name] = self._decide(name, parameter)
+        return self.answers[name]
 
     def _require_kind(self, name: str, *, elastic: bool) -> None:
         (self.elastics if elastic else self._values).add(name)

@@ -171,7 +171,13 @@ class FunctionSpace(BuiltSpace):
         return self._built(architecture)[0]
 
     def _built(self, architecture: Architecture) -> tuple[nn.Module, Choices]:
-        choices = Choices(self._decide(architecture))
+        params = architecture.params
+
+        def decide(name: str, asked: Parameter) -> Choice:
+            self.known(name, asked)
+            return params[name]
+
+        choices = Choices(decide)
         return self.build_with(choices), choices
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
@@ -184,14 +190,12 @@ class FunctionSpace(BuiltSpace):
 
     def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
         """The network on meta tensors, the choices that built it, and the uses of its layers on two images."""
-        asked: Answers = {}
-        choices = Choices(self._decide(architecture, asked))
         with torch.random.fork_rng(devices=[]):
             with torch.device("meta"):
-                network = self.build_with(choices)
+                network, choices = self._built(architecture)
             with torch.device("cpu"):  # whatever device the caller has set
                 calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
-        self.tracer.confirm(asked)
+        self.tracer.confirm(choices.answers)
         return network, choices, calls
 
     def operations(self, architecture: Architecture) -> tuple[Operation, ...]:
@@ -271,18 +275,6 @@ class FunctionSpace(BuiltSpace):
         network = require_module(made, self.name)
         settle(network, self.input_shape)
         return network.to("meta") if on_meta else network
-
-    def _decide(self, architecture: Architecture, answers: Answers | None = None) -> Decide:
-        """A function that answers questions by an architecture, and notes the answers in `answers`."""
-        params = architecture.params
-
-        def decide(name: str, asked: Parameter) -> Choice:
-            self.known(name, asked)
-            if answers is not None:
-                answers[name] = params[name]
-            return params[name]
-
-        return decide
 
     def _trace(self, decide: Decide) -> None:
         choices = Choices(decide)

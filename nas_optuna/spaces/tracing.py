@@ -25,8 +25,6 @@ _RANDOM = (
     " choices alone"
 )
 _MAX_PARAMETERS = 10_000
-_MAX_REMEMBERED = 65_536
-"""The most runs that are cached for a function whose questions follow no simple rule."""
 
 
 class _TooManyError(Exception):
@@ -48,7 +46,6 @@ class Tracer:
         self._deciders: dict[str, list[str]] = {}
         self._known: dict[str, dict[_Key, bool]] = {}
         self._irregular = False
-        self._remembered: dict[_Key, Answers] = {}
         self._cases = 0
         self.parameters: dict[str, Parameter] = {}
 
@@ -66,16 +63,8 @@ class Tracer:
             choices = self.parameters[name].choices
             return rng.choice(choices) if rng else choices[0]
 
-        if not self._closed:
+        if self._irregular or not self._closed:
             return self._execute(answer)
-        if self._irregular:
-            key = tuple(_key(wanted[name]) if name in wanted else None for name in self.parameters)
-            if rng is None and key in self._remembered:
-                return dict(self._remembered[key])
-            found = self._execute(answer)
-            if rng is None and len(self._remembered) < _MAX_REMEMBERED:
-                self._remembered[key] = dict(found)
-            return found
         answers: Answers = {}
         for name in self._order:
             asked = self._known[name].get(self._case(name, answers))

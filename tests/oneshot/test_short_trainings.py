@@ -13,7 +13,6 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.short_trainings import FOLDER, ShortPlan, ShortTrainer
 from nas_optuna.spec import StudySpec
-from nas_optuna.training import CheckpointFolder
 
 SPEC = StudySpec.from_dict(
     {
@@ -87,41 +86,6 @@ def test_a_damaged_file_is_as_none(content: bytes, tmp_path: Path) -> None:
     told = Listener()
     assert make(tmp_path, told=told)(ARCHITECTURES[:1], 2) == wanted
     assert len(told.names) == 1
-
-
-RESULT = {"architecture": "f4k3s1-f8k3s1", "epochs": 2, "accuracy": 0.5, "seconds": 1.0}
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        {"identity": 3, "results": [RESULT]},
-        {"identity": None},
-        {"results": None},
-        {"results": [RESULT | {"accuracy": 7}]},
-        {"results": [RESULT | {"accuracy": float("nan")}]},
-        {"results": [RESULT | {"accuracy": "0.5"}]},
-        {"results": [RESULT | {"epochs": "2"}]},
-        {"results": [RESULT | {"seconds": None}]},
-        {"results": [{"architecture": "f4k3s1-f8k3s1"}]},
-    ],
-    ids=str,
-)
-def test_results_that_another_wrote_are_as_none(content: dict[str, object], tmp_path: Path) -> None:
-    wanted = make(tmp_path)(ARCHITECTURES[:1], 2)
-    kept = CheckpointFolder(tmp_path / FOLDER)
-    found = kept.load()
-    assert found is not None
-    kept.save(1, {}, {}, found.progress | content)
-    told = Listener()
-    assert make(tmp_path, told=told)(ARCHITECTURES[:1], 2) == wanted
-    assert len(told.names) == 1
-
-
-@pytest.mark.parametrize("content", [None, [], 3, {"results": []}], ids=str)
-def test_results_of_another_form_are_as_none(content: object, tmp_path: Path) -> None:
-    CheckpointFolder(tmp_path / FOLDER).save(1, {}, {}, content)
-    assert make(tmp_path).results == []
 
 
 def test_another_recipe_trains_anew(tmp_path: Path) -> None:

@@ -91,10 +91,10 @@ def test_weights_that_release_0_2_wrote_are_read_and_damaged_ones_are_not_said_t
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     for epoch in epochs:
         (epoch / "weights.safetensors").write_bytes(b"")
-    with pytest.raises(StudyError, match=r"in .*supernet-\w+ are damaged; .*supernet train --study s"):
+    with pytest.raises(StudyError, match=r"no intact weights .*supernet-\w+; run this .*supernet train --study s"):
         weights()
     shutil.rmtree(epochs[0].parent)
-    with pytest.raises(StudyError, match=r"are not in .*supernet-\w+; run this where it was trained"):
+    with pytest.raises(StudyError, match=r"no intact weights .*supernet-\w+; run this where it was"):
         weights()
 
 
