@@ -62,11 +62,11 @@ def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, fl
         if not function.is_view and "batch_norm" not in name:  # batch norm is folded into the layer before it
             counted.update(_operator(name, given[0], tensors_in(given[0]), tensors_in(result)))
 
-    build = space.build_untried if isinstance(space, FunctionSpace) else space.build  # trying it would double the time
-    with torch.device("meta"), QuickMeta():
-        network, image = build(architecture).eval(), torch.empty(1, *space.input_shape)
+    with torch.device("meta"), QuickMeta():  # `build` would also try a function's network, in twice the time
+        network = space.built(architecture)[0] if isinstance(space, FunctionSpace) else space.build(architecture)
+        image = torch.empty(1, *space.input_shape)
     with torch.no_grad(), operators_noted(note):
-        network(image)
+        network.eval()(image)
     return dict(counted)
 
 

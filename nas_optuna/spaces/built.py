@@ -91,8 +91,18 @@ class BuiltSpace(Decomposable):
     @checked
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network."""
-        params = self.architecture(architecture.params).params  # which refuses one of another space
-        return self.build_with(Choices(lambda name, asked: params[name]))
+        return self.built(self.architecture(architecture.params))[0]  # which refuses one of another space
+
+    def built(self, architecture: Architecture) -> tuple[nn.Module, Choices]:
+        """The architecture's network, and the choices that have built it."""
+        params = architecture.params
+
+        def decide(name: str, asked: Parameter) -> Choice:
+            self.known(name, asked)
+            return params[name]
+
+        choices = Choices(decide)
+        return self.build_with(choices), choices
 
     def build_with(self, choices: Choices) -> nn.Module:
         """Run the function with any `Choices`, on the current default device."""

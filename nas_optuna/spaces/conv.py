@@ -26,7 +26,6 @@ PARTS = ("filters", "kernel", "stride")
 CENTRED_DEPTH = 3
 """The fewest convolutions of a chain for which a supernet's weights are centred. A shorter chain learns without
 centring, which there would hide the very best networks."""
-_LAYER = re.compile(r"f(\d+)k(\d+)s(\d+)")
 POOLED = 0.57
 """The gain of pooling: ``sqrt(E[max(0, x)²] / E[max(0, x1, x2, x3, x4)²])`` of independent standard normals."""
 
@@ -191,15 +190,12 @@ class ConvSpace(ChainSpace):
         Raises:
             ArchitectureError: The string has another form or depth, or a value is outside its choices.
         """
-        layers = [_LAYER.fullmatch(part) for part in text.strip().lower().split("-")]
-        if len(layers) != self.depth or not all(layers):
+        numbers = list(map(int, re.findall("[0-9]+", text)))
+        params = dict(zip(self.parameters, numbers, strict=False))
+        if len(numbers) != len(self.parameters) or self.format(params) != text.strip().lower():
             raise ArchitectureError(
                 f"{text!r} is not {self.depth} layers of the form f16k3s1, joined by '-' (filters, kernel, stride)"
             )
-        params: dict[str, int] = {}
-        for i, layer in enumerate(layers, start=1):
-            assert layer is not None
-            params |= {f"conv{i}.{part}": int(value) for part, value in zip(PARTS, layer.groups(), strict=True)}
         return self.architecture(params)
 
     def make_chain(self) -> Iterator[Part]:

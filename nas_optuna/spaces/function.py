@@ -164,21 +164,7 @@ class FunctionSpace(BuiltSpace):
         architecture = self.architecture(architecture.params)  # refuses one of another space
         if architecture not in self._outputs:
             self._tried(architecture)
-        return self.build_untried(architecture)
-
-    def build_untried(self, architecture: Architecture) -> nn.Module:
-        """The architecture's network without a trial run, which would name a layer that does not work."""
-        return self._built(architecture)[0]
-
-    def _built(self, architecture: Architecture) -> tuple[nn.Module, Choices]:
-        params = architecture.params
-
-        def decide(name: str, asked: Parameter) -> Choice:
-            self.known(name, asked)
-            return params[name]
-
-        choices = Choices(decide)
-        return self.build_with(choices), choices
+        return self.built(architecture)[0]
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
         """See `SearchSpace.require_logits`."""
@@ -192,7 +178,7 @@ class FunctionSpace(BuiltSpace):
         """The network on meta tensors, the choices that built it, and the uses of its layers on two images."""
         with torch.random.fork_rng(devices=[]):
             with torch.device("meta"):
-                network, choices = self._built(architecture)
+                network, choices = self.built(architecture)
             with torch.device("cpu"):  # whatever device the caller has set
                 calls, self._outputs[architecture] = try_out(network, choices.layers, self.input_shape)
         self.tracer.confirm(choices.answers)
@@ -216,13 +202,13 @@ class FunctionSpace(BuiltSpace):
         return (*found, Operation(f"rest {rest}", (), self.input_shape, shape, make))
 
     def _build_layer(self, architecture: Architecture, call: Call) -> nn.Module:
-        _, choices = self._built(architecture)
+        _, choices = self.built(architecture)
         layer = choices.layers[call.name][call.place]
         return layer if call.simple else Alone(layer, call.inputs)
 
     def _build_rest(self, architecture: Architecture, calls: Sequence[Call]) -> nn.Module:
         """The network with stand-ins for its layers."""
-        network, choices = self._built(architecture)
+        network, choices = self.built(architecture)
         return without(network, choices.layers, calls)
 
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from nas_optuna.errors import SpecError
 from nas_optuna.spaces.architecture import Choice
@@ -178,23 +178,20 @@ class MixedLayer(nn.ModuleList):
 
     def _combined(self, outputs: list[Any], args: Any, weights: Tensor | None) -> Any:
         shares = [1 / len(outputs)] * len(outputs) if weights is None else weights
-        flat = [tree_flatten(output) for output in outputs]
-        leaves, structure = flat[0]
-        for label, output, (others, other) in zip(self.labels, outputs, flat, strict=True):
-            shapes = [getattr(leaf, "shape", None) for leaf in leaves]
-            if other != structure or [getattr(leaf, "shape", None) for leaf in others] != shapes:
-                given = ", ".join(_shown(arg) for arg in args)
+        first, *others = map(_shapes, outputs)
+        for label, other in zip(self.labels[1:], others, strict=True):
+            if other != first:
                 raise SpecError(
-                    f"layer {self.name!r} cannot be mixed: for {given}, candidate {self.labels[0]!r} gives"
-                    f" {_shown(outputs[0])} and {label!r} gives {_shown(output)}"
+                    f"layer {self.name!r} cannot be mixed: for {', '.join(map(str, _shapes(args)))}, candidate"
+                    f" {self.labels[0]!r} gives {first} and {label!r} gives {other}"
                 )
-        mixed = [
-            reduce(torch.add, [share * others[i] for share, (others, _) in zip(shares, flat, strict=True)])
-            if _is_mixable(leaf)
-            else leaf
-            for i, leaf in enumerate(leaves)
-        ]
-        return tree_unflatten(mixed, structure)
+
+        def mixed(*leaves: Any) -> Any:
+            if not _is_mixable(leaves[0]):
+                return leaves[0]
+            return reduce(torch.add, [share * leaf for share, leaf in zip(shares, leaves, strict=True)])
+
+        return tree_map(mixed, *outputs)
 
 
 def mixed_layers(network: nn.Module) -> list[MixedLayer]:
@@ -210,12 +207,9 @@ def _is_mixable(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex())
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return str(list(value.shape))
-    if isinstance(value, tuple | list):
-        return f"{type(value).__name__} of {', '.join(map(_shown, value))}"
-    return type(value).__name__
+def _shapes(value: Any) -> Any:
+    """The structure of a value, with shapes in place of tensors."""
+    return tree_map(lambda leaf: list(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__, value)
 
 
 class Mixing(Choices):

@@ -306,7 +306,7 @@ def test_what_cannot_be_mixed_is_said_in_one_line() -> None:
         return Loose()
 
     space = nas.space(one)(**SHAPE)
-    with pytest.raises(SpecError, match=r"'memory' cannot be mixed: .* 'lstm' gives tuple of .* 'linear' gives \["):
+    with pytest.raises(SpecError, match=r"'memory' cannot be mixed: .* 'lstm' gives \(\[.* 'linear' gives \["):
         supernet_for(space)
 
 
