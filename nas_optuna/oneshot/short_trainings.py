@@ -77,7 +77,7 @@ class ShortResult:
 
     architecture: str
     epochs: int
-    accuracy: float
+    accuracy: float | None  # None if it has failed, which is not stored, so that a later process tries it again
     seconds: float
 
 
@@ -103,7 +103,6 @@ class ShortTrainer:
         self._kept = CheckpointFolder(folder / FOLDER) if folder else None
         self._callback = callback or Callback()
         self._interrupted = interrupted
-        self._failed: set[tuple[str, int]] = set()
         self.results = self._read()  # of ended trainings, in their order
         self.seconds_before = sum(result.seconds for result in self.results)  # of earlier processes
 
@@ -119,27 +118,20 @@ class ShortTrainer:
 
     def _accuracy(self, architecture: Architecture, epochs: int) -> float | None:
         wanted = (str(architecture), epochs)
-        if wanted in self._failed:
-            return None
         found = next((r for r in self.results if (r.architecture, r.epochs) == wanted), None)
         if found is None:
-            try:
-                found = self._train(architecture, epochs)
-            except TrainingError as error:  # a later run of the supernet's training tries it again
-                logger.warning("a short training failed and is left out: %s", error)
-                self._failed.add(wanted)
-                return None
+            found = self._train(architecture, epochs)
             self.results.append(found)
-            if self._kept:
-                done = {"identity": self._evaluator.identity, "results": [asdict(result) for result in self.results]}
-                self._kept.save(len(self.results), {}, {}, done)
+            ended = [asdict(result) for result in self.results if result.accuracy is not None]
+            if self._kept and found.accuracy is not None:
+                self._kept.save(len(ended), {}, {}, {"identity": self._evaluator.identity, "results": ended})
         return found.accuracy
 
     def _train(self, architecture: Architecture, epochs: int) -> ShortResult:
-        number = len(self.results) + len(self._failed) + 1
-        subject = Subject(f"short training {number}", architecture=str(architecture))
+        subject = Subject(f"short training {len(self.results) + 1}", architecture=str(architecture))
         state = self._folder and self._folder / f"short-{digest(str(architecture), self._evaluator.identity)}"
-        accuracy, start = 0.0, time.monotonic()
+        accuracy: float | None = None
+        start = time.monotonic()
         self._callback.trial_started(subject)
         steps = checked_measurements(
             self._evaluator,
@@ -153,11 +145,11 @@ class ShortTrainer:
             for measured in itertools.islice(steps, epochs):
                 accuracy = measured.metrics["accuracy"]
                 self._callback.step_finished(subject, measured)
-        except TrainingError:
-            self._callback.trial_finished(subject, None)
-            raise
+        except TrainingError as error:
+            logger.warning("a short training failed and is left out: %s", error)
+            accuracy = None
         self._callback.trial_finished(subject, None)
-        if state:
+        if state and accuracy is not None:
             shutil.rmtree(state, ignore_errors=True)
         return ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)
 

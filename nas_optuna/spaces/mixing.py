@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import partialmethod, reduce
 from typing import Any, cast
 
 import torch
@@ -105,29 +106,21 @@ class Elastic(int):
     def __reduce__(self) -> tuple[type[Elastic], tuple[Size]]:
         return Elastic, (self.size,)  # otherwise copied as a plain int
 
-    def _each(self, change: Callable[[int], int], number: int) -> int:
-        if type(number) is not int:
-            return change(int(self))
-        return Elastic(Size(self.size.opens, tuple(map(change, self.size.choices))))
-
     def __mul__(self, factor: int) -> int:
         if isinstance(factor, Elastic):
             products = itertools.product(self.size.choices, factor.size.choices)
             return Elastic(Size(self.size.opens + factor.size.opens, tuple(a * b for a, b in products)))
-        return self._each(lambda choice: choice * factor, factor)
+        return self._by(operator.mul, factor)
+
+    def _by(self, operation: Callable[[int, int], int], number: int) -> int:
+        if type(number) is not int:
+            return operation(int(self), number)
+        return Elastic(Size(self.size.opens, tuple(operation(choice, number) for choice in self.size.choices)))
 
     __rmul__ = __mul__
-
-    def __add__(self, number: int) -> int:
-        return self._each(lambda choice: choice + number, number)
-
-    __radd__ = __add__
-
-    def __sub__(self, number: int) -> int:
-        return self._each(lambda choice: choice - number, number)
-
-    def __floordiv__(self, divisor: int) -> int:
-        return self._each(lambda choice: choice // divisor, divisor)
+    __add__ = __radd__ = partialmethod(_by, operator.add)
+    __sub__ = partialmethod(_by, operator.sub)
+    __floordiv__ = partialmethod(_by, operator.floordiv)
 
 
 def size_of(number: object) -> Size | None:
