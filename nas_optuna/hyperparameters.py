@@ -98,6 +98,8 @@ def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistri
         raise SpecError(f"recipe.{name} has a range of low, high and maybe log = true, or a list, got {shown(value)}")
     for end in ("low", "high"):
         applied(Recipe(), {f"{PREFIX}{name}": value[end]})
+    if value["low"] == value["high"]:
+        raise SpecError(f"recipe.{name}: low and high are both {value['low']!r}; set it instead of searching it")
     try:
         return (IntDistribution if kind is int else FloatDistribution)(**value)
     except ValueError as error:

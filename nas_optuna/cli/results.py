@@ -355,7 +355,7 @@ def dashboard(
             yield from (folder / "artifacts" for folder in folders(url, study.user_attrs))
 
     pages = wsgi(opened, artifact_store=ArtifactFolders(artifacts, others))
-    application = OwnPagesOnly(ReadableAttributes(pages, opened.get_study_user_attrs), port)
+    application = OwnPagesOnly(ReadableAttributes(pages), port)
     try:
         server = create_server(HOST, port, application)
     except OSError as error:

@@ -33,9 +33,8 @@ from optuna.trial import FrozenTrial, Trial
 from nas_optuna.errors import shortened
 from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes, trial_id_of
-from nas_optuna.study.schema import PREFIX, StudyKey, TrialKey, is_reserved
-from nas_optuna.study.significance import accuracy_on_test
-from nas_optuna.study.transactions import remove_study_system_attributes, set_study_system_attributes
+from nas_optuna.study.schema import PREFIX, TrialKey, is_reserved
+from nas_optuna.study.transactions import set_study_system_attributes
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -44,10 +43,6 @@ _PREFIX = "dashboard:artifacts:"
 """Prefix of study attributes in which optuna-dashboard looks for a trial's files, even of an ended trial."""
 _OF_STUDY = "artifacts:"
 """Prefix of study attributes in which Optuna's ``upload_artifact`` keeps a study's own files."""
-_FIGURES = [f"dashboard:plot_data:{name}:" for name in ("front", "curves", "supernet-alphas", "controller-entropy")]
-"""Prefixes of figures that earlier releases wrote, and that are no longer updated."""
-_COLOUR_OF_FIGURES = "#7d8797"
-"""A colour that distinguishes these figures from a user's own of the same name."""
 DRAWING = "drawing.svg"
 NOTE_PART = 2045
 """Characters of a note in one attribute: optuna-dashboard's limit, which every database accepts."""
@@ -55,7 +50,7 @@ WIDTH = 64
 """Characters of a trial's attribute, whose line the dashboard does not break; its note holds the whole."""
 _NAME = re.compile(r"[0-9a-f-]{36}")
 """The name of a stored file: a UUID, so that no name from a database leads out of the store's folder."""
-_STUDY = re.compile(r"/api/studies/(\d+)")
+_STUDY = re.compile(r"/api/studies/\d+")
 TRIAL_NAMES = {
     TrialKey.ARCHITECTURE: "architecture",
     TrialKey.ACCURACY: "accuracy",
@@ -69,7 +64,7 @@ TRIAL_NAMES = {
     TrialKey.CONTINUES: "continues trial",
     TrialKey.FEASIBLE: "inside the limits",
 }
-"""Attributes of a trial for people, in the order in which they are shown; costs follow."""
+"""Attributes of a trial for people, beside its costs."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN = frozenset({"", "none", "same-origin"})
 """``Sec-Fetch-Site`` of the server's own pages and of an address typed in; tools send none."""
@@ -149,14 +144,6 @@ def of_study(study: Study) -> list[str]:
     return _names(key for key in study_system_attributes(study) if key.startswith((_PREFIX, _OF_STUDY)))
 
 
-def remove_figures(study: Study, attributes: Mapping[str, Any]) -> None:
-    """Remove figures of earlier releases from a study, since they are no longer updated."""
-    for start in _FIGURES:
-        parts = sorted((key for key in attributes if key.startswith(start)), key=lambda key: (len(key), key))
-        if _COLOUR_OF_FIGURES in "".join(str(attributes[key]) for key in parts):
-            remove_study_system_attributes(study, parts)
-
-
 def _names(keys: Iterable[str]) -> list[str]:
     return [name for key in keys if _NAME.fullmatch(name := key.rpartition(":")[2])]
 
@@ -202,20 +189,15 @@ def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
     return f"dashboard:{of}note_ver", f"dashboard:{of}note_str:"
 
 
-Attribute = dict[str, str]
-
-
 class ReadableAttributes:
-    """Renames attributes in the dashboard's answers; `attributes` gives a study's user attributes by its id."""
+    """Renames attributes of trials in the dashboard's answers about a study, and leaves out those for programs."""
 
-    def __init__(self, application: WSGIApplication, attributes: Callable[[int], Mapping[str, Any]]) -> None:
+    def __init__(self, application: WSGIApplication) -> None:
         self._application = application
-        self._attributes = attributes
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
-        found = _STUDY.fullmatch(environ.get("PATH_INFO", ""))
-        if found is None or environ["REQUEST_METHOD"] != "GET":
+        if not _STUDY.fullmatch(environ.get("PATH_INFO", "")) or environ["REQUEST_METHOD"] != "GET":
             return self._application(environ, start_response)
         began: list[Any] = []
 
@@ -223,75 +205,43 @@ class ReadableAttributes:
             began.extend(arguments)
             return bytes
 
-        parts = self._application(environ, start)
-        body = b"".join(parts)
+        body = b"".join(self._application(environ, start))
         status, headers = began[0], began[1]
         if status.startswith("200"):
-            body = json.dumps(readable(json.loads(body), self._attributes(int(found[1])))).encode()
+            body = json.dumps(readable(json.loads(body))).encode()
             headers = [(n, v) for n, v in headers if n.lower() != "content-length"]
             headers.append(("Content-Length", str(len(body))))
         start_response(status, headers)
         return [body]
 
 
-def readable(answer: dict[str, Any], attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The dashboard's answer about one study, with names for people."""
+def readable(answer: dict[str, Any]) -> dict[str, Any]:
+    """The dashboard's answer about one study, with names for people; the study's own note tells its settings."""
     if "user_attrs" in answer:
-        own = [a for a in answer["user_attrs"] if not a["key"].startswith(PREFIX)]
-        answer["user_attrs"] = own + study_rows(attributes)
+        answer["user_attrs"] = [a for a in answer["user_attrs"] if not a["key"].startswith(PREFIX)]
     for trial in answer.get("trials", []):
         trial["user_attrs"] = trial_rows(trial["user_attrs"])
     union = answer.get("union_user_attrs", [])
-    costs = [a["key"] for a in union if a.get("sortable")]
-    names = {a["key"]: _name(a["key"], a["key"] in costs) for a in union}
-    answer["union_user_attrs"] = [a | {"key": names[a["key"]]} for a in union if names[a["key"]]]
+    answer["union_user_attrs"] = [a | {"key": name} for a in union if (name := _name(a["key"]))]
     return answer
 
 
-def _name(key: str, is_number: bool) -> str | None:
+def trial_rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A trial's attributes by names for people, ours with short values."""
+    named = [(_name(row["key"]), row) for row in rows]
+    return [
+        row if name == row["key"] else {"key": name, "value": shortened(row["value"], WIDTH)}
+        for name, row in named
+        if name
+    ]
+
+
+def _name(key: str) -> str | None:
     """The name of a trial's attribute for people; None if it is only for programs."""
     own = key.removeprefix(PREFIX)
     if key in TRIAL_NAMES or own == key:
         return TRIAL_NAMES.get(key, key)
-    return describe(own).heading if is_number and not is_reserved(own) else None
-
-
-def trial_rows(rows: list[Attribute]) -> list[Attribute]:
-    """A trial's attributes: ours by name, then those of others."""
-    values = {row["key"]: row["value"] for row in rows if row["key"].startswith(PREFIX)}
-    shown = {key: TRIAL_NAMES[key] for key in TRIAL_NAMES if key in values}
-    costs = {key: _name(key, _is_number(value)) for key, value in values.items() if key not in shown}
-    ours = [{"key": name, "value": shortened(values[key], WIDTH)} for key, name in (shown | costs).items() if name]
-    return ours + [row for row in rows if not row["key"].startswith(PREFIX)]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def study_rows(attributes: Mapping[str, Any]) -> list[Attribute]:
-    """The settings of a study and the results of retraining, a short line each."""
-    spec = attributes.get(StudyKey.SPEC)
-    if not isinstance(spec, dict):
-        return []
-    rows = {"objectives": ", ".join(spec.get("objectives", []))}
-    rows |= {f"limit of {name}": f"{limit:,.6g}" for name, limit in spec.get("limits", {}).items()}
-    reports = attributes.get(StudyKey.RETRAINED, [])
-    if reports:
-        trial, seeds = reports[0].get("trial"), len(reports[0]["seeds"])
-        whose = [f"trial {trial}"] * (trial is not None) + [f"mean of {seeds} seeds"] * (seeds > 1)
-        rows["test accuracy"] = accuracy_on_test(reports[0]) + (f" ({', '.join(whose)})" if whose else "")
-    sections = {n: spec[n] for n in ("data", "space", "sampler", "pruner", "recipe") if isinstance(spec.get(n), dict)}
-    rows |= {name: str(section["name"]) for name, section in sections.items() if "name" in section}
-    for name, section in sections.items():
-        for key, value in section.items():
-            if key != "name" and value not in (None, False, {}, []):
-                rows[f"{name}: {key.replace('_', ' ')}"] = str(value)
-    return [{"key": key, "value": value} for key, value in rows.items()]
+    return None if is_reserved(own) else describe(own).heading
 
 
 class OwnPagesOnly:

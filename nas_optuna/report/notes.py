@@ -189,7 +189,6 @@ def write_study_note(study: Study) -> None:
     if study.user_attrs.get(StudyKey.SPEC) is None:
         return  # a plain Optuna study with our objective
     attributes = study_system_attributes(study)
-    dashboard.remove_figures(study, attributes)
     before = note_in(attributes)
     if before and attributes.get(StudyKey.NOTE) != hex_digest(before, 16, "sha256"):
         return

@@ -95,14 +95,6 @@ def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None
     transaction(storage, lambda connection: _write(connection, table, "study_id", study_id, values))
 
 
-def remove_study_system_attributes(study: Study, keys: Sequence[str]) -> None:
-    """Remove system attributes of a study; only databases can."""
-    storage, study_id, table = storage_of(study), study_id_of(study), tables()["study_system_attributes"]
-    if keys and database_of(storage) is not None:
-        rows = delete(table).where(table.c.study_id == study_id, table.c.key.in_(list(keys)))
-        transaction(storage, lambda connection: connection.execute(rows))
-
-
 def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
     """Set user attributes that depend on the present ones, so that two processes do not overwrite each other's."""
     storage, study_id = storage_of(study), study_id_of(study)

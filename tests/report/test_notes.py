@@ -1,6 +1,5 @@
 """Every trial has its note for optuna-dashboard, whenever a process was killed."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna_dashboard._custom_plot_data import get_plotly_graph_objects, save_graph_object_json
 from optuna_dashboard._note import get_note_from_system_attrs
 
 from nas_optuna.report.dashboard import trial_rows
@@ -38,26 +36,6 @@ def noted() -> list[tuple[str, str]]:
         (trial.user_attrs[TrialKey.ARCHITECTURE], get_note_from_system_attrs(kept, trial._trial_id)["body"])
         for trial in study.trials
     ]
-
-
-def test_figures_of_earlier_releases_go_when_a_study_goes_on(place: Path, command: Command) -> None:
-    words = ("run", "--sampler", "random", "--trials", 1)
-    assert command(*words, *tiny()).code == 0
-    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
-    data = [{"x": list(range(2000))}]  # longer than one attribute may be
-
-    def save(name: str, **layout: object) -> None:
-        text = json.dumps({"data": data, "layout": layout})
-        save_graph_object_json(study._storage, study._study_id, f"dashboard:plot_data:{name}:", text)
-
-    for name in ("front", "curves", "supernet-alphas", "controller-entropy", "mine"):
-        save(name, font={"size": 11, "color": "#7d8797"})
-    assert len(get_plotly_graph_objects(study_system_attributes(study))) == 5
-    assert command(*words).code == 0
-    assert list(get_plotly_graph_objects(study_system_attributes(study))) == ["mine"]
-    save("front", title="a user's own")
-    assert command(*words).code == 0
-    assert sorted(get_plotly_graph_objects(study_system_attributes(study))) == ["front", "mine"]
 
 
 @pytest.mark.process
