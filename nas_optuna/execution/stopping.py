@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import isfinite, nan
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
-from nas_optuna.quantities import Quantity, plural
+from nas_optuna.quantities import plural
 from nas_optuna.samplers.base import Allowed
 from nas_optuna.study.optuna_internals import hypervolume
 from nas_optuna.study.results import complete_trials, losses_of
@@ -29,7 +29,7 @@ HARD_STOP = 6
 
 _BOUND = re.compile(r"([^<>=!]+?)\s*(>=|<=|:|\s)\s*([+-]?)((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([kMG%]?)")
 _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "%": 0.01}
-_STALLED = re.compile(r"stalled(?:\s*[:\s]\s*(\d+))?")
+_STALLED = re.compile(r"stalled(?:\s*[:\s]\s*([1-9]\d*))?")
 
 
 @dataclass(frozen=True)
@@ -117,65 +117,34 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
     """
     text = text.strip()
     if match := _STALLED.fullmatch(text):
-        patience = PATIENCE if match[1] is None else int(match[1])
-        if patience < 1:
-            raise SpecError(f"{text!r}: the patience must be at least 1 trial")
-        return Stalled(patience, allowed)
-    if text in objectives:
+        return Stalled(int(match[1] or PATIENCE), allowed)
+    match = _BOUND.fullmatch(text)
+    if match is None or match[1] == "stalled":
         raise SpecError(
-            f"--until {text} names no value; a shell takes > and < for itself, so write quotes around all of it:"
-            f' --until "{text}{_operator(_described(text))}VALUE", or --until {text}:VALUE'
+            f'{text!r} ends no study; write stalled, stalled:10, accuracy:0.98 or "accuracy>=0.98", in quotes,'
+            " because a shell takes > and < for itself"
         )
-    match = _BOUND.fullmatch(text) if len(text) < 200 else None
-    if match is None:
-        raise SpecError(f"{text!r} ends no study; write stalled, stalled:10, accuracy:0.98 or latency_ms:0.5")
-    if match[1] == "stalled":
-        raise SpecError(f"{text!r}: the patience must be a whole number of at least 1 trial")
-    if match[1] not in objectives:
-        raise SpecError(unknown("objective", match[1], objectives))
-    objective = _described(match[1])
-    operator = match[2] if match[2] in (">=", "<=") else _operator(objective)
-    value = float(match[3] + match[4]) * _FACTORS[match[5]]
-    return _sensible(Reached(match[1], operator == ">=", value), objective)
-
-
-def _described(name: str) -> Quantity | None:
-    """A description of an objective; None in a study that this package has not made."""
-    try:
-        return parse_criterion(name)
-    except SpecError:
-        return None
-
-
-def _operator(objective: Quantity | None) -> str:
-    return "<=" if objective is not None and not objective.maximize else ">="
-
-
-def _sensible(condition: Reached, objective: Quantity | None) -> Reached:
-    """Refuse a bound that no network can reach or that every network meets."""
-    if objective is None:
-        return condition
-    name, value, sign = objective.name, condition.value, objective.sign
-    way = "maximised" if objective.maximize else "minimised"
-    if condition.at_least != objective.maximize:
+    name, operator, value = match[1], match[2], float(match[3] + match[4]) * _FACTORS[match[5]]
+    if name not in objectives:
+        raise SpecError(unknown("objective", name, objectives))
+    goal = parse_criterion(name)
+    if operator in (">=", "<=") and goal.maximize != (operator == ">="):
+        way = "maximised" if goal.maximize else "minimised"
         raise SpecError(
-            f'{name} is {way}, so --until "{name}{">=" if condition.at_least else "<="}{value:g}" would end the study'
-            f" at its first bad network; write --until {name}:{value:g}"
+            f"{name} is {way}, so {text!r} would end the study at its first bad network; write --until {name}:{value:g}"
         )
-    if objective.ideal is not None and sign * value < sign * objective.ideal:
-        share = objective.ideal == 1 and 10 <= value <= 100  # written in per cent
-        remedy = f"; write --until {name}:{value / 100:g}" if share else "; choose a value that can be reached"
-        raise SpecError(f"no network has {name} {value:g}: the best possible is {objective.ideal:g}{remedy}")
-    if objective.worst is not None and sign * value >= sign * objective.worst:
-        worst = f"the worst possible is {objective.worst:g}; choose a better value"
-        raise SpecError(f"every network has {name} {value:g}: {worst}")
-    return condition
+    bounds = {word: bound for word, bound in (("best", goal.ideal), ("worst", goal.worst)) if bound is not None}
+    loss, ideal, worst = (goal.sign * each for each in (value, bounds.get("best", nan), bounds.get("worst", nan)))
+    if loss < ideal or loss >= worst:
+        known = " and ".join(f"the {word} possible is {bound:g}" for word, bound in bounds.items())
+        raise SpecError(f"{name} {value:g} is no goal: {known}; 95 per cent are written as 0.95 or 95%")
+    return Reached(name, goal.maximize, value)
 
 
 def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence[Condition]) -> str | None:
     """The first condition that is met, as a sentence without a full stop; None while the study continues."""
     # Complete and feasible trials of all workers with finite values count.
-    trials = [t for t in complete_trials(study) if all(map(math.isfinite, t.values))]
+    trials = [t for t in complete_trials(study) if all(map(isfinite, t.values))]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))
     reasons = (condition.reason(study, trials, objectives) for condition in conditions)
     return next((reason for reason in reasons if reason is not None), None)

@@ -131,10 +131,10 @@ def test_what_has_changed_is_shown(command: Command, study: str, words: tuple[st
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("accuracy 95", "write --until accuracy:0.95"),
-        ("stalled:-1", "the patience must be a whole number of at least 1 trial"),
+        ("accuracy 95", "the best possible is 1 and the worst possible is 0; 95 per cent are written as 0.95 or 95%"),
+        ("stalled:-1", "'stalled:-1' ends no study; write stalled, stalled:10"),
         ("macs:1M", "unknown objective 'macs'"),
-        ("accuracy", "write quotes around all of it"),
+        ("accuracy", "in quotes, because a shell takes > and < for itself"),
         ("accuracy > 0.9", "'accuracy > 0.9' ends no study; write stalled, stalled:10, accuracy:0.98"),
     ],
 )
