@@ -10,7 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Protocol, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import optuna
 
@@ -39,7 +40,7 @@ class WorkerState:
 
     spec: WorkerSpec
     name: str  # for a person, with its process or node
-    owner: str | None = None  # its name in leases, once it has said so
+    owner: str | None = None  # its name in leases, once it has asked for a trial
     subject: Subject | None = None  # the trial that it runs
     deaths: int = 0  # since it last finished a trial
     done: bool = False  # whether it has sent its last message
@@ -50,6 +51,8 @@ W = TypeVar("W", bound=WorkerState)
 
 class WorkerPool(ABC, Generic[W]):
     """The workers of one run. A subclass starts them and transports their messages, which are handled here."""
+
+    grace = GRACE
 
     def __init__(self, work: Work, budget: TrialBudget, told: Callback) -> None:
         self.budget = budget
@@ -78,10 +81,6 @@ class WorkerPool(ABC, Generic[W]):
     def end(self) -> None:
         """End all workers, however the run has ended."""
 
-    def patience(self) -> float:
-        """Seconds in which the workers that were asked to stop must end."""
-        return GRACE if self.asked > 1 else float("inf")
-
     def is_over(self) -> bool:
         """Whether there is no worker left to wait for."""
         return not self.workers
@@ -105,16 +104,17 @@ class WorkerPool(ABC, Generic[W]):
         wanted = 2 if stop.insisted else 1 if stop.asked or self.error is not None else 0
         while self.asked < wanted:
             self.asked += 1
-            self.deadline = time.monotonic() + self.patience()
+            self.deadline = time.monotonic() + self.grace if self.asked > 1 else self.deadline
             self.budget.close()
             for worker in self.workers:
                 self.interrupt(worker)
 
-    def handle(self, worker: W, message: Message) -> None:
-        """Handle a worker's message."""
+    def handle(self, worker: W, message: Message) -> bool | None:
+        """Handle a worker's message; return the answer to a request."""
         match message:
-            case ReadyMessage(owner):
+            case RequestMessage(owner):
                 worker.owner = owner
+                return self.budget.ask(worker.spec.number)
             case LogMessage(level, line):
                 if line not in self._logged:  # several workers may say it, e.g. of a trial of another host
                     self._logged.add(line)
@@ -125,6 +125,7 @@ class WorkerPool(ABC, Generic[W]):
                 worker.done = True
                 self.budget.drop(worker.spec.number)
                 self.error = self.error or error
+        return None
 
     def outcome(self, interrupted: bool) -> Outcome:
         """The joint outcome of all workers."""
@@ -176,8 +177,8 @@ class WorkerPool(ABC, Generic[W]):
 
 
 @dataclass(frozen=True)
-class ReadyMessage:
-    """The worker has opened the study; `owner` is its name in leases."""
+class RequestMessage:
+    """The worker, whose name in leases is `owner`, asks for permission to begin one more trial."""
 
     owner: str
 
@@ -206,17 +207,10 @@ class DoneMessage:
     error: NasOptunaError | None = None
 
 
-Message = ReadyMessage | EventMessage | LogMessage | DoneMessage
+Message = RequestMessage | EventMessage | LogMessage | DoneMessage
 
-
-class Channel(Protocol):
-    """A worker's connection to its executor."""
-
-    def tell(self, message: Message) -> None:
-        """Send a message."""
-
-    def may_begin(self) -> bool:
-        """Ask for permission to begin one more trial."""
+Tell = Callable[[Message], bool]
+"""Sends a message from a worker to its executor, and returns the answer to a request."""
 
 
 @dataclass(frozen=True)
@@ -229,34 +223,32 @@ class WorkerSpec:
     total: int | None = None
 
 
-def run_worker(handle: Handle, spec: WorkerSpec, channel: Channel, stop: StopRequest) -> None:
+def run_worker(handle: Handle, spec: WorkerSpec, tell: Tell, stop: StopRequest) -> None:
     """Run trials for as long as the executor permits; never raises, because nobody here would see it."""
-    with _logging_to(channel):
+    with _logging_to(tell):
         try:
             use_threads(spec.threads)
             work = replace(handle, device=spec.device).work(interrupted=stop)
-            channel.tell(ReadyMessage(this_worker()))
-            relay = _Relay(channel, spec.number)
-            options: dict[str, Any] = {"total": spec.total, "may_begin": channel.may_begin, "stop": stop}
-            run(work.study, work.objective, **options, callbacks=[relay])
-            channel.tell(DoneMessage())
+            may_begin, relay = partial(tell, RequestMessage(this_worker())), _Relay(tell, spec.number)
+            run(work.study, work.objective, total=spec.total, may_begin=may_begin, stop=stop, callbacks=[relay])
+            tell(DoneMessage())
         except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
             return  # the executor is gone, or no longer wants this worker
         except Exception as error:
-            channel.tell(DoneMessage(_told_plainly(error, spec.number)))
+            tell(DoneMessage(_told_plainly(error, spec.number)))
 
 
 class _Relay(Callback):
     """Sends events to the executor, without objects that belong to this process."""
 
-    def __init__(self, channel: Channel, worker: int) -> None:
-        self._channel = channel
+    def __init__(self, tell: Tell, worker: int) -> None:
+        self._tell = tell
         self._worker = worker
 
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
         if isinstance(about, Subject):
             here = replace(about, trial=None, study=None, worker=self._worker)
-            self._channel.tell(EventMessage(event, here, more))
+            self._tell(EventMessage(event, here, more))
 
 
 def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
@@ -270,9 +262,9 @@ def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
 
 
 class _Handler(logging.Handler):
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, tell: Tell) -> None:
         super().__init__(logging.WARNING)
-        self._channel = channel
+        self._tell = tell
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
@@ -280,13 +272,13 @@ class _Handler(logging.Handler):
             text = text.partition("\n")[0].rpartition("Warning: ")[2]
         lines = text.splitlines() if record.levelno >= logging.ERROR else [printable(text)]
         for one in lines:
-            self._channel.tell(LogMessage(record.levelno, one))
+            self._tell(LogMessage(record.levelno, one))
 
 
 @contextmanager
-def _logging_to(channel: Channel) -> Iterator[None]:
+def _logging_to(tell: Tell) -> Iterator[None]:
     """Send what is logged here, including Python's warnings, to the executor's log."""
-    root, handler = logging.getLogger(), _Handler(channel)
+    root, handler = logging.getLogger(), _Handler(tell)
     root.addHandler(handler)
     logging.captureWarnings(True)
     optuna.logging.disable_default_handler()

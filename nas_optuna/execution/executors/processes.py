@@ -20,7 +20,16 @@ from nas_optuna.data.search_data import map_images
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.executors.local import without_ctrl_c, worker_context
-from nas_optuna.execution.executors.pool import GRACE, PAUSE, Message, WorkerPool, WorkerSpec, WorkerState, run_worker
+from nas_optuna.execution.executors.pool import (
+    GRACE,
+    PAUSE,
+    Message,
+    RequestMessage,
+    WorkerPool,
+    WorkerSpec,
+    WorkerState,
+    run_worker,
+)
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, interruptible
 from nas_optuna.files import scratch_folder
 
@@ -63,15 +72,15 @@ class _ProcessPool(WorkerPool[_Process]):
         return _Process(spec, name, deaths=deaths, process=process, connection=here)
 
     def serve(self) -> None:
-        talking = {worker.connection: worker for worker in self.workers}
-        ended = {worker.process.sentinel: worker for worker in self.workers}
-        found = wait([*talking, *ended], timeout=PAUSE)
-        for thing in found:
-            if thing in talking:
-                self._receive(talking[thing])
-        for thing in found:
-            if thing in ended:
-                self._reap_process(ended[thing])
+        found = wait([t for w in self.workers for t in (w.connection, w.process.sentinel)], timeout=PAUSE)
+        for worker in list(self.workers):
+            has_ended = worker.process.sentinel in found
+            if has_ended or worker.connection in found:
+                self._receive(worker)
+            if has_ended:
+                worker.process.join()
+                worker.connection.close()
+                self.reap(worker, _how(worker.process.exitcode))
 
     def interrupt(self, worker: _Process) -> None:
         worker.process.terminate()
@@ -92,19 +101,11 @@ class _ProcessPool(WorkerPool[_Process]):
         """Receive and answer a worker's messages."""
         with suppress(EOFError, ConnectionError):
             while worker.connection.poll():
-                message: Message | None = worker.connection.recv()
-                if message is None:
-                    worker.connection.send(self.budget.ask(worker.spec.number))
-                else:
-                    self.handle(worker, message)
+                answer = self.handle(worker, worker.connection.recv())
+                if answer is not None:
+                    worker.connection.send(answer)
             return
         worker.process.join(PAUSE)  # the connection is closed, so the process is about to end
-
-    def _reap_process(self, worker: _Process) -> None:
-        self._receive(worker)
-        worker.process.join()
-        worker.connection.close()
-        self.reap(worker, _how(worker.process.exitcode))
 
 
 def _how(code: int | None) -> str:
@@ -115,30 +116,19 @@ def _how(code: int | None) -> str:
     return f"ended with the exit code {code}"
 
 
-class _PipeChannel:
-    """A worker's end of the connection; see `Channel`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._lock = threading.Lock()  # a log line may come from another thread
-
-    def tell(self, message: Message) -> None:
-        with self._lock:
-            self._connection.send(message)
-
-    def may_begin(self) -> bool:
-        with self._lock:
-            self._connection.send(None)
-            return bool(self._connection.recv())
-
-
 def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
     """The main function of a worker's process."""
     sys.stdout = sys.stderr  # standard output is reserved for the facts of the command that may have started it
-    stop = StopRequest()
+    stop, lock = StopRequest(), threading.Lock()
+
+    def tell(message: Message) -> bool:
+        with lock:  # a log line may come from another thread
+            connection.send(message)
+            return isinstance(message, RequestMessage) and bool(connection.recv())
+
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     with interruptible(stop):
-        run_worker(pickle.loads(handle), spec, _PipeChannel(connection), stop)
+        run_worker(pickle.loads(handle), spec, tell, stop)
 
 
 def _stop_without_parent(stop: StopRequest) -> None:

@@ -29,10 +29,10 @@ from nas_optuna.errors import SpecError, StudyError, printable, shortened
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
 from nas_optuna.execution.executors.pool import (
-    GRACE,
     PAUSE,
     DoneMessage,
     Message,
+    RequestMessage,
     WorkerPool,
     WorkerSpec,
     WorkerState,
@@ -217,8 +217,7 @@ class RayExecutor(Executor):
             specs = [WorkerSpec(n, self.options.device, self.threads, budget.total) for n in numbers]
             if work.data is not None:
                 handle = replace(handle, images=StoredImages.put(ray, work.data))
-            pool = _ActorPool(work, budget, told)
-            pool.use(ray, handle, num_cpus=self.threads, num_gpus=self.gpus)
+            pool = _ActorPool(ray, handle, work, budget, told, num_cpus=self.threads, num_gpus=self.gpus)
             return pool.run(specs, stop)
 
     @contextmanager
@@ -276,34 +275,29 @@ class _Actor:
     def __init__(self) -> None:
         self._stop = StopRequest()
         self._answers: queue.Queue[bool] = queue.Queue()
-        self._messages: queue.Queue[Message | None] = queue.Queue()
+        self._messages: queue.Queue[Message] = queue.Queue()
 
     def begin(self, handle: Handle, spec: WorkerSpec) -> None:
         """Start working in a thread."""
 
         def train() -> None:
             try:
-                run_worker(handle, spec, self, self._stop)
+                run_worker(handle, spec, self._tell, self._stop)
             finally:
                 self._messages.put(DoneMessage())
 
         threading.Thread(target=train, daemon=True).start()
 
-    def listen(self) -> list[Message | None]:
-        """Wait for the next messages; None asks for permission to begin a trial."""
+    def listen(self) -> list[Message]:
+        """Wait for the next messages."""
         said = [self._messages.get()]
         while not self._messages.empty():
             said.append(self._messages.get())
         return said
 
-    def tell(self, message: Message) -> None:
-        """See `Channel`."""
+    def _tell(self, message: Message) -> bool:
         self._messages.put(message)
-
-    def may_begin(self) -> bool:
-        """See `Channel`."""
-        self._messages.put(None)
-        return self._answers.get()
+        return isinstance(message, RequestMessage) and self._answers.get()
 
     def answer(self, leave: bool) -> None:
         """Answer a request for permission."""
@@ -323,8 +317,14 @@ class _ActorState(WorkerState):
 
 
 class _ActorPool(WorkerPool[_ActorState]):
-    def use(self, ray: ModuleType, handle: Handle, **resources: float) -> None:
-        """Set the cluster on which workers are started, and what each reserves."""
+    """Actors, each with so many `resources`."""
+
+    grace = 0.0  # since a node may be gone
+
+    def __init__(
+        self, ray: ModuleType, handle: Handle, work: Work, budget: TrialBudget, told: Callback, **resources: float
+    ) -> None:
+        super().__init__(work, budget, told)
         self._ray = ray
         self._handle = handle
         self._class = ray.remote(_Actor).options(max_concurrency=3, max_restarts=0, **resources)
@@ -340,10 +340,6 @@ class _ActorPool(WorkerPool[_ActorState]):
         """Whether no worker is left; those for which Ray has found no room do not count."""
         at_work = any(worker.owner for worker in self.workers)
         return not at_work and not (self.workers and self.budget.is_open)
-
-    def patience(self) -> float:
-        """No patience with a second request, since a node may be gone, and little after a failure."""
-        return 0.0 if self.asked > 1 else GRACE if self.error is not None else float("inf")
 
     def serve(self) -> None:
         ready, _ = self._ray.wait([worker.said for worker in self.workers], num_returns=1, timeout=PAUSE)
@@ -365,15 +361,14 @@ class _ActorPool(WorkerPool[_ActorState]):
     def _receive(self, worker: _ActorState) -> None:
         """Receive and answer a worker's messages."""
         try:
-            messages: list[Message | None] = self._ray.get(worker.said)
+            messages: list[Message] = self._ray.get(worker.said)
         except self._ray.exceptions.RayError:
             self.reap(worker, "was lost")
             return
         for message in messages:
-            if message is None:
-                worker.actor.answer.remote(self.budget.ask(worker.spec.number))
-            else:
-                self.handle(worker, message)
+            answer = self.handle(worker, message)
+            if answer is not None:
+                worker.actor.answer.remote(answer)
         if worker.owner is not None and (found := Worker.parse(worker.owner)):
             worker.name = f"worker {worker.spec.number} ({found.host}, process {found.process})"
         if worker.done:

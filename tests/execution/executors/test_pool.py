@@ -13,7 +13,7 @@ from nas_optuna.execution.executors.pool import (
     DoneMessage,
     EventMessage,
     LogMessage,
-    ReadyMessage,
+    RequestMessage,
     WorkerPool,
     WorkerSpec,
     WorkerState,
@@ -81,8 +81,7 @@ def test_callbacks_here_are_told_what_workers_do(pool: Pool) -> None:
 def test_the_trial_of_a_dead_worker_waits_again(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     study, worker = pool._study, pool.begin(1)
     trial_id = lease.take_new(study)
-    assert pool.budget.ask(1)
-    pool.handle(worker, ReadyMessage(this_worker()))
+    assert pool.handle(worker, RequestMessage(this_worker()))
     pool.handle(worker, began(0, 1))
     pool.reap(worker, "was killed by SIGKILL")
     assert study.trials[0].state == TrialState.WAITING
@@ -96,8 +95,7 @@ def test_what_a_worker_finished_before_it_died_is_told_and_counted(pool: Pool) -
     study, worker = pool._study, pool.begin(1)
     told = pool._told
     assert isinstance(told, Record)
-    assert pool.budget.ask(1)
-    pool.handle(worker, ReadyMessage("a worker that is gone"))
+    assert pool.handle(worker, RequestMessage("a worker that is gone"))
     pool.handle(worker, began(0, 1))
     study.tell(study.ask(), 0.5)
     pool.reap(worker, "was killed by SIGKILL")
