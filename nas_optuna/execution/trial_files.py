@@ -34,47 +34,39 @@ class Paused:
     gain: float  # the higher the better
 
 
-class PausedTrainings:
-    """The state of stopped trainings, with which a later trial of the same architecture can continue."""
-
-    # A training is moved by one rename: only one worker gets it, and a kill leaves it in one place.
-
-    def __init__(self, path: Path, most_bytes: int) -> None:
-        self.path = path
-        self._most_bytes = most_bytes
-        self.removed: list[int] = []  # numbers of trials whose training was removed to make room
-
-    def keep(self, key: str, folder: Path, paused: Paused) -> bool:
-        """Keep the folder of a stopped training; False if there is nothing to keep, or no room."""
-        if not self._most_bytes or not folder.is_dir() or not any(folder.iterdir()):
-            return False
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
+def keep(kept: Path, folder: Path, paused: Paused) -> bool:
+    """Move the folder of a stopped training to `kept`; False if it is empty, or cannot be moved."""
+    # By one rename: only one worker gets the training later, and a kill leaves it in one place.
+    with suppress(OSError):
+        if any(folder.iterdir()):
+            kept.parent.mkdir(parents=True, exist_ok=True)
             write_file(folder / _FACTS, json.dumps(asdict(paused)))
-            shutil.rmtree(self.path / key, ignore_errors=True)  # of an earlier trial of the same training
-            folder.rename(self.path / key)
-        except OSError:
-            return False
-        self._make_room()
-        return (self.path / key).is_dir()
+            shutil.rmtree(kept, ignore_errors=True)  # of an earlier trial of the same training
+            folder.rename(kept)
+            return True
+    return False
 
-    def take(self, key: str, folder: Path) -> None:
-        """Move a kept training to the folder of the trial that continues it, unless that folder exists."""
-        if not folder.exists():
-            with suppress(OSError):
-                folder.parent.mkdir(parents=True, exist_ok=True)
-                (self.path / key).rename(folder)
 
-    def _make_room(self) -> None:
-        kept = {entry: facts for entry in sorted(self.path.glob("*")) if (facts := read_paused(entry)) is not None}
-        sizes = {entry: _size(entry) for entry in kept}
-        total = sum(sizes.values())
-        for entry, facts in sorted(kept.items(), key=lambda item: item[1].gain):
-            if total <= self._most_bytes:
-                return
-            shutil.rmtree(entry, ignore_errors=True)
-            self.removed.append(facts.trial)
-            total -= sizes[entry]
+def take(kept: Path, folder: Path) -> None:
+    """Move a kept training to the folder of the trial that continues it, unless that folder exists."""
+    if not folder.exists():
+        with suppress(OSError):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            kept.rename(folder)
+
+
+def make_room(root: Path, most_bytes: int) -> list[int]:
+    """Remove the least promising of the kept trainings if they are too large; return the numbers of their trials."""
+    found = [(paused.gain, entry, paused.trial) for entry in root.glob("*") if (paused := read_paused(entry))]
+    sizes = {entry: _size(entry) for _, entry, _ in found}
+    removed, total = [], sum(sizes.values())
+    for _, entry, trial in sorted(found):
+        if total <= most_bytes:
+            break
+        shutil.rmtree(entry, ignore_errors=True)
+        removed.append(trial)
+        total -= sizes[entry]
+    return removed
 
 
 def _size(folder: Path) -> int:
@@ -97,14 +89,9 @@ class TrainingFolder:
     """The folder of one trial's training state, and its progress."""
 
     path: Path | None  # None if nothing is kept
-    continued: Paused | None = None  # the stopped training that it continues
+    replayed: int = 0  # steps that were trained and judged in an earlier trial
     steps: int = 0
     gain: float = 0.0  # its last value, the higher the better
-
-    @property
-    def replayed(self) -> int:
-        """Steps that were trained and judged in an earlier trial."""
-        return self.continued.steps if self.continued else 0
 
 
 def has_state(trial: BaseTrial, root: Path | None, key: str) -> bool:
@@ -119,27 +106,27 @@ def _own(trial: BaseTrial, root: Path, key: str) -> Path:
 @contextmanager
 def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: int) -> Iterator[TrainingFolder]:
     """A folder for this trial, architecture and settings only."""
-    # A pruned training moves to `PausedTrainings`, as its trial's `TrialKey.PAUSED` says. An interrupted one stays, and
-    # its trial continues there. All others are removed.
+    # A pruned training is kept aside, as its trial's `TrialKey.PAUSED` says. An interrupted one stays, and its trial
+    # continues there. All others are removed.
     if root is None:
         yield TrainingFolder(None)
         return
-    paused = PausedTrainings(root / PAUSED_FOLDER, most_bytes)
-    path = _own(trial, root, key)
-    paused.take(key, path)
-    folder = TrainingFolder(path, read_paused(path))
-    if folder.continued is not None and folder.continued.trial == trial.number:
-        folder.continued = None  # killed after it had stopped, but before that was recorded: it is judged again
-    if folder.continued is not None:
-        trial.set_user_attr(TrialKey.CONTINUES, folder.continued.trial)
+    kept, path = root / PAUSED_FOLDER / key, _own(trial, root, key)
+    take(kept, path)
+    folder, earlier = TrainingFolder(path), read_paused(path)
+    # If it is of this trial, that was killed before its stop was recorded: it is judged again.
+    if earlier is not None and earlier.trial != trial.number:
+        folder.replayed = earlier.steps
+        trial.set_user_attr(TrialKey.CONTINUES, earlier.trial)
     try:
         yield folder
     except optuna.TrialPruned:
         facts = Paused(trial.number, folder.steps, folder.gain)
-        if folder.steps and paused.keep(key, path, facts):
-            trial.set_user_attr(TrialKey.PAUSED, folder.steps)
-        if paused.removed:  # those trials have ended and cannot record it
-            trial.set_user_attr(TrialKey.REMOVED, paused.removed)
+        if folder.steps and most_bytes and keep(kept, path, facts):
+            if removed := make_room(kept.parent, most_bytes):  # those trials have ended and cannot record it
+                trial.set_user_attr(TrialKey.REMOVED, removed)
+            if kept.is_dir():
+                trial.set_user_attr(TrialKey.PAUSED, folder.steps)
         shutil.rmtree(path, ignore_errors=True)
         raise
     except TrainingError:

@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from nas_optuna import ConvSpace, EvaluatorObjective, Measurement, Objective, Recipe, load_data
 from nas_optuna.errors import Interrupted
 from nas_optuna.execution.loop import run
-from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, PausedTrainings
+from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, keep, make_room, take
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.study.schema import TrialKey
@@ -138,30 +138,29 @@ def test_a_kill_between_the_move_and_the_end_is_judged_again(tmp_path: Path) -> 
 
 
 def test_of_two_trials_one_gets_the_stopped_training(tmp_path: Path) -> None:
-    paused = PausedTrainings(tmp_path / PAUSED_FOLDER, 10**6)
+    kept = tmp_path / PAUSED_FOLDER / "key"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "weights").write_text("w")
-    assert paused.keep("key", tmp_path / "mine", Paused(0, 2, 0.5))
-    paused.take("key", tmp_path / "first")
-    paused.take("key", tmp_path / "second")
+    assert keep(kept, tmp_path / "mine", Paused(0, 2, 0.5))
+    take(kept, tmp_path / "first")
+    take(kept, tmp_path / "second")
     assert (tmp_path / "first" / "weights").exists()
     assert not (tmp_path / "second").exists()
 
 
 def test_room_is_made_by_the_least_promising(tmp_path: Path) -> None:
-    paused = PausedTrainings(tmp_path / PAUSED_FOLDER, 2500)
+    kept = tmp_path / PAUSED_FOLDER
     for number, gain in enumerate((0.5, 0.9, 0.7)):
         folder = tmp_path / f"trial-{number}"
         folder.mkdir()
         (folder / "weights").write_bytes(b"w" * 1000)
-        paused.keep(str(number), folder, Paused(number, 2, gain))
-    assert sorted(entry.name for entry in paused.path.iterdir()) == ["1", "2"]
-    assert paused.removed == [0]
+        keep(kept / str(number), folder, Paused(number, 2, gain))
+    assert make_room(kept, 2500) == [0]
+    assert sorted(entry.name for entry in kept.iterdir()) == ["1", "2"]
 
 
 def test_room_is_made_while_another_worker_takes_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paused = PausedTrainings(tmp_path / PAUSED_FOLDER, 10**6)
-    walk = Path.rglob
+    kept, walk = tmp_path / PAUSED_FOLDER, Path.rglob
 
     def taken(folder: Path, pattern: str) -> Iterator[Path]:
         """Each file is gone before its size is asked."""
@@ -175,7 +174,8 @@ def test_room_is_made_while_another_worker_takes_what_is_kept(tmp_path: Path, mo
         (folder / "weights").write_bytes(b"w")
         monkeypatch.setattr(Path, "rglob", taken)
         monkeypatch.setattr(Path, "is_file", lambda path: True)
-        paused.keep(str(number), folder, Paused(number, 2, 0.5))
+        keep(kept / str(number), folder, Paused(number, 2, 0.5))
+        assert not make_room(kept, 10**6)
 
 
 class Wide(Counting):
