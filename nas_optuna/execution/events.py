@@ -10,12 +10,12 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial
 
-from nas_optuna.errors import SpecError, reason_of, require_kind, unknown
+from nas_optuna.errors import SpecError, reason_of, require_kind
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.study.storage import failure
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
 
 logger = logging.getLogger(__name__)
-
-
-Kind = Literal["search", "supernet", "check", "retrain"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Run:
         facts: Further facts for a person, by name, JSON-ready.
     """
 
-    kind: Kind
+    kind: Literal["search", "supernet", "check", "retrain"]
     study: Study
     subjects: int | None
     steps: int
@@ -49,8 +46,6 @@ class Run:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in (kinds := get_args(Kind)):
-            raise SpecError(unknown("kind of a run:", self.kind, kinds))
         for name, limit in {"trials": self.subjects, "timeout": self.timeout}.items():
             if limit is not None and not limit >= 0:  # as of NaN
                 raise SpecError(f"{name} = {limit} is no limit; give a number of at least 0, or None")
@@ -120,17 +115,6 @@ class Callback:
 OptunaCallback = Callable[[Study, FrozenTrial], None]
 
 
-class _FromOptuna(Callback):
-    """A plain Optuna callback, called for each ended trial."""
-
-    def __init__(self, function: OptunaCallback) -> None:
-        self._function = function
-
-    def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        if subject.study is not None and ended is not None:
-            self._function(subject.study, ended)
-
-
 class Callbacks(Callback):
     """Several callbacks as one, including plain Optuna callbacks ``(study, trial)``; one that raises is dropped."""
 
@@ -138,7 +122,7 @@ class Callbacks(Callback):
 
     def __init__(self, callbacks: Iterable[Callback | OptunaCallback] = ()) -> None:
         require_kind(callbacks, Iterable, "callbacks", "give a list of them, which may be empty")
-        self._callbacks = [c if isinstance(c, Callback) else _FromOptuna(c) for c in callbacks]
+        self._callbacks = list(callbacks)
         self._unclosed: list[Callback] = []
         self._ended_by: str | None = None
 
@@ -157,10 +141,14 @@ class Callbacks(Callback):
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
         """Tell all; at the end of the run, close those that could not be closed before."""
         for callback in list(self._callbacks):
+            if not isinstance(callback, Callback):
+                if event == "trial_finished" and about.study is not None and more[0] is not None:
+                    callback(about.study, more[0])
+                continue
             try:
                 getattr(callback, event)(about, *more)
             except Exception as error:
-                if isinstance(callback, _FromOptuna | Callbacks):  # of those only Optuna's raise
+                if isinstance(callback, Callbacks):  # of those only Optuna's raise
                     raise
                 self._drop(callback, error)
         if event == "run_finished":

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,11 +154,6 @@ def _is_ours(error: BaseException) -> bool:
     return isinstance(error, NasOptunaError | Interrupted | OSError) or failure(error) is not None
 
 
-def _is_gone(error: BaseException) -> bool:
-    """Whether an error says that the study or its database server is gone."""
-    return isinstance(error, Gone) or is_away(error)
-
-
 @dataclass
 class _Run:
     """One call of `run`."""
@@ -233,7 +228,9 @@ class _Run:
             self.stop.asked = True
             return
         except BaseException as error:
-            if self._is_lost(trial_id, error):
+            if isinstance(error, Gone) or is_away(error):
+                raise  # the next run takes the trial over when this process has ended
+            if self._is_lost(trial_id):
                 logger.warning("trial %s was put back or deleted by somebody else; its result is dropped", number)
                 return
             self._give_back(trial_id, error)
@@ -269,22 +266,14 @@ class _Run:
                 raise
             return optuna_internals.read_trial(self.study, trial_id)
 
-    def _is_lost(self, trial_id: int, error: BaseException) -> bool:
-        """Whether the trial no longer belongs to this process, which explains the error."""
-        if _is_gone(error):
-            return False
-        try:
-            lost = lease.status(self.study, trial_id) == LeaseStatus.LOST
-        except Exception:  # the database still fails
-            return False
-        if lost:
-            self._require_study()
-        return lost
+    def _is_lost(self, trial_id: int) -> bool:
+        """Whether the trial no longer belongs to this process, which explains an error."""
+        with suppress(Exception):  # the database still fails
+            return lease.status(self.study, trial_id) == LeaseStatus.LOST
+        return False
 
     def _give_back(self, trial_id: int, error: BaseException) -> None:
         """End the trial after an error that ends the run; it waits again if the machine caused it, as a full disk."""
-        if _is_gone(error):
-            return  # the next run takes the trial over when this process has ended
         if _is_ours(error):
             lease.release(self.study, trial_id)
             return
@@ -327,16 +316,12 @@ class _Run:
         except NasOptunaError:
             raise
         except Exception:
-            self._require_study()
+            deleted = False
+            with suppress(Exception):  # if the database is away, nothing is known
+                deleted = not optuna_internals.exists(self.study)
+            if deleted:
+                raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
             raise
-
-    def _require_study(self) -> None:
-        try:
-            deleted = not optuna_internals.exists(self.study)
-        except Exception:  # the database is away: nothing is known
-            return
-        if deleted:
-            raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
 
 
 @dataclass

@@ -12,7 +12,6 @@ from typing import Any, Self
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
@@ -168,7 +167,10 @@ class EvaluatorObjective:
             chosen.searched = {}
             return chosen._value(trial, held)
         self._require_directions(trial)
-        architecture = self._suggested(trial)
+        try:
+            architecture = self.space.suggest(trial)
+        except ArchitectureError as error:
+            raise self._impossible(trial, error) from error
         earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
         costs = self._costs_of(trial, earlier, architecture)
         if (outside := self._record_choice(trial, architecture, costs)) is not None:
@@ -217,12 +219,6 @@ class EvaluatorObjective:
                 f"study {trial.study.study_name!r} has the directions {found}, and the objectives need {wanted}"
                 f" ({names}); create it with optuna.create_study(directions={wanted})"
             )
-
-    def _suggested(self, trial: BaseTrial) -> Architecture:
-        try:
-            return self.space.suggest(trial)
-        except ArchitectureError as error:
-            raise self._impossible(trial, error) from error
 
     def _impossible(self, trial: BaseTrial, error: Exception) -> Exception:
         """The exception that ends a trial that was enqueued with impossible params, but not the study."""
@@ -350,9 +346,17 @@ class EvaluatorObjective:
         """The trial of this study whose outcome this one takes over; None if this one trains."""
         if not isinstance(trial, optuna.Trial):
             return None
-        earlier = _finished_with(trial.study, architecture, self.identity, trial.number)
-        is_kept = has_state(trial, self.checkpoints, self._key(architecture))
-        return None if earlier and _goes_on(trial, earlier, is_kept) else earlier
+        wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: self.identity}
+        ended = trial.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        trained = [t for t in ended if TrialKey.DUPLICATE_OF not in t.user_attrs and t.number != trial.number]
+        same = [t for t in trained if wanted.items() <= t.user_attrs.items()]
+        earlier = min(same, key=lambda other: other.state != TrialState.COMPLETE, default=None)
+        if earlier is None or earlier.state == TrialState.COMPLETE or attribute(earlier, TrialKey.CAUSE) is not None:
+            return earlier
+        # It was stopped. This one continues its training, if that was kept or the sampler asks for it.
+        if has_state(trial, self.checkpoints, self._key(architecture)):
+            return None
+        return None if PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs else earlier
 
     def __getstate__(self) -> dict[str, Any]:
         """Without callbacks, which belong to the displaying process."""
@@ -366,23 +370,6 @@ def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:
 def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:
     """Values in the form that Optuna takes: a number for one objective, a tuple for more."""
     return values[0] if len(values) == 1 else tuple(values)
-
-
-def _finished_with(study: Study, architecture: Architecture, identity: str, other_than: int) -> FrozenTrial | None:
-    """The finished trial of a study that trained an architecture under an identity; a complete one comes first."""
-    wanted = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: identity, TrialKey.DUPLICATE_OF: None}
-    ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-    found = [t for t in ended if all(t.user_attrs.get(key) == value for key, value in wanted.items())]
-    found = [other for other in found if other.number != other_than]
-    return min(found, key=lambda other: other.state != TrialState.COMPLETE, default=None)
-
-
-def _goes_on(trial: BaseTrial, earlier: FrozenTrial, is_kept: bool) -> bool:
-    """Whether a trial continues the training of an earlier one that was stopped, rather than end like it."""
-    if earlier.state != TrialState.PRUNED or attribute(earlier, TrialKey.CAUSE) is not None:
-        return False
-    # The sampler knows that it was stopped, and asks for its continuation.
-    return is_kept or (isinstance(trial, Trial) and PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs)
 
 
 def _reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Container, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeGuard, cast
 
@@ -27,7 +26,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
-from nas_optuna.errors import NasOptunaError, SpecError, describe_error, place_of, shown
+from nas_optuna.errors import NasOptunaError, SpecError, describe_error, place_of
 from nas_optuna.study.optuna_internals import read_trial, storage_of, trial_id_of, with_storage
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.storage import failure
@@ -49,22 +48,14 @@ def should_prune(
     """Like ``trial.should_prune``, but also in a study with several objectives; a user's pruner may raise anything."""
     try:
         if not _has_several_objectives(trial):
-            return _verdict(trial.should_prune())
+            return trial.should_prune()
         storage = storage_of(study := trial.study)
         view = with_storage(study, _OneObjective(storage, costs, StudyDirection[direction.upper()], maximized))
-        return _verdict(study.pruner.prune(view, read_trial(view, trial_id_of(trial))))
+        return study.pruner.prune(view, read_trial(view, trial_id_of(trial)))
     except Exception as error:
         if isinstance(error, NasOptunaError) or failure(error) or not place_of(error):
             raise
         raise SpecError(f"your pruner failed: {describe_error(error, 300)}") from error
-
-
-def _verdict(given: Any) -> bool:
-    """A pruner's answer; a word such as "no" would count as true, and several numbers count as nothing."""
-    with suppress(ValueError, RuntimeError):
-        if hasattr(given, "__bool__"):
-            return bool(given)
-    raise SpecError(f"your pruner answers {shown(given)}, not True or False")
 
 
 def _has_several_objectives(trial: BaseTrial) -> TypeGuard[Trial]:

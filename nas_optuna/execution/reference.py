@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,15 +34,6 @@ _KEPT = "reference"
 def as_space(name: str, like: SearchSpace) -> SearchSpace:
     """A space that contains only the user's network."""
     make = REFERENCES.find(name)
-    kind = "a space" if isinstance(make, SpaceFunction) else None if callable(make) else f"a {type(make).__name__}"
-    if kind is None:
-        with suppress(ValueError):  # some of what is written in C does not say what it takes
-            try:
-                inspect.signature(make).bind(None)
-            except TypeError as error:
-                kind = f"a function of other arguments ({error})"
-    if kind is not None:
-        raise SpecError(f"reference {name!r} is {kind}; name a function (task) -> nn.Module")
 
     def build(_: object, task: Task) -> nn.Module:
         network: nn.Module = make(task)

@@ -73,15 +73,6 @@ class Pruner(optuna.pruners.BasePruner):
 
 def pruner(epochs):
     return Pruner()
-
-
-class Talkative(optuna.pruners.BasePruner):
-    def prune(self, study, trial):
-        return "no"
-
-
-def talkative(epochs):
-    return Talkative()
 """
 
 
@@ -119,16 +110,6 @@ def test_the_error_of_an_own_pruner_loses_no_training(command: Command) -> None:
     assert states() == ["WAITING"]
     assert command("run", "--trials", 1, "--pruner", "none").code == 0
     assert states() == ["COMPLETE"]
-
-
-@pytest.mark.parametrize("more", [(), ("--objective", "accuracy", "--objective", "macs")])
-def test_a_word_of_an_own_pruner_is_not_taken_for_true(command: Command, more: tuple[str, ...]) -> None:
-    Path("own.py").write_text(OWN)
-    own = ("--sampler", "random", "--pruner", "own.py:talkative")
-    result = command("run", "--trials", 2, *own, *more, *tiny(recipe__epochs=2))
-    assert result.code == 2
-    assert result.err.splitlines()[-1] == "error: your pruner answers 'no', not True or False"
-    assert set(states()) == {"WAITING"}
 
 
 def test_what_an_own_metric_returns_is_named_and_what_it_changes_is_its_own(command: Command) -> None:

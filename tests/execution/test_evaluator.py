@@ -271,7 +271,6 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
         ),
         (lambda: experiment().run(study(), trials=-1), "trials = -1 is no limit; give a number of at least 0"),
         (lambda: experiment().run(study(), timeout=math.nan), "timeout = nan is no limit"),
-        (lambda: experiment().run(study(), kind="foo"), "unknown kind of a run: 'foo'"),  # type: ignore[arg-type]
         (lambda: Report("").save(None), "path cannot be of type NoneType; give a string or a Path"),  # type: ignore[arg-type]
         (lambda: load_data("mnist", 3), "directory cannot be of type int; give a Path or None"),  # type: ignore[arg-type]
         (lambda: metric(direction="max"), "a metric.s direction is .maximize. or .minimize., not .max"),  # type: ignore[arg-type]
