@@ -372,14 +372,9 @@ def _figures(result: EpochResult) -> dict[str, float]:
 
 def _require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
     """Refuse space, data and recipe that do not fit together, before anything is trained."""
-    classes = len(data.train.classes)
-    if space.classes != classes:
-        raise SpecError(f"the space has {space.classes} classes and the data {classes}; make it with classes={classes}")
-    if space.in_channels != data.train.channels:
-        raise SpecError(
-            f"the space takes {space.in_channels} channels and the images have {data.train.channels};"
-            f" make it with in_channels={data.train.channels}"
-        )
+    for name, due in {"classes": len(data.train.classes), "in_channels": data.train.channels}.items():
+        if getattr(space, name) != due:
+            raise SpecError(f"the space is made for {name}={getattr(space, name)}, and the images need {name}={due}")
     size = recipe.input_size
     wanted = (size, size) if isinstance(size, int) else size
     if wanted is not None and tuple(wanted) != tuple(space.image_size):

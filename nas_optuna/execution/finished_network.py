@@ -55,12 +55,10 @@ def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, k
                 f"{file} does not say of which study and trial it is, as files of nas-optuna 0.2 do not; if you know"
                 f" that it is this trial's, name it: --network {file} (in Python retrained_network)"
             )
-    if refused is None:
-        return kept_network(study, search, trial, kept)
-    if kept.load(trial.number) is None:
-        raise refused
+        if kept.load(trial.number) is None:
+            raise refused
     found = kept_network(study, search, trial, kept)
-    return replace(found, remark=f"the weights that the trial kept are taken: {refused}")
+    return found if refused is None else replace(found, remark=f"the weights that the trial kept are taken: {refused}")
 
 
 def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
@@ -81,22 +79,17 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
     """The network in a file that ``nas-optuna retrain`` wrote for a trial, with the figures stored there."""
     classifier = load_network(file, space=search.space)
     wanted, origin = search.space.architecture(of_architecture(trial.params)), classifier.header.origin
-    if origin is not None and origin.study_uid != study.user_attrs.get(StudyKey.UID):
-        other = "an earlier study of that name" if origin.study == study.study_name else f"study {origin.study!r}"
-        raise StudyError(f"{file} is of {other}, not of study {study.study_name!r}; {_remedy(study, trial)}")
-    if origin is not None and origin.trial != trial.number:
-        raise StudyError(f"{file} is of trial {origin.trial}, not of trial {trial.number}; {_remedy(study, trial)}")
+    uid = study.user_attrs.get(StudyKey.UID)
+    if origin is not None and (origin.study_uid, origin.trial) != (uid, trial.number):
+        found = f"trial {origin.trial}" + ("" if origin.study_uid == uid else f" of another study, {origin.study!r}")
+        raise StudyError(f"{file} is of {found}, not of trial {trial.number}; {_remedy(study, trial)}")
     if classifier.architecture != wanted:
         raise StudyError(f"{file} holds {classifier.architecture}, and trial {trial.number} is {wanted}")
     if classifier.classes != search.data.train.classes:
         raise StudyError(f"{file} is of other classes than the images of study {study.study_name!r}")
     if origin is None:
-        whose = "nas-optuna 0.2 wrote the file, which" if classifier.header.format == 1 else "the file"
-        facts = {
-            "trained": "not known",
-            "test accuracy": f"not known: {whose} does not say of which study and trial it is",
-        }
-        return FinishedNetwork(classifier, facts, retrained=True)
+        unknown = "not known: the file does not say of which study and trial it is"
+        return FinishedNetwork(classifier, {"trained": "not known", "test accuracy": unknown}, retrained=True)
     trained = f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}, seed {origin.seed}"
     error = sampling_error(origin.test_accuracy, origin.test_images)
     shown = with_error("accuracy", origin.test_accuracy, error)

@@ -175,14 +175,14 @@ def test_the_file_of_a_retraining_can_be_named(study: Path, capsys: pytest.Captu
 def test_a_file_of_another_study_is_refused_by_name(retrained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["run", "--sampler", "random", "--trials", "1", "--pruner", "none", *SMALL, "--set", "data.train_limit=100"]
     assert main([*run, "--study", "other"]) == 0
-    assert "is of study 'nas', not of study 'other'" in _refused(
+    assert "is of trial 0 of another study, 'nas', not of trial 0" in _refused(
         capsys, "--study", "other", "--trial", "0", "--network", "nas-trial-0.safetensors"
     )
     assert main(["study", "delete", "nas", "--yes"]) == 0
     assert main([*run, "--study", "nas"]) == 0
     assert Path("nas-trial-0.safetensors").exists(), "it lies there still"
     said = _refused(capsys, "--trial", "0")
-    assert "is of an earlier study of that name, not of study 'nas'" in said
+    assert "is of trial 0 of another study, 'nas', not of trial 0" in said
     assert "nas-optuna retrain --study nas --trial 0" in said
     _keep(0)
     assert main(["export", "--trial", "0", "--out", "kept"]) == 0
@@ -209,7 +209,7 @@ def test_a_file_of_the_release_before_is_taken_only_where_somebody_names_it(
     as_0_2_wrote_it(file)
     assert "does not say of which study and trial" in _refused(capsys, "--trial", "0")
     assert main(["export", "--trial", "0", "--network", str(file), "--out", "old"]) == 0
-    assert "| test accuracy | not known: nas-optuna 0.2 wrote the file" in Path("old/README.md").read_text()
+    assert "| test accuracy | not known: the file does not say of which study" in Path("old/README.md").read_text()
 
 
 def test_an_export_touches_only_its_own_folder(retrained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,13 @@
 import threading
 import warnings
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import optuna
 import pytest
-import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial, TrialState
 
-from nas_optuna.errors import SpecError
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.pruners import PRUNERS, create_pruner
 from nas_optuna.study.schema import TrialKey
@@ -112,15 +108,3 @@ def test_one_objective_is_left_to_optuna() -> None:
     pruned = [t for t in study.trials if t.state == TrialState.PRUNED]
     assert pruned
     assert all(t.intermediate_values and REPORTS not in t.user_attrs for t in study.trials)
-
-
-@pytest.mark.parametrize("answer", ["no", [], np.array([True, False]), torch.ones(2)])
-def test_what_a_pruner_answers_is_true_or_false(answer: Any) -> None:
-    class Odd(optuna.pruners.BasePruner):
-        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-            answers: bool = answer
-            return answers
-
-    trial = optuna.create_study(pruner=Odd()).ask()
-    with pytest.raises(SpecError, match=r"your pruner answers .*, not True or False"):
-        should_prune(trial, {})

@@ -88,24 +88,24 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
 
 def _place(named: str | None) -> str | None:
     """The address of a cluster that answers; None to start one, StudyError if one was named."""
-    # Ray remembers the last cluster of a host even after it has ended, and waits for it for minutes.
+    # Ray remembers the last cluster of a host even after it has ended, and waits minutes for one that does not listen.
     if named == "local":
         return None
+    place = None if named == "auto" else named
     try:
-        place = remembered(named) if named in (None, "auto") else named
+        place = place or remembered(named)
         if place is not None:
             logger.warning("connecting to the Ray cluster at %s", place)
-            _require_answer(place)
-    except (ConnectionError, ValueError):  # Ray remembers none, or no valid address
-        if named is not None:
-            raise StudyError("no Ray cluster runs on this host; ray start --head starts one") from None
-        return None
-    except StudyError as error:
-        if named is not None:
-            raise
-        logger.warning("%s", error)
-        return None
-    return place
+            address = urlsplit(place if "//" in place else f"//{place}")
+            if address.hostname and address.port:
+                socket.create_connection((address.hostname, address.port), timeout=_LONG).close()
+        return place
+    except (OSError, ValueError) as error:  # or Ray remembers none, or no valid address
+        said = f"no Ray cluster answers at {place or 'this host'} ({shortened(printable(str(error)), 200)})"
+    if named is not None:
+        raise StudyError(f"{said}; --ray-address (address) names another, and ray start --head starts one")
+    logger.warning("%s", said)
+    return None
 
 
 def remembered(named: str | None) -> str | None:
@@ -147,18 +147,6 @@ def _silent() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
-
-
-def _require_answer(address: str) -> None:
-    """Refuse an address at which nothing listens, for which Ray would wait for minutes."""
-    try:
-        place = urlsplit(address if "//" in address else f"//{address}")
-        if place.hostname and place.port:
-            socket.create_connection((place.hostname, place.port), timeout=_LONG).close()
-    except (OSError, ValueError) as error:
-        raise StudyError(
-            f"no Ray cluster answers at {address} ({error}); --ray-address (address) names another"
-        ) from None
 
 
 def is_one_host(ray: ModuleType) -> bool:
