@@ -252,10 +252,6 @@ class Search:
     space: SearchSpace
 
 
-Beginning = Callable[[Architecture], Mapping[str, Tensor] | None]
-"""From an architecture to the initial weights of its training; None has them drawn."""
-
-
 class TrainingEvaluator:
     """The built-in training: images, a recipe, and metrics of the validation images."""
 
@@ -274,7 +270,8 @@ class TrainingEvaluator:
         self.recipe = recipe
         self.device = device
         self.steps = recipe.epochs
-        self.begin_with: Beginning | None = None
+        # From an architecture to the initial weights of its training; None has them drawn.
+        self.begin_with: Callable[[Architecture], Mapping[str, Tensor] | None] | None = None
         self.precision = str(resolve_precision(recipe.precision, device)).removeprefix("torch.")
         # Accuracy and the mean cross entropy come with every epoch anyway.
         self._metrics = [find_metric(m) for m in metrics if m not in ("accuracy", "negative_log_likelihood")]
@@ -374,7 +371,7 @@ def _require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
     """Refuse space, data and recipe that do not fit together, before anything is trained."""
     for name, due in {"classes": len(data.train.classes), "in_channels": data.train.channels}.items():
         if getattr(space, name) != due:
-            raise SpecError(f"the space is made for {name}={getattr(space, name)}, and the images need {name}={due}")
+            raise SpecError(f"the space has {name}={getattr(space, name)}; for these images, make it with {name}={due}")
     size = recipe.input_size
     wanted = (size, size) if isinstance(size, int) else size
     if wanted is not None and tuple(wanted) != tuple(space.image_size):

@@ -149,15 +149,15 @@ class EvaluatorObjective:
             nas_optuna.study.lease.LostError: Another process runs the trial, maybe because this one was suspended.
         """
         if not isinstance(trial, optuna.Trial):
-            return self._value(trial, None)
+            return self._value(trial, self.interrupted)
         with lease.hold_trial(trial) as held:
             try:
-                return self._value(trial, held)
+                return self._value(trial, lambda: self.interrupted() or held.lost)
             except (Interrupted, UpdateFinishedTrialError):
                 held.require(trial.study)
                 raise
 
-    def _value(self, trial: BaseTrial, held: lease.Held | None) -> float | tuple[float, ...]:
+    def _value(self, trial: BaseTrial, stop: Callable[[], bool]) -> float | tuple[float, ...]:
         if self.searched and isinstance(self.evaluator, TrainingEvaluator):
             try:
                 recipe = applied(self.evaluator.recipe, suggest(trial, self.searched))
@@ -165,7 +165,7 @@ class EvaluatorObjective:
                 raise self._impossible(trial, error) from error
             chosen = self.with_evaluator(self.evaluator.with_recipe(recipe))
             chosen.searched = {}
-            return chosen._value(trial, held)
+            return chosen._value(trial, stop)
         self._require_directions(trial)
         try:
             architecture = self.space.suggest(trial)
@@ -179,7 +179,7 @@ class EvaluatorObjective:
             return _one_or_all(_reused(trial, earlier))
         try:
             with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
-                metrics, costs = self._evaluate(trial, architecture, costs, folder, held)
+                metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)
                 self._keep_weights(trial, architecture, folder.path)
         except TrainingError as error:
             trial.set_user_attr(TrialKey.CAUSE, error.cause)
@@ -254,7 +254,7 @@ class EvaluatorObjective:
         architecture: Architecture,
         costs: dict[str, float],
         folder: TrainingFolder,
-        held: lease.Held | None,
+        stop: Callable[[], bool],
     ) -> tuple[Mapping[str, float], dict[str, float]]:
         """Train until the end or until pruned by the first objective that depends on the training."""
         decided = next(criterion for criterion in self.criteria if criterion.metric)
@@ -262,12 +262,9 @@ class EvaluatorObjective:
         metrics: Mapping[str, float] = {}
         epochs, seconds = 0, 0.0
 
-        def interrupted() -> bool:
-            return self.interrupted() or (held is not None and held.lost)
-
         needed = {criterion.metric for criterion in self.criteria if criterion.metric}
         steps = checked_measurements(
-            self.evaluator, architecture, needed, resume=folder.path, stop=interrupted, device=self.device
+            self.evaluator, architecture, needed, resume=folder.path, stop=stop, device=self.device
         )
         for measured in steps:
             costs = self.costs.refine(architecture, costs)

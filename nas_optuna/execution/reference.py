@@ -63,11 +63,7 @@ def require_training(objective: EvaluatorObjective) -> TrainingEvaluator:
 
 
 def measure(
-    study: Study,
-    name: str,
-    objective: EvaluatorObjective,
-    told: Callback,
-    own: Callable[[], SearchSpace] | None = None,
+    study: Study, name: str, objective: EvaluatorObjective, told: Callback, own: Callable[[], SearchSpace]
 ) -> None:
     """Train the user's network like a trial of the objective, once, and record its figures with the study.
 
@@ -76,13 +72,13 @@ def measure(
         name: The reference.
         objective: Has the training.
         told: Is told of the training and of each step; it was told of a run before.
-        own: Returns what `as_space` has made already; None makes it.
+        own: Returns what `as_space` has made.
     """
     known: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
     if (known.get("name"), known.get("identity")) == (name, objective.identity):
         return
     evaluator = copy.copy(require_training(objective))
-    evaluator.space = own() if own else as_space(name, objective.space)
+    evaluator.space = own()
     first = objective.criteria[0].metric
     judged = first if first in ACCURACIES else "accuracy"
     last, seconds = None, 0.0

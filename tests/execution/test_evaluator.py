@@ -150,8 +150,8 @@ def test_objectives_can_be_pickled(data: SearchData) -> None:
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        (lambda data: Objective(ConvSpace(classes=7, input_size=8), data), "7 classes and the data 10"),
-        (lambda data: Objective(ConvSpace(in_channels=3, input_size=8), data), "takes 3 channels"),
+        (lambda data: Objective(ConvSpace(classes=7, input_size=8), data), "make it with classes=10"),
+        (lambda data: Objective(ConvSpace(in_channels=3, input_size=8), data), "make it with in_channels=1"),
         (lambda data: Objective(ConvSpace(input_size=8), data, Recipe(input_size=16)), "input_size is 16"),
         (lambda data: Objective(ConvSpace(input_size=8), data, objectives=("macs",)), "add accuracy"),
         (lambda data: Objective(ConvSpace(input_size=8), data, objectives=("acuracy",)), "did you mean 'accuracy'"),

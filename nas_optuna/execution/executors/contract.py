@@ -151,7 +151,7 @@ class Executor(ABC):
         """Start slow preparations before the study is opened and its images are loaded."""
 
     @contextmanager
-    def reached(self, handle: Handle | None) -> Iterator[None]:
+    def reached(self, handle: Handle | None) -> Iterator[object]:
         """Reach the devices or the cluster; entered before a study is created.
 
         Args:
@@ -160,7 +160,7 @@ class Executor(ABC):
         Raises:
             NasOptunaError: They cannot be reached, or cannot open the study.
         """
-        yield
+        yield handle
 
     def prepare(self, objective: EvaluatorObjective) -> Sequence[str]:
         """Decide what depends on the study.

@@ -14,9 +14,10 @@ import socket
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -149,12 +150,6 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
-def is_one_host(ray: ModuleType) -> bool:
-    """Whether all nodes of the cluster are on this host, so that all workers see its files."""
-    hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
-    return hosts <= {socket.gethostname()}
-
-
 class RayExecutor(Executor):
     """Runs trials in actors of a Ray cluster whose nodes have this package installed.
 
@@ -187,14 +182,17 @@ class RayExecutor(Executor):
         self.threads = self.options.threads or 1
 
     @contextmanager
-    def reached(self, handle: Handle | None) -> Iterator[None]:
-        """Connect to the cluster; see `Executor`."""
-        with self._connected(handle):
-            yield
+    def reached(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:
+        """Connect to the cluster; yield ``ray``, and the handle restricted to what all of its hosts can reach."""
+        if handle is None:
+            raise StudyError("workers need a study that other processes can open; keep it in a database")
+        with connected(self.address) as ray:
+            hosts = {node["NodeManagerHostname"] for node in ray.nodes() if node["Alive"]}
+            yield ray, reachable(handle, hosts <= {socket.gethostname()})
 
     def run(self, work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`."""
-        with self._connected(work.handle) as (ray, handle):
+        with self.reached(work.handle) as (ray, handle):
             if handle is not work.handle:
                 logger.warning(
                     "a trial whose node dies begins anew, because no folder of files is shared; %s", _SHARE_FILES
@@ -204,17 +202,9 @@ class RayExecutor(Executor):
             numbers = range(1, workers + 1)
             specs = [WorkerSpec(n, self.options.device, self.threads, budget.total) for n in numbers]
             if work.data is not None:
-                handle = replace(handle, images=StoredImages.put(ray, work.data))
+                handle = replace(handle, images=stored_images(ray, work.data))
             pool = _ActorPool(ray, handle, work, budget, told, num_cpus=self.threads, num_gpus=self.gpus)
             return pool.run(specs, stop)
-
-    @contextmanager
-    def _connected(self, handle: Handle | None) -> Iterator[tuple[ModuleType, Handle]]:
-        """The module ``ray``, and the handle restricted to what all hosts of the cluster can reach."""
-        if handle is None:
-            raise StudyError("workers need a study that other processes can open; keep it in a database")
-        with connected(self.address) as ray:
-            yield ray, reachable(handle, is_one_host(ray))
 
 
 def reachable(handle: Handle, one_host: bool) -> Handle:
@@ -233,28 +223,20 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
     return replace(handle, checkpoints=None)
 
 
-@dataclass(frozen=True)
-class StoredImages:
-    """Search data whose pixels are in Ray's object store; call it to get the data."""
+def stored_images(ray: ModuleType, data: SearchData) -> Callable[[], SearchData]:
+    """Put the pixels of search data into Ray's object store; the result returns the data in any process."""
+    arrays = tuple(part.images.contiguous().numpy() for part in (data.train, data.validation))
+    return partial(_from_store, ray.put(arrays), without_pixels(data))
 
-    pixels: Any
-    rest: SearchData
 
-    @classmethod
-    def put(cls, ray: ModuleType, data: SearchData) -> StoredImages:
-        """Put search data into the object store."""
-        arrays = tuple(part.images.contiguous().numpy() for part in (data.train, data.validation))
-        return cls(ray.put(arrays), without_pixels(data))
+def _from_store(pixels: Any, rest: SearchData) -> SearchData:
+    import ray
 
-    def __call__(self) -> SearchData:
-        """The search data, in this process."""
-        import ray
-
-        train, validation = ray.get(self.pixels)
-        with warnings.catch_warnings():
-            # The store's memory is read-only, and nobody writes to it.
-            warnings.filterwarnings("ignore", message=".*not writable.*")
-            return with_pixels(self.rest, (torch.from_numpy(train), torch.from_numpy(validation)))
+    train, validation = ray.get(pixels)
+    with warnings.catch_warnings():
+        # The store's memory is read-only, and nobody writes to it.
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return with_pixels(rest, (torch.from_numpy(train), torch.from_numpy(validation)))
 
 
 class _Actor:

@@ -26,12 +26,12 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import WorkerOptions
 from nas_optuna.execution.executors.ray import (
     RayExecutor,
-    StoredImages,
     _keep_token_private,
     _place,
     reachable,
     remembered,
     room,
+    stored_images,
 )
 from nas_optuna.experiment import Experiment, ExperimentHandle
 from nas_optuna.spec import StudySpec
@@ -315,7 +315,7 @@ def test_images_lie_in_the_object_store_once(monkeypatch: pytest.MonkeyPatch) ->
             kept.append(value)
             return value
 
-    images = StoredImages.put(Store, data)  # type: ignore[arg-type]
+    images = stored_images(Store, data)  # type: ignore[arg-type]
     monkeypatch.setattr(ray, "get", lambda reference: reference)
     found = images()
     assert len(kept) == 1
