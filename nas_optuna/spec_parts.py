@@ -106,10 +106,7 @@ def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
     """The spec's sampler, which respects pinned parameters and limits."""
     space = objective.space
     fixed = space.pinned(spec.fixed)
-    listed = None
-    if spec.among is not None:
-        listed = [architecture.params for architecture in read_architectures(Path(spec.among), space)]
-    make = partial(_with_seed, spec, space, fixed, listed)
+    make = partial(_with_seed, spec, space, fixed, _listed(spec, objective, fixed))
     sampler = make(spec.sampler.seed)
     # A grid proposes its points in order, so it cannot be asked again.
     if spec.sampler.name == "grid" or not objective.limits:
@@ -128,15 +125,22 @@ def _with_seed(
     if len(spec.objectives) > 1 and getattr(sampler, "one_objective", False):  # told before a study is made
         raise OneObjectiveError
     if listed is not None:
-        return AmongSampler(sampler, space, _pinned(listed, fixed), seed)
+        return AmongSampler(sampler, space, listed, seed)
     if isinstance(sampler, ArchitectureSampler):
         sampler.pinned = fixed
     return FixedSampler(sampler, fixed) if fixed else sampler
 
 
-def _pinned(listed: Sequence[Mapping[str, Any]], fixed: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The listed architectures that have the pinned values."""
-    left = [params for params in listed if all(params[name] == value for name, value in fixed.items())]
+def _listed(spec: StudySpec, objective: EvaluatorObjective, fixed: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """The listed architectures that have the pinned values and are inside the limits; None without a list."""
+    if spec.among is None:
+        return None
+    found = read_architectures(Path(spec.among), objective.space)
+    pinned = [a for a in found if all(a.params[name] == value for name, value in fixed.items())]
+    left = [a.params for a in pinned if objective.limits.total_excess(a) <= 0]
     if not left:
-        raise SpecError("none of the listed architectures has the pinned values; list some, or pin less")
+        raise SpecError(
+            "none of the listed architectures has the pinned values and is inside the limits; list some, pin less, or"
+            " raise the limits"
+        )
     return left

@@ -56,6 +56,7 @@ class ArchitectureSampler(BaseSampler):
     Threads of one process may share an instance; an instance follows one study at a time.
 
     Attributes:
+        Config: The class of the options, whose defaults hold where none are given.
         one_objective: Whether the class refuses a study of several objectives.
         numbers: Whether the class also proposes floats and integers; if not, they are drawn uniformly.
         obeys_list: Whether the class proposes only what is in `among`, where that is given.
@@ -70,12 +71,14 @@ class ArchitectureSampler(BaseSampler):
         attempt: How many times a proposal for this trial has collided with another worker's.
     """
 
+    Config: ClassVar[type] = object
     one_objective: ClassVar[bool] = False
     numbers: ClassVar[bool] = False
     obeys_list: ClassVar[bool] = False
     _learned: ClassVar[frozenset[str]] = frozenset({"_lock", "_study_name", "_intersection", "_history", "_networks"})
 
-    def __init__(self, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
+    def __init__(self, config: Any = None, *, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
+        self._config: Any = config or self.Config()
         self._seed = secrets.randbelow(2**31) if seed is None else seed
         self.allowed: Allowed | None = None
         self.canonical: Canonical | None = None
@@ -229,8 +232,11 @@ class ArchitectureSampler(BaseSampler):
         return [tuple(int(drawn[i][j]) if i in drawn else t for i, t in enumerate(pool[j])) for j in range(len(pool))]
 
     def _order(self, history: History) -> list[bool]:
-        """For each parameter, whether its neighbouring choices are alike."""
-        return [is_ordered(name, distribution, self.ordered) for name, distribution in history.space.items()]
+        """For each parameter, whether its neighbouring choices are alike, as those of a number always are."""
+        return [
+            axis.is_number or (_are_numbers(axis.distribution) if self.ordered is None else name in self.ordered)
+            for name, axis in history.axes.items()
+        ]
 
     def _allows(self, history: History, tokens: Tokens) -> bool:
         return self.allowed is None or self.allowed(history.params(tokens))
@@ -256,12 +262,7 @@ def innermost(sampler: BaseSampler) -> BaseSampler:
     return sampler
 
 
-def is_ordered(name: str, distribution: BaseDistribution, ordered: Collection[str] | None) -> bool:
-    """Whether neighbouring tokens are alike: levels always are; choices where `ordered` names them, or if numbers."""
-    if not isinstance(distribution, CategoricalDistribution):
-        return True
-    if ordered is not None:
-        return name in ordered
+def _are_numbers(distribution: Any) -> bool:
     return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
 
 

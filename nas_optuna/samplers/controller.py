@@ -87,12 +87,10 @@ class ControllerSampler(ArchitectureSampler):
     It is for one objective. Parameters that are not categorical are sampled uniformly.
     """
 
+    Config = ControllerConfig
     one_objective = True
+    _config: ControllerConfig
     _learned = ArchitectureSampler._learned | {"_trainer"}
-
-    def __init__(self, config: ControllerConfig | None = None, *, seed: int | None = None) -> None:
-        super().__init__(seed)
-        self._config = config or ControllerConfig()
 
     def _follow(self, study_name: str | None) -> None:
         super()._follow(study_name)
@@ -133,15 +131,6 @@ class ControllerSampler(ArchitectureSampler):
         for name, value in ((TrialKey.LOG_PROB, log_prob), (TrialKey.ENTROPY, entropy)):
             set_trial_attribute(study, trial, name, float(value))
         return proposal
-
-    def policy(self, study: Study) -> Policy:
-        """The policy after all finished trials of a study, for a look at its probabilities."""
-        trials = study.get_trials(deepcopy=False)
-        space = self.infer_relative_search_space(study, trials[-1]) if trials else {}
-        if not space:
-            raise ValueError("the study has no finished trials with a categorical parameter in common")
-        with self._lock:
-            return self._learn(self._read(study, space), study)
 
     def _learn(self, history: History, study: Study) -> Policy:
         from nas_optuna.samplers.policy import ReinforceTrainer

@@ -93,12 +93,16 @@ class CurveSampler(ArchitectureGPSampler):
 
     Attributes:
         images: From a study to the number of images on which its accuracies were measured; see `CurveModel`.
+            None if that is not known.
 
     Examples:
         >>> import optuna
         >>> from nas_optuna.samplers.curve_pruner import CurvePruner
         >>> study = optuna.create_study(sampler=CurveSampler(seed=0), pruner=CurvePruner(epochs=10))
     """
+
+    Config = CurveConfig
+    images: Callable[[Study], int | None] | None = None
 
     def __init__(
         self,
@@ -109,9 +113,8 @@ class CurveSampler(ArchitectureGPSampler):
         known: Known | None = None,
         distributions: Mapping[str, BaseDistribution] | None = None,
     ) -> None:
-        super().__init__(config or CurveConfig(), seed=seed, ordered=ordered)
+        super().__init__(config, seed=seed, ordered=ordered)
         self._known = known
-        self.images: Callable[[Study], int | None] = _unknown
         self._distributions = dict(distributions or {})
         given = self._distributions.items()
         self._only = {n: d.choices[0] for n, d in given if isinstance(d, CategoricalDistribution) and d.single()}
@@ -198,7 +201,8 @@ class CurveSampler(ArchitectureGPSampler):
             return None
         order, groups = self._order(history), groups_of(history.space)
         known = self._known_of(history, study, list(curves))
-        return CurveModel(curves, epochs, history.sizes, order, groups, known, self.images(study))
+        images = self.images(study) if self.images else None
+        return CurveModel(curves, epochs, history.sizes, order, groups, known, images)
 
     def _new(
         self,
@@ -283,10 +287,6 @@ class CurveSampler(ArchitectureGPSampler):
         known = [np.array([self._numbers.get(one, ()) for one in tokens], float).reshape(len(tokens), -1)]
         known += [score(tokens)[:, None] for score, _ in self._scores(study, history)]
         return np.concatenate(known, 1)
-
-
-def _unknown(study: Study) -> None:
-    """The number of images, for a study that does not say it."""
 
 
 def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,17 +87,9 @@ class EvolutionSampler(ArchitectureSampler):
         >>> study = optuna.create_study(sampler=sampler)
     """
 
+    Config = EvolutionConfig
     numbers = True
-
-    def __init__(
-        self,
-        config: EvolutionConfig | None = None,
-        *,
-        seed: int | None = None,
-        ordered: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(seed, ordered)
-        self._config = config or EvolutionConfig()
+    _config: EvolutionConfig
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """A mutated winner of a tournament, or of several the one with the best score."""

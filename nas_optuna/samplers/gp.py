@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,19 +97,11 @@ class ArchitectureGPSampler(ArchitectureSampler):
         >>> study = optuna.create_study(sampler=sampler)
     """
 
+    Config = ArchitectureGPConfig
     numbers = True
     obeys_list = True
-
-    def __init__(
-        self,
-        config: ArchitectureGPConfig | None = None,
-        *,
-        seed: int | None = None,
-        ordered: Collection[str] | None = None,
-    ) -> None:
-        super().__init__(seed, ordered)
-        self._config = config or ArchitectureGPConfig()
-        self.beforehand: Beforehand | None = None
+    beforehand: Beforehand | None = None
+    _config: ArchitectureGPConfig
 
     def _scores(self, study: Study, history: History) -> Sequence[tuple[Scorer, float]]:
         return () if self.beforehand is None else self.beforehand(study, history, self._order(history))

@@ -25,7 +25,7 @@ class GridSampler(ArchitectureSampler):
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
-        super().__init__(seed)
+        super().__init__(seed=seed)
         self.for_space(space)
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
 

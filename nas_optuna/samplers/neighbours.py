@@ -107,4 +107,4 @@ def _kind(name: str) -> str:
 
 def neighbours(space: SearchSpace, seed: int) -> NeighboursSampler:
     """Local search around a good network: for few trials, and what fit takes."""
-    return NeighboursSampler(seed).for_space(space)
+    return NeighboursSampler(seed=seed).for_space(space)

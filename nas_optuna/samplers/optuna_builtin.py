@@ -145,7 +145,7 @@ class DistinctSampler(ArchitectureSampler):
     def __init__(
         self, sampler: BaseSampler | Callable[..., BaseSampler], space: SearchSpace, seed: int, **options: Any
     ) -> None:
-        super().__init__(seed)
+        super().__init__(seed=seed)
         self.for_space(space)
         self.sampler = sampler
         self._options = options

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.errors import SpecError
-from nas_optuna.samplers.base import Allowed, ArchitectureSampler
+from nas_optuna.samplers.base import ArchitectureSampler
 from nas_optuna.samplers.curves import CurveSampler, is_paused
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -126,24 +125,10 @@ class AmongSampler(FixedSampler):
         # Ordered choices are as far apart as their places, on a scale from 0 to 1; any two others are 1 apart.
         self._ordered = np.array([parameter.ordered for parameter in space.parameters.values()])
         self._lengths = np.array([max(1, len(places) - 1) for places in self._places.values()])
-        self._list(listed)
-
-    def _list(self, listed: Iterable[Mapping[str, Any]]) -> None:
         self._listed = [dict(params) for params in listed]
         self._tokens = np.array([self._tokens_of(params) for params in self._listed])
-        if isinstance(self.sampler, ArchitectureSampler) and self.sampler.obeys_list:
-            self.sampler.among = self._listed
-
-    def keep(self, allowed: Allowed) -> None:
-        """Forget the listed architectures that are not allowed.
-
-        Raises:
-            SpecError: None is allowed.
-        """
-        left = [params for params in self._listed if allowed(params)]
-        if not left:
-            raise SpecError("none of the listed architectures is inside the limits; list some, or raise the limits")
-        self._list(left)
+        if isinstance(sampler, ArchitectureSampler) and sampler.obeys_list:
+            sampler.among = self._listed
 
     def _tokens_of(self, params: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(self._places[name][params[name]] for name in self._names)
@@ -242,8 +227,6 @@ class WithinLimitsSampler(WrappingSampler):
             own = made.sampler if isinstance(made, FixedSampler) else made
             if hasattr(own, "allowed"):
                 own.allowed = self.is_inside
-            if isinstance(made, AmongSampler):
-                made.keep(self.is_inside)
             self._samplers[draw] = made
         return self._samplers[draw]
 

@@ -12,6 +12,7 @@ from optuna.trial import create_trial
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.controller import ControllerConfig, ControllerSampler
+from nas_optuna.samplers.policy import Policy
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey
 
@@ -28,12 +29,17 @@ def distance(trial: optuna.Trial) -> float:
     return float(sum(x != y for x, y in zip(suggest(trial), TARGET, strict=True)))
 
 
+def policy_of(sampler: ControllerSampler, study: optuna.Study) -> Policy:
+    """The policy after all finished trials of a study."""
+    return sampler._learn(sampler._read(study, sampler._common(study)), study)
+
+
 def probability(sampler: ControllerSampler, study: optuna.Study, tokens: tuple[int, ...]) -> float:
-    return sampler.policy(study).evaluate(torch.tensor([tokens])).log_prob[0].exp().item()
+    return policy_of(sampler, study).evaluate(torch.tensor([tokens])).log_prob[0].exp().item()
 
 
 def weights(sampler: ControllerSampler, study: optuna.Study) -> torch.Tensor:
-    return torch.nn.utils.parameters_to_vector(sampler.policy(study).parameters()).detach()
+    return torch.nn.utils.parameters_to_vector(policy_of(sampler, study).parameters()).detach()
 
 
 def journal(path: Path) -> optuna.storages.BaseStorage:
@@ -84,7 +90,7 @@ def test_sampling_is_from_the_policy_and_says_so() -> None:
     sampler = ControllerSampler(seed=0)
     study = optuna.create_study(sampler=sampler)
     study.optimize(distance, n_trials=15)
-    policy = sampler.policy(study)
+    policy = policy_of(sampler, study)
     tokens = suggest(study.ask())
     attributes = study.trials[-1].user_attrs
     assert attributes[TrialKey.LOG_PROB] == pytest.approx(
@@ -105,7 +111,7 @@ def test_failed_trials_teach_only_if_asked_to(failures: Any) -> None:
     sampler = ControllerSampler(ControllerConfig(failures=failures), seed=0)
     study = optuna.create_study(sampler=sampler, direction="maximize")
     study.optimize(objective, n_trials=60, catch=(RuntimeError,))
-    p = sampler.policy(study).evaluate(torch.tensor([TARGET])).logits[0, 0].softmax(0)[0]
+    p = policy_of(sampler, study).evaluate(torch.tensor([TARGET])).logits[0, 0].softmax(0)[0]
     assert p < 0.15 if failures == "worst" else p > 0.15
 
 
@@ -177,8 +183,3 @@ def test_the_policy_does_not_depend_on_the_seed() -> None:
     study = optuna.create_study(sampler=ControllerSampler(seed=0))
     study.optimize(distance, n_trials=20)
     assert torch.equal(*(weights(ControllerSampler(seed=seed), study) for seed in (0, 1)))
-
-
-def test_the_policy_of_an_empty_study_is_refused() -> None:
-    with pytest.raises(ValueError, match="no finished trials"):
-        ControllerSampler(seed=0).policy(optuna.create_study())

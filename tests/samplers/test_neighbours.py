@@ -14,7 +14,7 @@ START = REFERENCE.params
 
 def search(trials: int, seed: int = 0) -> list[dict[str, object]]:
     """The params that are tried where every network is as good as the other, but the first is the best."""
-    study = optuna.create_study(sampler=NeighboursSampler(seed).for_space(SPACE))
+    study = optuna.create_study(sampler=NeighboursSampler(seed=seed).for_space(SPACE))
     study.enqueue_trial(dict(START))
 
     def objective(trial: optuna.Trial) -> float:
