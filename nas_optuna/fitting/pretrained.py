@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.data import BatchLoader
+from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import stratified_order
 from nas_optuna.devices import prepare_process
@@ -41,9 +41,6 @@ READING = 0.1
 """The largest share of the time for reading images again, larger, and for finding what is inside limits."""
 FEWEST, FOR_EACH_CLASS, MOST = 100, 4, 2000
 """Images from which the linear classifier learns."""
-FALLS = 0.85
-"""The largest error of the pretrained network, as a share of the other's. In the rest of the time both fall alike if it
-is whole (1,500 pictures: 0.29 to 0.19, and 0.45 to 0.31), but not if a limit leaves little of it."""
 SEARCHING = 0.25
 """The largest share of a short time that the search takes for its one network."""
 ENOUGH = 1300
@@ -92,25 +89,27 @@ def pretrained_experiment(
         made = time.monotonic() - began  # another one may be made below
         stop = settings.get("interrupted", never)
         share = min(SHARE * seconds, LONGEST)
-        seen, each, layers = _seen(other, first, share, stop)
+        each, layers = _time(other, first)
         with opened(spec.data, settings.get("data_directory")) as source:
-            left = seconds - (time.monotonic() - began) - made - share - Load().reserve(layers)
+            left = seconds - (time.monotonic() - began) - made - 2 * share - Load().reserve(layers)
             sizes = _sizes(other.space, first.params["input"], each, left, source.test_count)
         if not sizes:
             say("the time is too short to begin with pretrained weights")
             return None
+        size, seen = _seen(other, first, sizes, share, stop)
         known = _trained(usual, share, stop)
     except (DataError, SpecError, TrainingError) as error:  # too little memory, other channels, damaged weights
         say(f"pretrained weights are left out: {error}")
         return None
-    ahead = 1 - seen.accuracy < FALLS * (1 - known.accuracy)
-    ahead = ahead and seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
+    ahead = seen.accuracy - known.accuracy > math.hypot(seen.error, known.error)
     begins = "with the weights (--space residual begins untrained)" if ahead else "untrained"
     say(f"{seen} with pretrained weights, {known} after {share:.0f} s untrained; so the fit begins {begins}")
-    if not ahead or sizes[-1] == first.params["input"]:
+    if not ahead or size == first.params["input"]:
         return other if ahead else None
-    say(f"the pretrained network sees pictures of {sizes[-1]} pixels a side, since the time is short")
-    return Experiment.from_spec(spec.override([f"space.sizes={sizes}"]), **settings, images=images)
+    why = "the time is short" if size == sizes[-1] else "it recognises more in them than in larger ones"
+    say(f"the pretrained network sees pictures of {size} pixels a side: {why}")
+    smaller = [each for each in sizes if each <= size]
+    return Experiment.from_spec(spec.override([f"space.sizes={smaller}"]), **settings, images=images)
 
 
 def _sizes(space: SearchSpace, largest: Any, each: float, seconds: float, tests: int) -> list[int]:
@@ -128,21 +127,38 @@ def _sizes(space: SearchSpace, largest: Any, each: float, seconds: float, tests:
     return sizes if sizes and sizes[-1] >= min(LEAST_SIDE, largest) else []
 
 
-@torch.inference_mode()
 def _seen(
-    experiment: Experiment, architecture: Architecture, seconds: float, stop: Callable[[], bool]
-) -> tuple[Measured, float, int]:
-    """The accuracy of a linear classifier of the last features, seconds for each image, and the number of layers."""
-    training = _training(experiment)
-    recipe = training.recipe
-    prepare_process(training.device)
-    network = make_network(experiment.space, architecture, recipe, training.device, recipe.seed).eval()
-    images = training.data.train.subset(stratified_order(training.data.train.labels, 0)[:MOST])
-    loader = BatchLoader(images, recipe.batch_size, experiment.space.image_size, training.device)
+    experiment: Experiment, first: Architecture, sizes: Sequence[int], seconds: float, stop: Callable[[], bool]
+) -> tuple[int, Measured]:
+    """The size in which images tell the network most, and the share of them that a linear classifier recognises."""
+    # A network that a limit cuts sees less far, and so more of smaller images. A whole one learns more from large ones
+    # than they tell it at first.
+    known, images, found = dict(first.params), _training(experiment).data.train, dict[int, Measured]()
+    images = images.subset(stratified_order(images.labels, 0)[:MOST])
+    whole = known["blocks"] == experiment.space.parameters["blocks"].choices[-1]
+    tried = [sizes[-1]] if whole else list(reversed(sizes))
+    for size in tried:
+        architecture = experiment.space.architecture(known | {"input": size})
+        limit = math.inf if found else seconds / min(2, len(tried))
+        features = _features(experiment, architecture, images, limit, stop)
+        images = images.subset(range(len(features)))  # smaller sizes are compared on the same ones
+        accuracy = leave_one_out_accuracy(features, images.labels)
+        found[size] = Measured(accuracy, sampling_error(accuracy, len(images)))
+    largest = found[sizes[-1]]
+    best = max(found, key=lambda size: found[size].accuracy)
+    size = best if found[best].accuracy > largest.accuracy + largest.error / 2 else sizes[-1]
+    return size, found[size]
+
+
+@torch.inference_mode()
+def _features(
+    experiment: Experiment, architecture: Architecture, images: ImageSet, seconds: float, stop: Callable[[], bool]
+) -> Tensor:
+    """What the last layer is given, ``[n, features]``: of all images, or of as many as are seen in so many seconds."""
+    network, loader = _network(experiment, architecture, images)
     found: list[Tensor] = []
     fewest = max(FEWEST, FOR_EACH_CLASS * len(images.classes))
     last = [layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1]
-    network(next(loader.epoch())[0])  # the first pass is slower
     last.register_forward_pre_hook(lambda _, given: found.append(given[0].float().cpu()))
     began = time.monotonic()
     for batch, _ in loader.epoch():
@@ -151,10 +167,29 @@ def _seen(
             raise Interrupted
         if sum(map(len, found)) >= fewest and time.monotonic() - began > seconds:
             break
-    features = torch.cat(found)
-    each = (time.monotonic() - began) / len(features)
-    accuracy = leave_one_out_accuracy(features, images.labels[: len(features)])
-    return Measured(accuracy, sampling_error(accuracy, len(features))), each, count_layers(network)
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def _time(experiment: Experiment, architecture: Architecture) -> tuple[float, int]:
+    """Seconds of a forward pass of one image, and the number of layers."""
+    network, loader = _network(experiment, architecture, _training(experiment).data.train)
+    batch, _ = next(loader.epoch())
+    times = []
+    for _ in range(3):  # the first pass is slower
+        began = time.monotonic()
+        network(batch).sum().item()  # waits for the device
+        times.append(time.monotonic() - began)
+    return min(times) / len(batch), count_layers(network)
+
+
+def _network(experiment: Experiment, architecture: Architecture, images: ImageSet) -> tuple[nn.Module, BatchLoader]:
+    """The network with its weights, in evaluation mode, and a loader of the images."""
+    training = _training(experiment)
+    recipe = training.recipe
+    prepare_process(training.device)
+    network = make_network(experiment.space, architecture, recipe, training.device, recipe.seed).eval()
+    return network, BatchLoader(images, recipe.batch_size, experiment.space.image_size, training.device)
 
 
 def leave_one_out_accuracy(features: Tensor, labels: Tensor) -> float:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import nas_optuna as nas
+from nas_optuna.data import ImageSet
 from nas_optuna.errors import Interrupted, SpecError, StudyError
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import pretrained, run
@@ -57,14 +58,14 @@ def test_both_are_trained_for_the_same_time_and_the_better_one_is_taken(
     monkeypatch.setattr(pretrained, "SHARE", 1e-4)  # the fewest images, whatever the machine does
     found = pretrained_experiment(usual, spec_for(name, space="backbone"), 0.0, 1e4, said.append, device="cpu")
     assert said[0].startswith("comparing pretrained weights (efficientnet_lite0)")
-    assert ("begins with the weights" in said[-1]) is (found is not None)
+    assert ("begins with the weights" in said[1]) is (found is not None)
     assert len(said) == 2
 
 
 @pytest.mark.parametrize("part", ["with weights", "untrained"])
 def test_the_comparison_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     if part == "untrained":
-        monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 0.01, 100))
+        monkeypatch.setattr(pretrained, "_seen", lambda *_: (160, Measured(0.9, 0.03)))
     name = photos(tmp_path, SMALLEST)
     usual, stop = Experiment.from_spec(spec_for(name), device="cpu"), {"device": "cpu", "interrupted": lambda: True}
     with pytest.raises(Interrupted) as caught:
@@ -85,7 +86,7 @@ def test_a_sample_does_not_tell_its_own_class() -> None:
 def test_a_fit_remembers_what_it_begins_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, with_them: float, space: str
 ) -> None:
-    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(with_them, 0.03), 0.01, 100))
+    monkeypatch.setattr(pretrained, "_seen", lambda *_: (160, Measured(with_them, 0.03)))
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
     name = photos(tmp_path, SMALLEST)
     spec, other = spec_for(name), spec_for(name, space="backbone")
@@ -111,9 +112,9 @@ def test_pictures_are_read_again_only_if_there_is_time(
 ) -> None:
     seen: list[Experiment] = []
 
-    def see(experiment: Experiment, *_: object) -> tuple[Measured, float, int]:
+    def see(experiment: Experiment, *_: object) -> tuple[int, Measured]:
         seen.append(experiment)
-        return Measured(0.9, 0.03), 0.01, 100
+        return 160, Measured(0.9, 0.03)
 
     monkeypatch.setattr(pretrained, "_seen", see)
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
@@ -137,24 +138,55 @@ def test_pictures_that_are_too_small_are_not_compared(tmp_path: Path) -> None:
 def test_pictures_are_as_large_as_there_is_time_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, sizes: list[int] | None
 ) -> None:
-    monkeypatch.setattr(pretrained, "_seen", lambda *_: (Measured(0.9, 0.03), 1.0, 0))  # a second for 160 pixels
+    monkeypatch.setattr(pretrained, "_time", lambda *_: (1.0, 0))  # a second for 160 pixels
+    monkeypatch.setattr(pretrained, "_seen", lambda _, __, sizes, *___: (sizes[-1], Measured(0.9, 0.03)))
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
     monkeypatch.setattr(pretrained, "ENOUGH", 10)  # of 96 pixels 14 s, and the test of 24 images 10 s
     name, said = photos(tmp_path, SMALLEST), list[str]()
     usual, other = Experiment.from_spec(spec_for(name), device="cpu"), spec_for(name, space="backbone")
     found = pretrained_experiment(usual, other, 0.0, seconds, said.append, device="cpu")
     assert (found and list(found.space.parameters["input"].choices)) == sizes
-    assert any("since the time is short" in line for line in said) is (sizes is not None and len(sizes) < 5)
+    assert any("the time is short" in line for line in said) is (sizes is not None and len(sizes) < 5)
     if found:
         assert decided_before(spec_for(name), found.spec, other) == found.spec
+
+
+@pytest.mark.parametrize(
+    ("blocks", "recognised", "size"),
+    [
+        (10, {160: 0.5, 128: 0.6, 96: 0.7, 64: 0.65}, 96),
+        (10, {160: 0.7, 128: 0.72, 96: 0.7, 64: 0.6}, 160),  # within the noise
+        (18, {160: 0.5}, 160),  # the whole network
+    ],
+)
+def test_a_network_that_is_cut_sees_pictures_of_the_size_that_suits_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, recognised: dict[float, float], size: int
+) -> None:
+    asked: list[float] = []
+
+    def features(_: Experiment, architecture: Architecture, images: ImageSet, *__: object) -> torch.Tensor:
+        return torch.full((60, 1), float(str(architecture.params["input"])))
+
+    def accuracy(features: torch.Tensor, labels: torch.Tensor) -> float:
+        assert len(features) == len(labels)
+        asked.append(float(features[0, 0]))
+        return recognised[asked[-1]]
+
+    monkeypatch.setattr(pretrained, "_features", features)
+    monkeypatch.setattr(pretrained, "leave_one_out_accuracy", accuracy)
+    experiment = Experiment.from_spec(spec_for(photos(tmp_path, SMALLEST), space="backbone"), device="cpu")
+    assert experiment.space.reference is not None
+    first = experiment.space.architecture(dict(experiment.space.reference.params) | {"blocks": blocks})
+    chosen, seen = pretrained._seen(experiment, first, [64, 96, 128, 160], 1.0, lambda: False)
+    assert (chosen, seen.accuracy, asked) == (size, recognised[size], list(recognised))
 
 
 def test_a_network_is_cut_for_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def see(experiment: Experiment, architecture: Architecture, *_: object) -> tuple[Measured, float, int]:
+    def see(experiment: Experiment, architecture: Architecture, *_: object) -> tuple[int, Measured]:
         seen.append(str(architecture))
-        return Measured(0.9, 0.03), 0.01, 100
+        return 160, Measured(0.9, 0.03)
 
     monkeypatch.setattr(pretrained, "_seen", see)
     monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
