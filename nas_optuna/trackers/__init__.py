@@ -8,8 +8,6 @@ name, if there is one.
 from __future__ import annotations
 
 import inspect
-import posixpath
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -94,33 +92,6 @@ def facts(ended: FrozenTrial) -> dict[str, Any]:
     record = TrialRecord.of(ended)
     own = {"architecture": record.architecture, "state": record.state}
     return own | {f"param.{name}" if name in own else name: value for name, value in ended.params.items()}
-
-
-class AcceptableNames:
-    """Turns names into ones that another tool accepts; different names stay different.
-
-    Args:
-        refused: Matches a run of characters that the tool refuses; it becomes ``_``.
-        longest: The most characters of a name.
-    """
-
-    def __init__(self, refused: str, longest: int) -> None:
-        self._refused = re.compile(refused)
-        self._longest = longest
-        self._known: dict[str, str] = {}
-
-    def __call__(self, name: str) -> str:
-        """The name to use, the same at every call."""
-        if name not in self._known:
-            clean = self._refused.sub("_", name)[: self._longest - 4] or "_"
-            if posixpath.normpath(clean) != clean or clean.startswith((".", "/")):  # it would be a path to elsewhere
-                clean = clean.replace("/", "_").replace(".", "_")
-            taken, number = set(self._known.values()), 2
-            self._known[name] = clean
-            while self._known[name] in taken:
-                self._known[name] = f"{clean}_{number}"
-                number += 1
-        return self._known[name]
 
 
 def drawing(study: Study, ended: FrozenTrial) -> str | None:

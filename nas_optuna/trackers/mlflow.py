@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import urlopen
 
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
@@ -20,7 +22,7 @@ from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.report.confusion import Confusion
-from nas_optuna.trackers import AcceptableNames, drawing, facts, figures
+from nas_optuna.trackers import drawing, facts, figures
 
 _LONGEST = 500
 """The most characters of a parameter that every MLflow store keeps."""
@@ -48,7 +50,6 @@ class MlflowTracker(Callback):
         self._experiment = self._parent = ""
         self._study: Study | None = None
         self._children: dict[str, str] = {}
-        self._name = AcceptableNames(r"[^\w.\-: /]+", 250)
 
     def run_started(self, run: Run) -> None:
         """Begin the parent run, in an experiment with the study's name."""
@@ -73,7 +74,7 @@ class MlflowTracker(Callback):
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Log every metric of the step."""
         for name, value in measurement.metrics.items():
-            self._client.log_metric(self._children[subject.name], self._name(name), value, step=measurement.step)
+            self._client.log_metric(self._children[subject.name], _accepted(name), value, step=measurement.step)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Log the choices, the figures and the drawing, and end the child run."""
@@ -111,30 +112,27 @@ class MlflowTracker(Callback):
 
     def _log(self, child: str, said: Mapping[str, Any], numbers: Mapping[str, float], ended: FrozenTrial) -> None:
         now = int(ended.datetime_complete.timestamp() * 1000) if ended.datetime_complete else 0
-        metrics = [Metric(self._name(f"final.{name}"), value, now, 0) for name, value in numbers.items()]
-        params = [Param(self._name(name), str(value)[:_LONGEST]) for name, value in said.items()]
+        metrics = [Metric(_accepted(f"final.{name}"), value, now, 0) for name, value in numbers.items()]
+        params = [Param(_accepted(name), str(value)[:_LONGEST]) for name, value in said.items()]
         self._client.log_batch(child, metrics=metrics)
         for i in range(0, len(params), _AT_ONCE):
             self._client.log_batch(child, params=params[i : i + _AT_ONCE])
 
 
+def _accepted(name: str) -> str:
+    """A name with ``_`` for what MLflow refuses."""
+    return re.sub(r"[^\w.\-: /]+", "_", name)[:250]
+
+
 def _require_answer(uri: str) -> None:
     """Refuse a server that does not answer soon, because a run must not wait for it."""
     place = urlsplit(uri)
-    host = place.hostname or ""
-    if place.scheme not in ("http", "https") or (place.scheme in getproxies() and not proxy_bypass(host)):
+    if place.scheme not in ("http", "https"):
         return
-    connection: http.client.HTTPConnection
-    if place.scheme == "http":
-        connection = http.client.HTTPConnection(host, place.port, timeout=_PATIENCE)
-    else:  # MLflow itself checks the certificate
-        unverified = ssl._create_unverified_context()
-        connection = http.client.HTTPSConnection(host, place.port, timeout=_PATIENCE, context=unverified)
-    try:
-        connection.request("GET", f"{place.path.rstrip('/')}/health")
-        connection.getresponse()
+    health = f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path.rstrip('/')}/health"
+    try:  # MLflow itself checks the certificate
+        urlopen(health, timeout=_PATIENCE, context=ssl._create_unverified_context()).close()
+    except HTTPError:
+        return  # an answer, too
     except (OSError, http.client.HTTPException) as error:
-        reason = str(error) or type(error).__name__
-        raise NasOptunaError(f"no MLflow server answers at {uri}: {reason}") from error
-    finally:
-        connection.close()
+        raise NasOptunaError(f"no MLflow server answers at {uri}: {getattr(error, 'reason', error)}") from error

@@ -152,7 +152,7 @@ class Lines(Callback):
 @space
 def network(c, task):
     width = c.choice("width (px)", [4, 8])
-    other = c.choice("width [px]", [2, 3])
+    other = c.choice("height [px]", [2, 3])
     c.choice("state", ["x", "y"])
     return nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.ReLU(), nn.Linear(width, other), nn.Linear(other, 10))
 """
@@ -187,7 +187,7 @@ def test_what_a_study_optimises_and_limits_arrives_whatever_its_names(
         assert final["final.energy_mj"] > 0
         assert 0 <= final["final.macro_f1"] <= 1
         assert child.data.params["width _px_"] == str(trial.params["width (px)"])
-        assert child.data.params["width _px__2"] == str(trial.params["width [px]"])
+        assert child.data.params["height _px_"] == str(trial.params["height [px]"])
         assert child.data.params["state"] == "complete"
         assert child.data.params["param.state"] == trial.params["state"]
 
