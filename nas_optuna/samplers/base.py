@@ -75,7 +75,6 @@ class ArchitectureSampler(BaseSampler):
     one_objective: ClassVar[bool] = False
     numbers: ClassVar[bool] = False
     obeys_list: ClassVar[bool] = False
-    _learned: ClassVar[frozenset[str]] = frozenset({"_lock", "_study_name", "_intersection", "_history", "_networks"})
 
     def __init__(self, config: Any = None, *, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
         self._config: Any = config or self.Config()
@@ -104,11 +103,11 @@ class ArchitectureSampler(BaseSampler):
         self._study_name = study_name
         self._intersection = IntersectionSearchSpace(include_pruned=True)
         self._history = History({})
-        self._networks: dict[int, list[Tokens]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the options are sent to another process: everything learned is in the study."""
-        return {name: value for name, value in vars(self).items() if name not in self._learned}
+        learned = ("_lock", "_study_name", "_intersection", "_history")
+        return {name: value for name, value in vars(self).items() if name not in learned}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -211,14 +210,15 @@ class ArchitectureSampler(BaseSampler):
 
     def _all(self, history: History) -> list[Tokens]:
         """Every network of a small space, or of a list; a setting of the recipe has its first token."""
-        if history.digest not in self._networks:
+        if "networks" not in history.derived:
             found = self.among
             if found is None and self._space is not None and self._space.size <= GRID_LIMIT:
                 found = [architecture.params for architecture in self._space.enumerate()]
             axes = history.axes.items()
             tokens = [tuple(a.token(p[name]) if name in p else 0 for name, a in axes) for p in found or ()]
-            self._networks = {history.digest: list(dict.fromkeys(map(history.proposed, tokens)))}
-        return self._networks[history.digest]
+            history.derived["networks"] = list(dict.fromkeys(map(history.proposed, tokens)))
+        networks: list[Tokens] = history.derived["networks"]
+        return networks
 
     def pool_tokens(self, history: History, rng: np.random.Generator, most: int = MAX_POOL) -> list[Tokens] | None:
         """Listed architectures, new ones if any are left, in random order; None without a list."""

@@ -19,7 +19,7 @@ from nas_optuna.study.optuna_internals import set_trial_attribute
 from nas_optuna.study.schema import TrialKey
 
 if TYPE_CHECKING:
-    from nas_optuna.samplers.policy import Policy, ReinforceTrainer
+    from nas_optuna.samplers.policy import Policy
 
 CANDIDATES = 64
 """Sequences drawn for a proposal; the first unseen one is taken."""
@@ -90,11 +90,6 @@ class ControllerSampler(ArchitectureSampler):
     Config = ControllerConfig
     one_objective = True
     _config: ControllerConfig
-    _learned = ArchitectureSampler._learned | {"_trainer"}
-
-    def _follow(self, study_name: str | None) -> None:
-        super()._follow(study_name)
-        self._trainer: ReinforceTrainer | None = None
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The categorical parameters that all trials share."""
@@ -135,10 +130,11 @@ class ControllerSampler(ArchitectureSampler):
     def _learn(self, history: History, study: Study) -> Policy:
         from nas_optuna.samplers.policy import ReinforceTrainer
 
-        if self._trainer is None or self._trainer.history is not history:
-            self._trainer = ReinforceTrainer(history, self._config, study.direction)
-        self._trainer.learn()
-        return self._trainer.policy
+        if "trainer" not in history.derived:
+            history.derived["trainer"] = ReinforceTrainer(history, self._config, study.direction)
+        trainer: ReinforceTrainer = history.derived["trainer"]
+        trainer.learn()
+        return trainer.policy
 
 
 def _require_one_objective(study: Study) -> None:

@@ -124,12 +124,6 @@ class CurveSampler(ArchitectureGPSampler):
         names = [name for name, distribution in common.items() if not distribution.single()]
         return {name: common[name] for name in sorted(names, key=natural)}
 
-    _learned = ArchitectureGPSampler._learned | {"_numbers"}
-
-    def _follow(self, study_name: str | None) -> None:
-        super()._follow(study_name)
-        self._numbers: dict[Tokens, tuple[float, ...]] = {}
-
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """The architecture on which the next epochs are best spent; the plan is stored with the trial."""
         rng = self._rng(trial)
@@ -280,11 +274,11 @@ class CurveSampler(ArchitectureGPSampler):
 
     def _known_of(self, history: History, study: Study, tokens: Sequence[Tokens]) -> Array:
         """Numbers known of architectures before training, ``[architectures, numbers]``; each is computed once."""
-        if self._known is not None:
-            for one in tokens:
-                if one not in self._numbers:
-                    self._numbers[one] = tuple(self._known(self._only | history.params(one)))
-        known = [np.array([self._numbers.get(one, ()) for one in tokens], float).reshape(len(tokens), -1)]
+        numbers: dict[Tokens, Sequence[float]] = history.derived.setdefault("numbers", {})
+        for one in tokens:
+            if one not in numbers:
+                numbers[one] = self._known(self._only | history.params(one)) if self._known else ()
+        known = [np.array([numbers[one] for one in tokens], float).reshape(len(tokens), -1)]
         known += [score(tokens)[:, None] for score, _ in self._scores(study, history)]
         return np.concatenate(known, 1)
 

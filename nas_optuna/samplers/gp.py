@@ -114,10 +114,7 @@ class ArchitectureGPSampler(ArchitectureSampler):
         startup = self._config.n_startup_trials
         if len(members) < (min(SCORED_STARTUP, startup) if scores else startup):
             return self._random(history, rng)
-        kept, merit = utilities(members, study.directions, rng)
-        tokens = np.array([history.canonical(members[i].tokens) for i in kept])
-        mean = LearnedMean(scores, list(map(tuple, tokens.tolist())), merit) if scores else None
-        process, candidates = self._fitted(history, tokens, merit, rng, mean)
+        process, candidates, _, merit = self._fitted(history, study, rng, scores)
         if history.running:
             process.fantasize(np.array([history.canonical(tokens) for tokens in history.running.values()]))
         ahead = sum(trial.number - MOST_AHEAD <= number < trial.number for number in history.pending)
@@ -139,14 +136,12 @@ class ArchitectureGPSampler(ArchitectureSampler):
         with self._lock, one_blas_thread():
             history = self._read(study, self._common(study))
             members = history.informative
-            rng = np.random.default_rng(seed_for(self._seed, len(members), "gain"))
-            kept, merit = utilities(members, study.directions, rng) if members else ([], np.empty(0))
-            told = [(m.trial.value, merit[j]) for j, m in enumerate(members[i] for i in kept) if _counts(m)]
-            if len(told) < self._config.n_startup_trials or not history.space:
+            if sum(map(_counts, members)) < self._config.n_startup_trials or not history.space:
                 return None
+            rng = np.random.default_rng(seed_for(self._seed, len(members), "gain"))
+            process, candidates, kept, merit = self._fitted(history, study, rng)
+            told = [(m.trial.value, merit[j]) for j, m in enumerate(members[i] for i in kept) if _counts(m)]
             values, figures = np.array(told).T
-            tokens = np.array([history.canonical(members[i].tokens) for i in kept])
-            process, candidates = self._fitted(history, tokens, merit, rng)
             choice = self._best(process, candidates, history, figures.max())
             if choice is None or np.ptp(values) == 0:
                 return 0.0
@@ -154,19 +149,17 @@ class ArchitectureGPSampler(ArchitectureSampler):
             return float(improvement[0] * np.ptp(values) / np.ptp(figures))
 
     def _fitted(
-        self,
-        history: History,
-        tokens: NDArray[Any],
-        merit: Array,
-        rng: np.random.Generator,
-        mean: LearnedMean | None = None,
-    ) -> tuple[GaussianProcess, list[Tokens]]:
-        """The process fitted to some trials, and new candidates."""
+        self, history: History, study: Study, rng: np.random.Generator, scores: Sequence[tuple[Scorer, float]] = ()
+    ) -> tuple[GaussianProcess, list[Tokens], list[int], Array]:
+        """The process fitted to the trials, new candidates, and what `utilities` has of the trials."""
+        kept, merit = utilities(history.informative, study.directions, rng)
+        tokens = np.array([history.canonical(history.informative[i].tokens) for i in kept])
+        mean = LearnedMean(scores, list(map(tuple, tokens.tolist())), merit) if scores else None
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
         pool = self.pool_tokens(history, rng) or candidates_near(parents, history.sizes, rng)
         candidates = history.new(pool)
-        ordered = self._order(history)
-        return GaussianProcess(history.sizes, ordered, tokens, merit, groups_of(history.space), mean), candidates
+        order, groups = self._order(history), groups_of(history.space)
+        return GaussianProcess(history.sizes, order, tokens, merit, groups, mean), candidates, kept, merit
 
     def _best(
         self, process: GaussianProcess, candidates: Sequence[Tokens], history: History, best: float

@@ -18,10 +18,6 @@ class GridSampler(ArchitectureSampler):
     """Proposes each network of a space once, in random order, and stops the study after the last one.
 
     Optuna's own grid sampler lists all combinations of choices, of which several may give the same network.
-
-    Args:
-        space: A space of at most `GRID_LIMIT` architectures.
-        seed: The study's seed.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:

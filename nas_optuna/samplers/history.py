@@ -118,6 +118,7 @@ class History:
         running: Number → tokens that an unfinished trial chose, or that its sampler has published.
         pending: Numbers of running trials without either.
         seen: The canonical tokens of everything that was evaluated or is being evaluated; see `is_new`.
+        derived: What a sampler keeps that depends on these trials and parameters, by name.
     """
 
     def __init__(
@@ -138,6 +139,7 @@ class History:
         self.running: dict[int, Tokens] = {}
         self.pending: list[int] = []
         self.seen: set[Tokens] = set()
+        self.derived: dict[str, Any] = {}
         self._evaluated: set[Tokens] = set()
         self._unfinished: list[int] = []
         self._count = 0

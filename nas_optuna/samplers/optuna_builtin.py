@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,22 +72,14 @@ class TPESampler(optuna.samplers.TPESampler):
     """Optuna's sampler, restricted to those of its candidates that are allowed, if any are."""
 
     allowed: Allowed | None = None
-    _distributions: dict[str, BaseDistribution] | None = None  # None before the first proposal as a whole
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Optuna's proposal; the distributions are kept to read its candidates."""
-        self._distributions = search_space
-        return super().sample_relative(study, trial, search_space)
+    whole: Mapping[str, BaseDistribution] = {}  # the parameters by which that is decided
 
     def _compute_acquisition_func(
         self, samples: dict[str, NDArray[Any]], mpe_below: Any, mpe_above: Any
     ) -> NDArray[np.float64]:
         merit: NDArray[np.float64] = super()._compute_acquisition_func(samples, mpe_below, mpe_above)
-        known = self._distributions
-        if self.allowed is not None and known is not None and samples.keys() >= known.keys():
-            named = [{n: d.to_external_repr(samples[n][i]) for n, d in known.items()} for i in range(len(merit))]
+        if self.allowed is not None and samples.keys() >= self.whole.keys():  # not one parameter alone
+            named = [{n: d.to_external_repr(samples[n][i]) for n, d in self.whole.items()} for i in range(len(merit))]
             merit = np.where([self.allowed(params) for params in named], merit, -np.inf)
         return merit
 
@@ -135,7 +127,7 @@ class DistinctSampler(ArchitectureSampler):
     Args:
         sampler: A class of samplers whose state is stored in the study (random, TPE, GP, NSGA-II), or a sampler that
             needs no fresh seed.
-        space: The space.
+        space: The space whose networks shall differ.
         seed: The study's seed.
         options: Of the class.
     """
@@ -149,7 +141,7 @@ class DistinctSampler(ArchitectureSampler):
         self.for_space(space)
         self.sampler = sampler
         self._options = options
-        self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
+        self._whole: dict[str, BaseDistribution] = {n: d for n, d in space.distributions().items() if not d.single()}
         self._draw = 0
         self._inferred: tuple[object, dict[str, BaseDistribution]] = (None, {})
 
@@ -162,16 +154,15 @@ class DistinctSampler(ArchitectureSampler):
         again = (self._draw,) if self._draw else ()
         made = self.sampler(seed=seed_for(self._seed, *parts, *again), **self._options)
         if isinstance(made, TPESampler):
-            made.allowed = self.allowed
+            made.allowed, made.whole = self.allowed, self._whole
         return made
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space and what else the sampler proposes; nothing for a trial that has its choices already."""
         # Optuna asks when the first parameter with several choices is suggested; those with one may be there.
-        if self._distributions.keys() <= trial.distributions.keys():
+        if self._whole.keys() <= trial.distributions.keys():
             return {}
-        whole = {name: d for name, d in self._distributions.items() if not d.single()}
-        return whole | self._together(study, trial)
+        return self._whole | self._together(study, trial)
 
     def _together(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that the sampler proposes together."""

@@ -38,15 +38,10 @@ LOGIT_DECAY = 0.0005
 
 @dataclass(frozen=True)
 class Rollout:
-    """Token sequences and the policy's logits at each token.
+    """Token sequences and the policy's logits at each token."""
 
-    Attributes:
-        tokens: ``[batch, length]`` int64, an index into each parameter's choices.
-        logits: ``[batch, length, widest]``, given the tokens before; -inf where a parameter has fewer choices.
-    """
-
-    tokens: Tensor
-    logits: Tensor
+    tokens: Tensor  # ``[batch, length]`` int64, an index into each parameter's choices
+    logits: Tensor  # ``[batch, length, widest]``, given the tokens before; -inf where a parameter has fewer choices
 
     @property
     def log_prob(self) -> Tensor:
@@ -136,14 +131,12 @@ class ReinforceTrainer:
 
     def learn(self) -> None:
         """Update the policy with every full batch of trials that it has not learned from."""
-        self._pending += filter(self._counts, self.history.finished[self._taken :])
+        news = self.history.finished[self._taken :]
+        failures = self.config.failures == "worst"
+        self._pending += [o for o in news if is_informative(o.trial) or (failures and o.trial.state == TrialState.FAIL)]
         self._taken = len(self.history.finished)
         while len(self._pending) >= self.config.batch_size:
             self._update([self._pending.popleft() for _ in range(self.config.batch_size)])
-
-    def _counts(self, finished: Observation) -> bool:
-        trial = finished.trial
-        return is_informative(trial) or (trial.state == TrialState.FAIL and self.config.failures == "worst")
 
     def _update(self, batch: Sequence[Observation]) -> None:
         """One step of REINFORCE with an entropy bonus (Williams 1992)."""

@@ -67,20 +67,11 @@ def propose(study: Study, space: SearchSpace, *, seed: int, temperature: float) 
 
 @dataclass(frozen=True)
 class SupernetConfig:
-    """Options of `SupernetSampler`.
+    """Options of `SupernetSampler`."""
 
-    Attributes:
-        start_temperature: Temperature of the first trial after the supernet's training.
-        end_temperature: Temperature from `anneal_trials` trials on.
-        anneal_trials: Over how many trials it falls from one to the other, geometrically.
-
-    Raises:
-        SpecError: A temperature or `anneal_trials` is not positive.
-    """
-
-    start_temperature: float = 2.0
-    end_temperature: float = 0.5
-    anneal_trials: int = 50
+    start_temperature: float = 2.0  # of the first trial after the supernet's training
+    end_temperature: float = 0.5  # from `anneal_trials` trials on
+    anneal_trials: int = 50  # over how many trials it falls from one to the other, geometrically
 
     def __post_init__(self) -> None:
         if min(self.start_temperature, self.end_temperature, self.anneal_trials) <= 0:
@@ -93,13 +84,7 @@ class SupernetConfig:
 
 
 class SupernetSampler(DistinctSampler):
-    """Draws every parameter from the study's supernet, at a temperature that falls from trial to trial.
-
-    Args:
-        space: The space.
-        seed: The study's seed; each draw is seeded by it and the trial's number.
-        config: How the temperature falls.
-    """
+    """Draws every parameter from the study's supernet, at a temperature that falls from trial to trial."""
 
     numbers = False
 
@@ -119,16 +104,7 @@ class SupernetSampler(DistinctSampler):
 class WarmStartSampler(WrappingSampler):
     """Takes the first trials from the supernet's prior, and the others from another sampler.
 
-    The trials that it proposes have the origin `WARM_START`; each worker counts those of all workers.
-
-    Args:
-        sampler: The other sampler.
-        space: The space.
-        seed: The study's seed.
-        trials: How many trials the supernet proposes.
-
-    Raises:
-        SpecError: `trials` is not positive.
+    The `trials` that it proposes have the origin `WARM_START`; each worker counts those of all workers.
     """
 
     def __init__(self, sampler: BaseSampler, space: SearchSpace, seed: int, *, trials: int = 5) -> None:

@@ -85,19 +85,12 @@ _DIGEST_LENGTH = 32
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A saved state of a training.
+    """A saved state of a training; tensors are on the host."""
 
-    Attributes:
-        epoch: Epochs finished.
-        weights: The network's ``state_dict``, on the host.
-        state: Nested dicts and lists of tensors, on the host, and plain values.
-        progress: Any JSON value.
-    """
-
-    epoch: int
-    weights: dict[str, Tensor]
-    state: dict[str, Any]
-    progress: Any
+    epoch: int  # epochs finished
+    weights: dict[str, Tensor]  # the network's ``state_dict``
+    state: dict[str, Any]  # nested dicts and lists of tensors, and plain values
+    progress: Any  # any JSON value
 
 
 class CheckpointFolder:

@@ -116,21 +116,13 @@ MetricFunction = Callable[[Tensor, Tensor], "Tensor | float"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of a network on all images of a loader.
+    """The results of a network on all images of a loader; tensors are on the host."""
 
-    Attributes:
-        loss: The mean cross entropy.
-        accuracy: The share of correct predictions, 0 … 1.
-        confusion: ``[classes, classes]``, int64, on the host: rows are true classes, columns predicted ones.
-        predicted: ``[n]``, int64, on the host: the predicted class of each image, in the loader's order.
-        metrics: The other requested metrics, by name.
-    """
-
-    loss: float
-    accuracy: float
-    confusion: Tensor
-    predicted: Tensor
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    loss: float  # the mean cross entropy
+    accuracy: float  # the share of correct predictions, 0 … 1
+    confusion: Tensor  # ``[classes, classes]``, int64: rows are true classes, columns predicted ones
+    predicted: Tensor  # ``[n]``, int64: the predicted class of each image, in the loader's order
+    metrics: Mapping[str, float] = field(default_factory=dict)  # the other requested ones, by name
 
 
 @torch.inference_mode()

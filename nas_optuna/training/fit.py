@@ -31,27 +31,16 @@ from nas_optuna.training.step import TrainStep
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The results of one epoch.
+    """The results of one epoch."""
 
-    Attributes:
-        epoch: Number of finished epochs, from 1.
-        train_loss: The mean cross entropy over the epoch, while the weights changed.
-        train_accuracy: The share of correct predictions over the epoch, 0 … 1.
-        loss: The mean cross entropy on the validation images after the epoch; NaN without validation images.
-        accuracy: The share of correct predictions on them, 0 … 1; NaN without validation images.
-        seconds: How long the epoch took, validation included.
-        micro_batches: Number of parts into which each batch was divided to fit in memory.
-        metrics: Further metrics of the validation images, by name.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    loss: float
-    accuracy: float
-    seconds: float
-    micro_batches: int
-    metrics: Mapping[str, float] = field(default_factory=dict)
+    epoch: int  # number of finished epochs, from 1
+    train_loss: float  # the mean cross entropy over the epoch, while the weights changed
+    train_accuracy: float  # the share of correct predictions over the epoch, 0 … 1
+    loss: float  # the mean cross entropy on the validation images after the epoch; NaN without such images
+    accuracy: float  # the share of correct predictions on them, 0 … 1; NaN without such images
+    seconds: float  # how long the epoch took, validation included
+    micro_batches: int  # number of parts into which each batch was divided to fit in memory
+    metrics: Mapping[str, float] = field(default_factory=dict)  # further ones of the validation images, by name
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
