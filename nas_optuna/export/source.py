@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import keyword
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,10 @@ from nas_optuna.errors import describe_error
 _WINDOWS = ("kernel_size", "stride", "padding", "output_padding", "dilation")
 _KNOWN = frozenset({"torch", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree"})
 """The names that ``torch.fx`` provides for its code; ``model.py`` imports those that the code of layers can need."""
+
+
+_FORGOTTEN = re.compile(r";  [\w =]+= None$")
+"""How that code lets go of values that are no longer needed."""
 
 
 class NotWritable(Exception):  # noqa: N818 - not an error, since the other files are still written
@@ -48,8 +53,8 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
         >>> source = write_source(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.zeros(1, 4))
         >>> source.layers
         ('self.layer0 = nn.Linear(4, 2)', 'self.layer1 = nn.ReLU()')
-        >>> source.steps[-2:]
-        ('_1 = self.layer1(_0);  _0 = None  # [2]', 'return _1')
+        >>> source.steps
+        ('x1 = self.layer0(x)  # [2]', 'x2 = self.layer1(x1)  # [2]', 'return x2')
     """
     try:
         traced = fx.symbolic_trace(network)
@@ -171,15 +176,17 @@ def _value(value: Any) -> str:
 
 def _steps(traced: fx.GraphModule) -> Iterator[str]:
     """The lines of ``forward``, each with the shape of its result for one image."""
-    shapes = {node.name: getattr(node.meta.get("tensor_meta"), "shape", ()) for node in traced.graph.nodes}
-    for node in traced.graph.nodes:
+    shapes = {}
+    for number, node in enumerate(traced.graph.nodes):
         if node.op in ("call_module", "get_attr"):
             node.target = attribute(node.target)
         elif node.op == "placeholder":
             node.target = "x"
+        node.name = f"x{number or ''}"
+        shapes[node.name] = getattr(node.meta.get("tensor_meta"), "shape", ())
     code = traced.graph.python_code("self")
     if foreign := sorted(code.globals.keys() - _KNOWN):
         raise NotWritable(f"it calls {foreign[0][:60]!r}, which is not a function of torch")
     for line in code.src[code.src.index("def ") :].strip().splitlines()[1:]:
-        shape = shapes.get(line.split()[0], ())
-        yield line.strip() + (f"  # {list(shape[1:])}" if len(shape) > 1 else "")
+        step, shape = _FORGOTTEN.sub("", line.strip()), shapes.get(line.split()[0], ())
+        yield step + (f"  # {list(shape[1:])}" if len(shape) > 1 else "")
