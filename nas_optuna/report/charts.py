@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 from markupsafe import Markup
 
@@ -61,15 +62,9 @@ def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
 
 
 def _finite(series: Series, log_x: bool) -> Series:
-    keep = [
-        i for i, (x, y) in enumerate(series.points) if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x)
-    ]
-    return replace(
-        series,
-        points=[series.points[i] for i in keep],
-        titles=[series.titles[i] for i in keep] if series.titles else (),
-        errors=[series.errors[i] for i in keep] if series.errors else (),
-    )
+    kept = [math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x) for x, y in series.points]
+    points, titles = list(compress(series.points, kept)), list(compress(series.titles, kept))
+    return replace(series, points=points, titles=titles, errors=list(compress(series.errors, kept)))
 
 
 def _scale(

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import count
-from nas_optuna.report.network_graph import Layer, Shape, graph_of
 from nas_optuna.report.rendering import escaped, framed, save
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from nas_optuna.report.network_graph import Layer, Shape
     from nas_optuna.spaces import SearchSpace
     from nas_optuna.spaces.architecture import Architecture
 
@@ -65,12 +65,13 @@ class Drawing:
         return self.svg
 
 
-def draw(space: SearchSpace, architecture: Architecture, title: str | None = None) -> Drawing:
-    """Draw the network of an architecture; the default title is its text."""
+def draw(space: SearchSpace, architecture: Architecture) -> Drawing:
+    """Draw the network of an architecture; the title is its text."""
+    from nas_optuna.report.network_graph import graph_of
     from nas_optuna.training.network import network_failures
 
     with network_failures("the network cannot be drawn"):
-        return Drawing(to_svg(graph_of(space, architecture), str(architecture) if title is None else title))
+        return Drawing(to_svg(graph_of(space, architecture), str(architecture)))
 
 
 def draw_trial(space: SearchSpace, trial: FrozenTrial) -> Drawing:
@@ -114,7 +115,7 @@ class _Picture:
             small = layer.kind in ("input", "sum", "product", "concat") and not layer.then
             self.places.append(_Place(0.0, 0.0, *((_SMALL, _SMALL_HEIGHT) if small else (_BOX, _HEIGHT))))
             self.rows.append(1 + max((self.rows[source] for source in layer.inputs), default=-1))
-        y = _MARGIN + (34.0 if self.title else 0.0)
+        y = _MARGIN + 34.0
         for row in range(max(self.rows) + 1):
             members = []
             for layer, place, at in zip(self.layers, self.places, self.rows, strict=True):
@@ -133,9 +134,8 @@ class _Picture:
         boxes = [self._box(layer, place) for layer, place in zip(self.layers, self.places, strict=True)]
         width = max(right, max(place.right for place in self.places)) + _MARGIN
         height = max(place.bottom for place in self.places) + _MARGIN
-        heading = self._heading(width) if self.title else ""
-        parts = "".join([heading, *edges, *boxes])
-        return framed("nas-net", f"Drawing of the network {self.title}".strip(), width, height, _STYLE, parts)
+        parts = "".join([self._heading(width), *edges, *boxes])
+        return framed("nas-net", f"Drawing of the network {self.title}", width, height, _STYLE, parts)
 
     def _heading(self, width: float) -> str:
         figures, room = f"{count(self._macs)} MACs · {count(self._params)} weights", width - 2 * _MARGIN
@@ -214,7 +214,7 @@ def _spread(members: list[_Place]) -> None:
         place.x -= shift
 
 
-def to_svg(layers: Sequence[Layer], title: str = "") -> str:
+def to_svg(layers: Sequence[Layer], title: str) -> str:
     """The SVG element of traced layers."""
     return _Picture(layers, title).svg()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-    from nas_optuna.spaces import SearchSpace
-    from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.costs.complexity import flop_counter
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.shapes import tensors_in
 
 Shape = tuple[int, ...]
 
@@ -44,86 +47,54 @@ class Layer:
 
 def graph_of(space: SearchSpace, architecture: Architecture) -> tuple[Layer, ...]:
     """The layers of an architecture's network, if possible without allocating weights."""
-    import torch
-
-    shape = space.input_shape
     try:
         with torch.device("meta"):
-            return trace(space.build(architecture), shape)
+            return trace(space.build(architecture), space.input_shape)
     except (RuntimeError, NotImplementedError, ValueError):  # some modules read the values of tensors
         with torch.random.fork_rng(devices=[]):
-            return trace(space.build(architecture), shape)
+            return trace(space.build(architecture), space.input_shape)
 
 
 def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
-    """Run a network once on one input and record every layer that it calls, in order."""
+    """Run a new network once on one input and record every layer that it calls, in order."""
     # A layer is a function of torch that the network or a module of ``torch.nn`` calls. So no class has to be known,
     # and the network's code may branch.
-    import torch
-
-    weight = next(network.parameters(), None)
-    device = torch.get_default_device() if weight is None else weight.device
-    dtype = torch.get_default_dtype() if weight is None else weight.dtype
-    recorder = _Recorder(torch.zeros(1, *input_shape, device=device, dtype=dtype))
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        with torch.no_grad(), recorder.watching():
-            output = network(recorder.input)
-    finally:
-        for module, training in modes:
-            module.training = training
+    recorder = _Recorder(torch.zeros(1, *input_shape))
+    with torch.no_grad(), recorder.flops, recorder:
+        output = network.eval()(recorder.input)
     return _merged(_between_input_and(recorder.places(output), recorder.layers))
 
 
-class _Recorder:
-    """Records layers, and which layer made which tensor."""
+class _Recorder(TorchFunctionMode):
+    """Records every function that is called inside it, without the calls that it makes itself, and its tensors."""
 
     def __init__(self, image: Tensor) -> None:
-        from nas_optuna.costs.complexity import flop_counter
-
+        super().__init__()
         self.input = image
         self.layers = [Layer("input", "input", tuple(image.shape[1:]))]
+        self.flops = flop_counter()
         self._made_by = {id(image): 0}
         self._alive: list[object] = [image]  # so that no id is reused
-        self._flops = flop_counter()
         self._counted: set[int] = set()
 
     def places(self, values: object) -> list[int]:
         """The layers that made the tensors in a nested structure."""
-        from nas_optuna.spaces.shapes import tensors_in
-
         found = (self._made_by.get(id(value)) for value in tensors_in(values))
         return list(dict.fromkeys(place for place in found if place is not None))
 
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Record every call of a function inside the block, without the calls that it makes itself."""
-        from torch.overrides import TorchFunctionMode
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function; its result may be no tensor, e.g. a size."""
+        kwargs = kwargs or {}
+        before, sources = self.flops.get_total_flops(), self.places([args, kwargs])
+        result = function(*args, **kwargs)
+        if sources and (tensors := tensors_in(result)):
+            self._alive += tensors
+            self._note(function, args, kwargs, tensors, before, sources)
+        return result
 
-        recorder = self
-
-        class Functions(TorchFunctionMode):
-            def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                kwargs = kwargs or {}
-                before, sources = recorder._flops.get_total_flops(), recorder.places([args, kwargs])
-                result = function(*args, **kwargs)
-                if sources:
-                    recorder._note(function, args, kwargs, result, before, sources)
-                return result
-
-        with self._flops, Functions():
-            yield
-
-    def _note(self, function: Any, args: Any, kwargs: Any, result: Any, before: int, sources: list[int]) -> None:
-        from torch import nn
-
-        from nas_optuna.spaces.shapes import tensors_in
-
-        tensors = tensors_in(result)
-        if not tensors:
-            return  # e.g. a size
-        self._alive += tensors
+    def _note(
+        self, function: Any, args: Any, kwargs: Any, tensors: Sequence[Tensor], before: int, sources: list[int]
+    ) -> None:
         name = getattr(function, "__name__", str(function))
         kind, title = _function_title(name, args, kwargs, len(sources))
         if kind == "unseen" and len(sources) == 1:
@@ -133,7 +104,7 @@ class _Recorder:
         new = [weight for weight in weights if id(weight) not in self._counted]
         self._counted |= {id(weight) for weight in new}
         self._alive += new
-        macs = (self._flops.get_total_flops() - before) // 2
+        macs = (self.flops.get_total_flops() - before) // 2
         if kind == "elementwise" and title in name and (macs or new):  # e.g. attention
             kind, title = "other", title.removesuffix("_forward").replace("_", " ")
         shape, params = tuple(tensors[0].shape[1:]), sum(weight.numel() for weight in new)
@@ -157,10 +128,7 @@ def _between_input_and(ends: Sequence[int], layers: Sequence[Layer]) -> list[Lay
 
 def _merged(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Merge each light layer into the box before it, unless something else takes that one's output."""
-    users = [0] * len(layers)
-    for layer in layers:
-        for source in layer.inputs:
-            users[source] += 1
+    users = Counter(source for layer in layers for source in layer.inputs)
     merged: list[Layer] = []
     number: list[int] = []
     for layer in layers:
@@ -205,18 +173,16 @@ def _function_title(name: str, args: Sequence[Any], kwargs: dict[str, Any], sour
     plain = name.strip("_")
     if name in _UNSEEN:
         return "unseen", name
-    if name in _SUMS:
-        return ("sum", "+") if sources > 1 else ("elementwise", "+ constant")
-    if name in _PRODUCTS:
-        return ("product", "×") if sources > 1 else ("elementwise", "× constant")
+    for names, kind, sign in ((_SUMS, "sum", "+"), (_PRODUCTS, "product", "×")):
+        if name in names:
+            return (kind, sign) if sources > 1 else ("elementwise", f"{sign} constant")
     if plain in ("cat", "concat", "concatenate", "stack"):
         return "concat", "concatenate" if plain != "stack" else "stack"
     if plain in _ACTIVATIONS:
         return "activation", _ACTIVATIONS[plain]
     if "pool" in plain:
-        return "pool", _pool_title(
-            plain, _argument(1, "output_size" if "adaptive" in plain else "kernel_size", args, kwargs)
-        )
+        size = "output_size" if "adaptive" in plain else "kernel_size"
+        return "pool", _pool_title(plain, _argument(1, size, args, kwargs))
     if plain.startswith("conv"):
         return _conv(plain, args, kwargs)
     if plain == "linear":

@@ -20,7 +20,7 @@ from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.dashboard import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.facts import StudyFacts, figures_of
+from nas_optuna.report.facts import StudyFacts, figures_of, remarks_of
 from nas_optuna.report.selection import objective_names
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
@@ -49,9 +49,7 @@ def trial_note(
     text = f"**{breakable(record.architecture)}** {ended.get(record.state, record.state)}"
     text += f" after {plural(record.epochs, 'epoch')}" if record.epochs and record.state != "complete" else ""
     text += f", which is {plural(record.epochs, 'epoch')}" if record.epochs and record.state == "complete" else ""
-    text += f": {plain(record.cause)}" if record.cause else ""
-    text += f"; it continues trial {record.continues}" if record.continues is not None else ""
-    text += f"; its value is that of trial {record.duplicate_of}" if record.duplicate_of is not None else ""
+    text += "".join(f"; {plain(remark)}" for remark in remarks_of(record))
     parts = [f"{text}."]
     if picture:
         parts.append(f"![The network, drawn: boxes are layers, the bars their shares of MACs]({picture})")
