@@ -24,8 +24,7 @@ from nas_optuna.oneshot.strategies import STRATEGIES
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
-from nas_optuna.samplers.base import ArchitectureSampler
-from nas_optuna.samplers.controller import OneObjectiveError
+from nas_optuna.samplers.base import ArchitectureSampler, OneObjectiveError
 from nas_optuna.samplers.wrapping import AmongSampler, FixedSampler, WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec

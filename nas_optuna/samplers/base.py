@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 from threadpoolctl import ThreadpoolController
 
 from nas_optuna.digests import seed_for
+from nas_optuna.errors import SpecError
 from nas_optuna.samplers.history import PROPOSAL, Canonical, History, Tokens
 from nas_optuna.study.optuna_internals import set_trial_system_attribute
 
@@ -42,6 +43,13 @@ Allowed = Callable[[Mapping[str, Any]], bool]
 Config = TypeVar("Config")
 
 
+class OneObjectiveError(SpecError, ValueError):
+    """A study has several objectives; also a ValueError, which Optuna's own samplers raise."""
+
+    def __init__(self) -> None:
+        super().__init__("sampler 'controller' learns from one objective; for several use evolution or arch")
+
+
 class ArchitectureSampler(BaseSampler):
     """A sampler of the parameters that every trial of a study has in common.
 
@@ -55,15 +63,19 @@ class ArchitectureSampler(BaseSampler):
 
     Threads of one process may share an instance; an instance follows one study at a time.
 
+    Args:
+        config: The options; None is `Config` with its defaults.
+        seed: The study's seed; None draws one.
+        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
+            numbers.
+
     Attributes:
-        Config: The class of the options, whose defaults hold where none are given.
+        Config: The class of the options.
         one_objective: Whether the class refuses a study of several objectives.
         numbers: Whether the class also proposes floats and integers; if not, they are drawn uniformly.
         obeys_list: Whether the class proposes only what is in `among`, where that is given.
         allowed: What may be proposed, given limits on costs that are known before training; None allows everything.
         canonical: `SearchSpace.canonical`, so that equal networks are not proposed twice; see `for_space`.
-        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
-            numbers.
         among: The only architectures that may be proposed, as params; None is the whole space.
         pinned: Parameter name → the value that every proposal has.
         repeated: The architecture of an earlier trial whose training the last proposal continues; None if it is new.
@@ -126,8 +138,13 @@ class ArchitectureSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The parameters that complete and pruned trials share, in the natural order of their names."""
+        self._require_one_objective(study)
         with self._lock:
             return self._common(study)
+
+    def _require_one_objective(self, study: Study) -> None:
+        if self.one_objective and len(study.directions) > 1:
+            raise OneObjectiveError
 
     def _shared(self, study: Study) -> dict[str, BaseDistribution]:
         if study.study_name != self._study_name:
@@ -180,6 +197,7 @@ class ArchitectureSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Uniformly at random, seeded by the trial and the parameter."""
+        self._require_one_objective(study)
         sampler = RandomSampler(seed=seed_for(self._seed, trial.number, param_name))
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 

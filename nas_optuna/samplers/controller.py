@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from optuna.distributions import BaseDistribution
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.digests import seed_for
-from nas_optuna.errors import SpecError
 from nas_optuna.samplers.base import ArchitectureSampler, configured
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
@@ -63,13 +61,6 @@ class ControllerConfig:
             raise ValueError(f"failures must be 'ignore' or 'worst', got {self.failures!r}")
 
 
-class OneObjectiveError(SpecError, ValueError):
-    """A study has several objectives; also a ValueError, which Optuna's own samplers raise."""
-
-    def __init__(self) -> None:
-        super().__init__("sampler 'controller' learns from one objective; for several use evolution or arch")
-
-
 class ControllerSampler(ArchitectureSampler):
     """An LSTM policy trained by REINFORCE.
 
@@ -90,18 +81,6 @@ class ControllerSampler(ArchitectureSampler):
     Config = ControllerConfig
     one_objective = True
     _config: ControllerConfig
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The categorical parameters that all trials share."""
-        _require_one_objective(study)
-        return super().infer_relative_search_space(study, trial)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Uniformly at random."""
-        _require_one_objective(study)
-        return super().sample_independent(study, trial, param_name, param_distribution)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """Learn from newly finished trials, then draw."""
@@ -135,11 +114,6 @@ class ControllerSampler(ArchitectureSampler):
         trainer: ReinforceTrainer = history.derived["trainer"]
         trainer.learn()
         return trainer.policy
-
-
-def _require_one_objective(study: Study) -> None:
-    if len(study.directions) > 1:
-        raise OneObjectiveError
 
 
 @configured(ControllerConfig)

@@ -84,10 +84,6 @@ class CurveSampler(ArchitectureGPSampler):
     architecture, learned from whole trainings. The sampler then improves the hypervolume (`curve_model.Target`).
 
     Args:
-        config: How to propose.
-        seed: The study's seed; None draws one.
-        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
-            numbers.
         known: From a network's params to numbers known before training, such as its size.
         distributions: The parameters, if they are known before the first trial has chosen them.
 

@@ -75,12 +75,6 @@ class EvolutionSampler(ArchitectureSampler):
     In a study with a supernet of strategy ``"fair"``, each proposal is the best of several children by the supernet's
     score; each child comes from its own tournament. The random trials of the start are chosen in the same way.
 
-    Args:
-        config: How to evolve.
-        seed: The study's seed; None draws one.
-        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
-            numbers.
-
     Examples:
         >>> import optuna
         >>> sampler = EvolutionSampler(EvolutionConfig(population_size=30), seed=0)

@@ -82,12 +82,6 @@ class ArchitectureGPSampler(ArchitectureSampler):
     shortens the random start. A sampler from `create_sampler` finds a supernet's score and the trials of an earlier
     study.
 
-    Args:
-        config: How to propose.
-        seed: The study's seed; None draws one.
-        ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
-            numbers.
-
     Attributes:
         beforehand: Finds a study's prior knowledge of architectures; None if there is none.
 

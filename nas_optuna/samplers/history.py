@@ -36,24 +36,27 @@ SPREAD = 0.29
 """Standard deviation of a rank that is uniform in [0, 1]; standardised values are scaled to the same."""
 
 
-@dataclass(frozen=True)
 class Axis:
-    """One parameter as tokens: choices, or levels of a range."""
+    """One parameter as tokens: its choices, every value of a short range of integers, or `LEVELS` of a range."""
 
-    distribution: BaseDistribution
-    size: int  # number of tokens
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the tokens are levels of a range."""
-        return not isinstance(self.distribution, CategoricalDistribution)
+    def __init__(self, distribution: BaseDistribution) -> None:
+        self.distribution = d = distribution
+        self.is_number = not isinstance(d, CategoricalDistribution)
+        if isinstance(d, CategoricalDistribution):
+            self.size = len(d.choices)
+            return
+        assert isinstance(d, IntDistribution | FloatDistribution)
+        values = LEVELS if d.step is None or d.log else round((d.high - d.low) / d.step) + 1
+        self.size = 1 if d.single() else min(values, LEVELS)
+        half = 0.5 * (d.step or 0.0)
+        self._low = self._scaled(d.low - half)
+        self._length = self._scaled(d.high + half) - self._low
 
     def token(self, value: Any) -> int:
         """The token of a value of the distribution."""
         if isinstance(self.distribution, CategoricalDistribution):
             return int(self.distribution.to_internal_repr(value))
-        low, length = self._range()
-        return min(self.size - 1, int(self.size * (self._scaled(value) - low) / length))
+        return min(self.size - 1, int(self.size * (self._scaled(value) - self._low) / self._length))
 
     def value(self, token: int, place: float) -> Any:
         """The value of a token; `place`, from 0 to 1, is the position in a level."""
@@ -61,8 +64,7 @@ class Axis:
         if isinstance(d, CategoricalDistribution):
             return d.choices[token]
         assert isinstance(d, IntDistribution | FloatDistribution)
-        low, length = self._range()
-        scaled = low + (token + place) / self.size * length
+        scaled = self._low + (token + place) / self.size * self._length
         value = math.exp(scaled) if d.log else scaled
         if d.step is not None:
             value = d.low + round((value - d.low) / d.step) * d.step
@@ -71,25 +73,6 @@ class Axis:
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if getattr(self.distribution, "log", False) else float(value)
-
-    def _range(self) -> tuple[float, float]:
-        """The lower end and the length of the whole range."""
-        d = self.distribution
-        assert isinstance(d, IntDistribution | FloatDistribution)
-        half = 0.5 * (d.step or 0.0)
-        low = self._scaled(d.low - half)
-        return low, self._scaled(d.high + half) - low
-
-
-def axis(distribution: BaseDistribution) -> Axis:
-    """The tokens of a parameter: its choices, every value of a short range of integers, or `LEVELS` of a range."""
-    if isinstance(distribution, CategoricalDistribution):
-        return Axis(distribution, len(distribution.choices))
-    assert isinstance(distribution, IntDistribution | FloatDistribution)
-    values = LEVELS
-    if distribution.step is not None and not distribution.log:
-        values = round((distribution.high - distribution.low) / distribution.step) + 1
-    return Axis(distribution, 1 if distribution.single() else min(values, LEVELS))
 
 
 @dataclass(frozen=True)
@@ -128,7 +111,7 @@ class History:
         pinned: Mapping[str, Any] | None = None,
     ) -> None:
         self.space = dict(space)
-        self.axes = {name: axis(distribution) for name, distribution in space.items()}
+        self.axes = {name: Axis(distribution) for name, distribution in space.items()}
         self.sizes = tuple(a.size for a in self.axes.values())
         self.digest = zlib.crc32("/".join(space).encode())
         self._canonical = canonical

@@ -38,9 +38,6 @@ class NeighboursSampler(ArchitectureSampler):
 
     The first trial should be enqueued: the network to begin with, such as the space's reference.
 
-    Args:
-        seed: The study's seed; None draws one.
-
     Examples:
         >>> import optuna
         >>> study = optuna.create_study(sampler=NeighboursSampler(seed=0))

@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from nas_optuna.samplers.evolution import EvolutionSampler
 from nas_optuna.samplers.gp import ArchitectureGPSampler
-from nas_optuna.samplers.history import LEVELS, axis
+from nas_optuna.samplers.history import LEVELS, Axis
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -25,7 +25,7 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
     ],
 )
 def test_a_value_of_every_token_has_that_token(distribution: BaseDistribution, size: int) -> None:
-    ours = axis(distribution)
+    ours = Axis(distribution)
     assert ours.size == size
     for token in range(size):
         value = ours.value(token, 0.5)
