@@ -83,6 +83,7 @@ class Forecast:
     mean: Array  # ``[architectures]``
     deviation: Array  # the standard deviations, without the noise of the training
     later: list[Array]  # for each rung ahead, the standard deviations that remain once its value is known
+    improvement: Improvement
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,11 @@ class CurveModel:
     Args:
         curves: The learning curves, by architecture.
         epochs: Epochs of a whole training.
-        sizes: Number of choices of each parameter.
-        ordered: For each parameter, whether neighbouring choices are alike.
-        groups: For each parameter, the group of those that mean the same in other layers.
-        known: ``[architectures of curves, numbers]`` that are known of each before training.
+        space: See `Space`.
+        known_of: From architectures to ``[architectures, numbers]`` that are known of each before training.
         images: Number of validation images if values are accuracies, from which the least noise of a value follows.
 
     Attributes:
-        typical: ``[numbers]``, the mean of `known`.
         may_look: Whether whole trainings took enough of the epochs that partial ones may be planned; see `ENDED_SHARE`.
     """
 
@@ -116,19 +114,20 @@ class CurveModel:
         self,
         curves: Mapping[Tokens, Curve],
         epochs: int,
-        sizes: Sequence[int],
-        ordered: Sequence[bool],
-        groups: Sequence[int],
-        known: Array,
+        space: Space,
+        known_of: Callable[[Sequence[Tokens]], Array],
         images: int | None = None,
     ) -> None:
         self.epochs = epochs
         self._images = images
-        self._space = sizes, ordered, groups
-        self.typical, self._spread = known.mean(0), known.std(0) + 1e-9
-        standardised = self._known(known)
+        self._space = space
+        self._known_of = known_of
+        names = list(curves)
+        known = known_of(names)
+        self._typical, self._spread = known.mean(0), known.std(0) + 1e-9
+        standardised = self._standardised(known)
         self._levels: list[_Level] = []
-        tokens, found = np.array(list(curves)), list(curves.values())
+        tokens, found = np.array(names), list(curves.values())
         for step in rungs(epochs):
             values = np.array([value_at(curve, step, epochs) for curve in found])
             # Who told an end without its epochs cannot say what they are worth.
@@ -143,13 +142,8 @@ class CurveModel:
 
         ended = [i for i, curve in enumerate(found) if curve.final is not None]
         self.may_look = epochs * len(ended) >= ENDED_SHARE * sum(curve.last for curve in found)
-        names = list(curves)
         finals, costs = [found[i].final or 0.0 for i in ended], [found[i].costs for i in ended]
         self._target = Target([names[i] for i in ended], finals, costs, self._space, standardised[ended])
-
-    def improvement(self, tokens: Sequence[Tokens], known: Array | None = None) -> Improvement:
-        """The expected improvement of architectures, as a function of their predicted values."""
-        return self._target.improvement(tokens, None if known is None else self._known(known))
 
     @property
     def steps(self) -> list[int]:
@@ -161,8 +155,8 @@ class CurveModel:
         """Whether there is a process of final values."""
         return bool(self._levels) and self._levels[-1].step == self.epochs
 
-    def _known(self, known: Array) -> Array:
-        result: Array = (known - self.typical) / self._spread / max(1, known.shape[1]) ** 0.5
+    def _standardised(self, known: Array) -> Array:
+        result: Array = (known - self._typical) / self._spread / max(1, known.shape[1]) ** 0.5
         return result
 
     def _add(self, step: int, tokens: NDArray[np.int64], values: Array, known: Array, curves: Sequence[Curve]) -> None:
@@ -196,13 +190,16 @@ class CurveModel:
         """How many rungs a training has reached by its last epoch."""
         return sum(step <= last for step in self.steps)
 
-    def forecast(self, tokens: Sequence[Tokens], known: Array, reached: int, values: Array | None = None) -> Forecast:
-        """Predict final values, given the values at the last of the rungs reached."""
-        points, standardised = np.array(tokens), self._known(known)
+    def forecast(
+        self, tokens: Sequence[Tokens], reached: int = 0, values: Array | None = None, *, counted: bool = True
+    ) -> Forecast:
+        """Predict final values, given those at the last of the rungs reached; what is uncounted has typical numbers."""
+        points = np.array(tokens)
+        known = self._standardised(self._known_of(tokens)) if counted else np.zeros((len(points), len(self._typical)))
         ahead = self._levels[reached:]
         deviations, slopes = [], []
         for place, level in enumerate(ahead, start=reached):
-            numbers = self._numbers(place, standardised, values)
+            numbers = self._numbers(place, known, values)
             slope = 0.0
             if place:
                 slope = float(level.process.coefficients(len(numbers) - 1)[0])
@@ -219,11 +216,12 @@ class CurveModel:
             later.append(np.sqrt(variance))
             variance = variance + (factor * deviation) ** 2
             factor *= slope
-        return Forecast(values, np.sqrt(variance), later[::-1])
+        improvement = self._target.improvement(tokens, known if counted else None)
+        return Forecast(values, np.sqrt(variance), later[::-1], improvement)
 
-    def fantasize(self, tokens: Sequence[Tokens], known: Array) -> None:
+    def fantasize(self, tokens: Sequence[Tokens]) -> None:
         """Condition on running trainings as though they had their predicted values at each rung."""
-        points, standardised = np.array(tokens), self._known(known)
+        points, standardised = np.array(tokens), self._standardised(self._known_of(tokens))
         values: Array | None = None
         for place, level in enumerate(self._levels):
             numbers = self._numbers(place, standardised, values)
@@ -257,21 +255,19 @@ def ranks_alike(values: Array, later: Array) -> bool:
     return float(a @ b) >= float(np.sqrt((a @ a) * (b @ b) / (len(values) - 1))) > 0
 
 
-def rate(forecast: Forecast, improvement: Improvement, epochs: Array | float) -> Array:
+def rate(forecast: Forecast, epochs: Array | float) -> Array:
     """Expected improvement per epoch if each is trained to the end; ``[architectures]``."""
-    return improvement(forecast.mean, np.maximum(forecast.deviation, 1e-9)) / epochs
+    return forecast.improvement(forecast.mean, np.maximum(forecast.deviation, 1e-9)) / epochs
 
 
-def rate_with_a_look(
-    forecast: Forecast, later: Array, improvement: Improvement, look: Array | float, rest: Array | float
-) -> Array:
+def rate_with_a_look(forecast: Forecast, later: Array, look: Array | float, rest: Array | float) -> Array:
     """Expected improvement per expected epoch if each is trained to a rung first, and then to the end or not."""
     # At the rung the mean moves by a normal variable, and the training goes on only above a threshold, namely that of
     # the best ratio (as in the Gittins index of Pandora's box, Weitzman 1979). If the rung tells nothing, this is never
     # more than `rate`.
     moved = np.sqrt(np.maximum(forecast.deviation**2 - later**2, 0.0))
     means = forecast.mean[:, None] + moved[:, None] * NODES
-    gains = np.cumsum(WEIGHTS * improvement(means, np.maximum(later, 1e-9)[:, None]), 1)
+    gains = np.cumsum(WEIGHTS * forecast.improvement(means, np.maximum(later, 1e-9)[:, None]), 1)
     costs = np.reshape(look, (-1, 1)) + np.reshape(rest, (-1, 1)) * np.cumsum(WEIGHTS)
     result: Array = (gains / costs).max(1)
     return result

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from operator import le
 from typing import Any
 
@@ -177,40 +179,21 @@ class CurveSampler(ArchitectureGPSampler):
     ) -> Choice | None:
         """The use of the next epochs with the highest expected improvement per epoch; None without a model."""
         epochs = _epochs(curves.values())
-        model = self._model(history, study, curves, epochs)
-        if model is None or not model.is_complete:
+        if not epochs:
+            return None
+        space = history.sizes, self._order(history), groups_of(history.space)
+        images = self.images(study) if self.images else None
+        model = CurveModel(curves, epochs, space, partial(self._known_of, history, study), images)
+        if not model.is_complete:
             return None
         busy = [tokens for tokens, curve in curves.items() if curve.running]
         if busy:
-            model.fantasize(busy, self._known_of(history, study, busy))
-        options = [*self._new(history, study, curves, model, rng), *self._paused(history, study, curves, model)]
-        return max(options, key=lambda choice: choice.rate, default=None)
-
-    def _model(self, history: History, study: Study, curves: Mapping[Tokens, Curve], epochs: int) -> CurveModel | None:
-        if not epochs:
-            return None
-        order, groups = self._order(history), groups_of(history.space)
-        known = self._known_of(history, study, list(curves))
-        images = self.images(study) if self.images else None
-        return CurveModel(curves, epochs, history.sizes, order, groups, known, images)
-
-    def _new(
-        self,
-        history: History,
-        study: Study,
-        curves: Mapping[Tokens, Curve],
-        model: CurveModel,
-        rng: np.random.Generator,
-    ) -> Iterator[Choice]:
-        """The best new architecture that is allowed, if any."""
+            model.fantasize(busy)
         candidates = self._fresh(history, curves, model, rng)
-        if not candidates:
-            return
-        rates, until = self._rates(model, candidates, self._known_of(history, study, candidates), 0, None, 0.0)
-        ranked = (i for i in np.argsort(-rates, kind="stable"))
-        best = next((i for i in ranked if self._allows(history, candidates[i])), None)
-        if best is not None:
-            yield Choice(candidates[best], int(until[best]), float(rates[best]))
+        ranked = sorted(_choices(model, candidates) if candidates else (), key=lambda choice: -choice.rate)
+        new = (choice for choice in ranked if self._allows(history, choice.tokens))
+        options = [*islice(new, 1), *self._paused(history, curves, model)]
+        return max(options, key=lambda choice: choice.rate, default=None)
 
     def _fresh(
         self, history: History, curves: Mapping[Tokens, Curve], model: CurveModel, rng: np.random.Generator
@@ -223,13 +206,10 @@ class CurveSampler(ArchitectureGPSampler):
         if self._known is None or self.among is not None or len(fresh) <= MAX_ASKED:
             return fresh
         # Counting a network takes a millisecond, so only candidates that look good without it are counted.
-        forecast = model.forecast(fresh, np.tile(model.typical, (len(fresh), 1)), 0)
-        order = np.argsort(-rate(forecast, model.improvement(fresh), 1.0), kind="stable")
+        order = np.argsort(-rate(model.forecast(fresh, counted=False), 1.0), kind="stable")
         return [fresh[i] for i in order[:MAX_ASKED]]
 
-    def _paused(
-        self, history: History, study: Study, curves: Mapping[Tokens, Curve], model: CurveModel
-    ) -> Iterator[Choice]:
+    def _paused(self, history: History, curves: Mapping[Tokens, Curve], model: CurveModel) -> Iterator[Choice]:
         """For each rung, the best of the networks that were stopped there."""
         waiting = [t for t, c in curves.items() if c.resumable and not c.running and c.last < model.epochs]
         waiting = [tokens for tokens in waiting if history.proposed(tokens) == tokens]  # pinned values must match
@@ -243,30 +223,7 @@ class CurveSampler(ArchitectureGPSampler):
                 continue
             values = np.array([curves[t].values[step] for t in tokens]) if step else None
             kept = np.array([float(curves[t].kept) for t in tokens])
-            known = self._known_of(history, study, tokens)
-            rates, until = self._rates(model, tokens, known, reached, values, kept)
-            best = int(np.argmax(rates))
-            yield Choice(tokens[best], int(until[best]), float(rates[best]))
-
-    def _rates(
-        self,
-        model: CurveModel,
-        tokens: Sequence[Tokens],
-        known: Array,
-        reached: int,
-        values: Array | None,
-        kept: Array | float,
-    ) -> tuple[Array, Array]:
-        """The highest rate of each architecture, and the epoch until which to train for it; 0 means the end."""
-        forecast, worth = model.forecast(tokens, known, reached, values), model.improvement(tokens, known)
-        best = rate(forecast, worth, model.epochs - kept)
-        until = np.zeros(len(tokens), int)
-        looks = zip(forecast.later[:-1], model.steps[reached:-1], strict=True) if model.may_look else ()
-        for later, step in looks:
-            rates = LOOK_DISCOUNT * rate_with_a_look(forecast, later, worth, step - kept, model.epochs - step)
-            until = np.where(rates > best, step, until)
-            best = np.maximum(rates, best)
-        return best, until
+            yield max(_choices(model, tokens, reached, values, kept), key=lambda choice: choice.rate)
 
     def _known_of(self, history: History, study: Study, tokens: Sequence[Tokens]) -> Array:
         """Numbers known of architectures before training, ``[architectures, numbers]``; each is computed once."""
@@ -277,6 +234,25 @@ class CurveSampler(ArchitectureGPSampler):
         known = [np.array([numbers[one] for one in tokens], float).reshape(len(tokens), -1)]
         known += [score(tokens)[:, None] for score, _ in self._scores(study, history)]
         return np.concatenate(known, 1)
+
+
+def _choices(
+    model: CurveModel,
+    tokens: Sequence[Tokens],
+    reached: int = 0,
+    values: Array | None = None,
+    kept: Array | float = 0.0,
+) -> list[Choice]:
+    """How long each architecture is best trained, given the values at the last rung reached and the epochs kept."""
+    forecast = model.forecast(tokens, reached, values)
+    best = rate(forecast, model.epochs - kept)
+    until = np.zeros(len(tokens), int)
+    looks = zip(forecast.later[:-1], model.steps[reached:-1], strict=True) if model.may_look else ()
+    for later, step in looks:
+        rates = LOOK_DISCOUNT * rate_with_a_look(forecast, later, step - kept, model.epochs - step)
+        until = np.where(rates > best, step, until)
+        best = np.maximum(rates, best)
+    return list(map(Choice, tokens, until.tolist(), best.tolist()))
 
 
 def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:

@@ -1,6 +1,7 @@
 import pickle
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -207,6 +208,13 @@ def test_a_proposal_takes_fifty_milliseconds_after_a_thousand_trials() -> None:
     assert min(times[1:]) <= 0.05 * 3  # this machine may be busy; benchmarks/equal_epochs.py measures
 
 
+SPACE = [6, 6, 6], [True] * 3, [0, 1, 2]
+
+
+def no_numbers(tokens: Sequence[tuple[int, ...]]) -> np.ndarray:
+    return np.zeros((len(tokens), 0))
+
+
 def points(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 6, (count, 3))
 
@@ -221,8 +229,8 @@ def test_how_much_early_epochs_tell_is_learned(informative: bool) -> None:
         t: Curve({1: float(e), 10: float(f)}, final=float(f), number=i)
         for i, (t, e, f) in enumerate(zip(tokens, early, final, strict=True))
     }
-    model = CurveModel(curves, 10, [6, 6, 6], [True] * 3, [0, 1, 2], np.zeros((len(curves), 0)))
-    low, high = (model.forecast([(0, 0, 0)], np.zeros((1, 0)), 1, np.array([value])).mean[0] for value in (-1.0, 1.0))
+    model = CurveModel(curves, 10, SPACE, no_numbers)
+    low, high = (model.forecast([(0, 0, 0)], 1, np.array([value])).mean[0] for value in (-1.0, 1.0))
     assert (high - low > 1.5) if informative else (abs(high - low) < 0.8)
 
 
@@ -239,8 +247,8 @@ def test_networks_that_never_learn_do_not_make_early_epochs_tell(count: int, dea
         t: Curve({1: float(e), 10: float(f)}, final=float(f), number=i)
         for i, (t, e, f) in enumerate(zip(tokens, early, final, strict=True))
     }
-    model = CurveModel(curves, 10, [6, 6, 6], [True] * 3, [0, 1, 2], np.zeros((count, 0)))
-    low, high = (model.forecast([(0, 0, 0)], np.zeros((1, 0)), 1, np.array([value])).mean[0] for value in (0.55, 0.65))
+    model = CurveModel(curves, 10, SPACE, no_numbers)
+    low, high = (model.forecast([(0, 0, 0)], 1, np.array([value])).mean[0] for value in (0.55, 0.65))
     assert high - low <= 0.01
 
 
@@ -249,7 +257,7 @@ def test_further_looks_wait_until_enough_trainings_have_ended(looks: int) -> Non
     tokens = list(dict.fromkeys(map(tuple, points(60).tolist())))
     ended = {t: Curve({1: 0.1, 10: 0.2 + 0.1 * sum(t)}, final=0.2 + 0.1 * sum(t)) for t in tokens[:2]}
     curves = ended | {t: Curve({1: 0.1 + 0.1 * sum(t)}) for t in tokens[2 : 2 + looks]}
-    model = CurveModel(curves, 10, [6, 6, 6], [True] * 3, [0, 1, 2], np.zeros((len(curves), 0)))
+    model = CurveModel(curves, 10, SPACE, no_numbers)
     assert model.may_look == (looks <= 30)
 
 
@@ -257,7 +265,7 @@ def test_further_looks_wait_until_enough_trainings_have_ended(looks: int) -> Non
 def test_values_are_as_noisy_as_the_number_of_images_makes_them(images: int | None, least: float) -> None:
     tokens = list(dict.fromkeys(map(tuple, points(60).tolist())))
     curves = {t: Curve({1: 0.5 + 0.05 * sum(t) / 3}, final=0.5 + 0.05 * sum(t) / 3) for t in tokens}
-    model = CurveModel(curves, 1, [6, 6, 6], [True] * 3, [0, 1, 2], np.zeros((len(curves), 0)), images)
+    model = CurveModel(curves, 1, SPACE, no_numbers, images)
     (level,) = model._levels
     assert level.scale * level.process.noise >= 0.9 * least
 
@@ -273,11 +281,10 @@ def test_a_study_says_on_how_many_images_it_selects() -> None:
 
 
 def test_a_look_that_tells_nothing_is_worth_no_more_than_a_whole_training() -> None:
-    forecast = Forecast(np.array([0.1, 0.5]), np.array([0.2, 0.1]), [])
-    improvement = partial(expected_improvement, best=0.4)
-    whole = rate(forecast, improvement, 10)
-    assert np.allclose(rate_with_a_look(forecast, forecast.deviation, improvement, 1, 9), whole)
-    assert (rate_with_a_look(forecast, 0.1 * forecast.deviation, improvement, 1, 9) > whole).all()
+    forecast = Forecast(np.array([0.1, 0.5]), np.array([0.2, 0.1]), [], partial(expected_improvement, best=0.4))
+    whole = rate(forecast, 10)
+    assert np.allclose(rate_with_a_look(forecast, forecast.deviation, 1, 9), whole)
+    assert (rate_with_a_look(forecast, 0.1 * forecast.deviation, 1, 9) > whole).all()
 
 
 @pytest.mark.parametrize("name", ["digits", "misleading"])
@@ -317,9 +324,7 @@ def test_of_several_objectives_the_front_is_found_by_stopping_and_going_on(first
 def test_an_improvement_of_the_front_counts_the_bounds_that_a_network_meets() -> None:
     tokens = [(i, j, 0) for i in range(6) for j in range(6)]
     finals = [0.5 + 0.01 * i for i, _, _ in tokens]
-    target = Target(
-        tokens, finals, [(1.0 + i,) for i, _, _ in tokens], ([6, 6, 6], [True] * 3, [0, 1, 2]), np.zeros((36, 0))
-    )
+    target = Target(tokens, finals, [(1.0 + i,) for i, _, _ in tokens], SPACE, no_numbers(tokens))
     asked = [(0, 0, 0), (5, 0, 0)]
     worth = target.improvement(asked, np.zeros((2, 0)))
     alike = worth(np.array([0.9, 0.9]), np.array([1e-6, 1e-6]))
