@@ -175,7 +175,6 @@ def checked_measurements(
     *,
     resume: Path | None,
     stop: Callable[[], bool],
-    device: torch.device,
 ) -> Iterator[Measurement]:
     """An evaluator's measurements, checked, with its errors as `TrainingError`."""
     last = 0
@@ -188,7 +187,7 @@ def checked_measurements(
         raise
     except Exception as error:
         if is_out_of_memory(error) or isinstance(error, MemoryError):
-            raise TrainingError(f"{architecture} does not fit into the memory of {device}", "oom") from error
+            raise TrainingError(f"{architecture} does not fit into the memory of the device", "oom") from error
         cause = describe_error(error)
         raise TrainingError(f"{architecture}: {cause}", cause) from error
     if last == 0:
@@ -295,7 +294,10 @@ class TrainingEvaluator:
         seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
         trainings = [self._training(architecture, seed, resume, stop) for seed in seeds]
         for results in zip(*trainings, strict=True):
-            columns = [_figures(result) for result in results]
+            columns: list[dict[str, float]] = [
+                {"accuracy": result.accuracy, "negative_log_likelihood": result.loss, **result.metrics}
+                for result in results
+            ]
             details: dict[str, Any] = {}
             if len(results) > 1:
                 details["SPREAD"] = statistics.stdev(result.accuracy for result in results)
@@ -336,10 +338,6 @@ class TrainingEvaluator:
             other.__dict__.pop(cached, None)
         return other
 
-    def describe(self) -> str:
-        """The number format, and where the images are."""
-        return f"{self.precision}, images {self.train_loader.kind}"
-
     def _training(
         self, architecture: Architecture, seed: int, resume: Path | None, stop: Callable[[], bool]
     ) -> Iterator[EpochResult]:
@@ -361,10 +359,6 @@ class TrainingEvaluator:
     def __getstate__(self) -> dict[str, Any]:
         """Without the loaders, which each process makes for its own device."""
         return {k: v for k, v in vars(self).items() if k not in ("train_loader", "validation_loader")}
-
-
-def _figures(result: EpochResult) -> dict[str, float]:
-    return {"accuracy": result.accuracy, "negative_log_likelihood": result.loss, **result.metrics}
 
 
 def _require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:

@@ -139,8 +139,7 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
     accuracy = _validated(classifier, search, architecture, facts)
     images = len(search.data.validation)
     shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
-    epochs = facts.get("epochs", "")
-    trained = f", {plural(int(epochs), 'epoch')}" if epochs.isdecimal() else ""
+    trained = f", {plural(int(facts['epochs']), 'epoch')}" if "epochs" in facts else ""
     return FinishedNetwork(
         classifier,
         {
@@ -155,11 +154,8 @@ def _validated(classifier: ImageClassifier, search: Search, architecture: Archit
     cpu = torch.device("cpu")
     loader = BatchLoader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
     accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy
-    try:
-        measured = float(facts["accuracy"])
-    except (KeyError, ValueError):
-        return accuracy
-    if not abs(accuracy - measured) <= _SLACK + 1.5 / loader.size:
+    measured = float(facts.get("accuracy", "nan"))
+    if abs(accuracy - measured) > _SLACK + 1.5 / loader.size:
         raise StudyError(
             f"the kept weights of {architecture} reach {accuracy:.4f} on the validation images, and the search measured"
             f" {measured:.4f}: the images or the weights have changed; nas-optuna retrain makes new ones"

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
@@ -180,7 +181,8 @@ class EvaluatorObjective:
         try:
             with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
                 metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)
-                self._keep_weights(trial, architecture, folder.path)
+                study = getattr(trial, "study", None)  # a FixedTrial has none
+                self.keep_training(trial.number, folder.path, study, architecture=str(architecture))
         except TrainingError as error:
             trial.set_user_attr(TrialKey.CAUSE, error.cause)
             if not error.cause.startswith("non-finite"):
@@ -204,20 +206,18 @@ class EvaluatorObjective:
         return other
 
     def describe_device(self) -> str:
-        """The device in one line, with the evaluator's remark."""
-        said = f", {self.evaluator.describe()}" if isinstance(self.evaluator, TrainingEvaluator) else ""
+        """The device in one line; for our own training with the number format, and where the images are."""
+        own = self.evaluator if isinstance(self.evaluator, TrainingEvaluator) else None
+        said = f", {own.precision}, images {own.train_loader.kind}" if own else ""
         return f"{self._device_name} ({self.device}){said}"
 
     def _require_directions(self, trial: BaseTrial) -> None:
-        if not isinstance(trial, optuna.Trial):
-            return
         wanted = [criterion.direction for criterion in self.criteria]
-        found = [direction.name.lower() for direction in trial.study.directions]
-        if wanted != found:
+        if isinstance(trial, optuna.Trial) and [each.name.lower() for each in trial.study.directions] != wanted:
             names = ", ".join(f"{criterion.name}: {criterion.direction}" for criterion in self.criteria)
             raise StudyError(
-                f"study {trial.study.study_name!r} has the directions {found}, and the objectives need {wanted}"
-                f" ({names}); create it with optuna.create_study(directions={wanted})"
+                f"the directions of study {trial.study.study_name!r} are not those of the objectives ({names});"
+                f" create it with optuna.create_study(directions={wanted})"
             )
 
     def _impossible(self, trial: BaseTrial, error: Exception) -> Exception:
@@ -261,12 +261,8 @@ class EvaluatorObjective:
         subject = Subject(f"trial {trial.number}", trial, str(architecture), getattr(trial, "study", None))
         metrics: Mapping[str, float] = {}
         epochs, seconds = 0, 0.0
-
         needed = {criterion.metric for criterion in self.criteria if criterion.metric}
-        steps = checked_measurements(
-            self.evaluator, architecture, needed, resume=folder.path, stop=stop, device=self.device
-        )
-        for measured in steps:
+        for measured in checked_measurements(self.evaluator, architecture, needed, resume=folder.path, stop=stop):
             costs = self.costs.refine(architecture, costs)
             metrics, is_replayed = measured.metrics, measured.step <= folder.replayed
             if not is_replayed:  # steps of an earlier trial are reported again, but not counted again
@@ -296,15 +292,12 @@ class EvaluatorObjective:
         """The key of a training's saved state, which is valid for one architecture and these settings only."""
         return digest(str(architecture), self.identity)
 
-    def _keep_weights(self, trial: BaseTrial, architecture: Architecture, folder: Path | None) -> None:
-        if not self.keep_weights or folder is None or not isinstance(self.evaluator, TrainingEvaluator):
-            return
-        assert self.checkpoints is not None
-        training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
-        facts = {"architecture": str(architecture)}
-        if isinstance(trial, optuna.Trial):
-            facts["study_uid"] = study_uid(trial.study)
-        KeptWeights(self.checkpoints / KEPT_FOLDER).keep(trial.number, training, facts)
+    def keep_training(self, name: int | str, folder: Path | None, study: Study | None, **facts: str) -> None:
+        """Keep the weights of a training that has ended in a folder, if they are wanted."""
+        if self.keep_weights and self.checkpoints and folder and isinstance(self.evaluator, TrainingEvaluator):
+            known = facts if study is None else {**facts, "study_uid": study_uid(study)}
+            training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
+            KeptWeights(self.checkpoints / KEPT_FOLDER).keep(name, training, known)
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> str | None:
         """Record what is known before the training; return the limit that is violated, if one is."""

@@ -28,7 +28,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.errors import NasOptunaError, SpecError, describe_error, place_of
 from nas_optuna.study.optuna_internals import read_trial, storage_of, trial_id_of, with_storage
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.schema import TrialKey, attribute, reports_of
 from nas_optuna.study.storage import failure
 from nas_optuna.study.transactions import set_trial_attributes
 
@@ -98,9 +98,8 @@ class _OneObjective:
 
 
 def _with_reports(trial: FrozenTrial) -> FrozenTrial:
-    reports = {int(step): value for step, value in attribute(trial, TrialKey.REPORTS, {}).items()}
     seen = copy.copy(trial)
-    seen.intermediate_values = reports
+    seen.intermediate_values = reports = dict(reports_of(trial))
     if trial.state == TrialState.COMPLETE and reports:
         seen.values = [reports[max(reports)]]
     return seen

@@ -23,7 +23,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.function import SpaceFunction, Task
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.studies import study_uid
-from nas_optuna.training.checkpoint import KEPT_FOLDER, CheckpointFolder, KeptWeights, require_tensors
+from nas_optuna.training.checkpoint import KeptWeights, require_tensors
 
 REFERENCES = Registry("reference", "nas_optuna.references")
 """Functions ``(task) -> nn.Module`` of installed packages; most references are a ``file.py:function`` instead."""
@@ -89,9 +89,7 @@ def measure(
     told.trial_started(subject)
     try:
         with _told_of(name):
-            for last in checked_measurements(
-                evaluator, architecture, {judged}, resume=folder, stop=stop, device=objective.device
-            ):
+            for last in checked_measurements(evaluator, architecture, {judged}, resume=folder, stop=stop):
                 told.step_finished(subject, last)
                 seconds += last.seconds
     except optuna.TrialPruned as error:
@@ -99,9 +97,7 @@ def measure(
             f"the reference {name} is too slow for its share of the time ({error}); give more time"
         ) from None
     told.trial_finished(subject, None)
-    if objective.keep_weights and objective.checkpoints and folder:
-        training = CheckpointFolder(folder / f"seed-{evaluator.recipe.seed}")
-        KeptWeights(objective.checkpoints / KEPT_FOLDER).keep(_KEPT, training, {"study_uid": study_uid(study)})
+    objective.keep_training(_KEPT, folder, study)
     assert last is not None
     entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics[judged], "epochs": last.step}
     entry["seconds"] = round(seconds, 3)

@@ -278,7 +278,7 @@ MAX_PICTURES = 24
 """The most pictures that are kept for one network."""
 MAX_SIDE = 48
 """The longer side of a kept picture in pixels."""
-_BASE64 = re.compile(r"[0-9A-Za-z+/]+={0,2}")
+_MISTAKE = re.compile(r"([0-9]+) ([0-9]+) ([0-9A-Za-z+/]+={0,2})")
 
 
 @dataclass(frozen=True)
@@ -295,12 +295,10 @@ class Mistake:
     @classmethod
     def parse(cls, text: str, classes: int) -> Mistake | None:
         """Read what `str` wrote; None if it was altered."""
-        label, _, rest = text.partition(" ")
-        predicted, _, picture = rest.partition(" ")
-        known = {str(i) for i in range(classes)}
-        if label not in known or predicted not in known or not _BASE64.fullmatch(picture):
+        found = _MISTAKE.fullmatch(text)
+        if found is None or max(int(found[1]), int(found[2])) >= classes:
             return None
-        return cls(int(label), int(predicted), picture)
+        return cls(int(found[1]), int(found[2]), found[3])
 
 
 def find_mistakes(images: ImageSet, predicted: Sequence[int]) -> tuple[Mistake, ...]:

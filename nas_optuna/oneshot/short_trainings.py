@@ -133,14 +133,7 @@ class ShortTrainer:
         accuracy: float | None = None
         start = time.monotonic()
         self._callback.trial_started(subject)
-        steps = checked_measurements(
-            self._evaluator,
-            architecture,
-            {"accuracy"},
-            resume=state,
-            stop=self._interrupted,
-            device=self._evaluator.device,
-        )
+        steps = checked_measurements(self._evaluator, architecture, {"accuracy"}, resume=state, stop=self._interrupted)
         try:
             for measured in itertools.islice(steps, epochs):
                 accuracy = measured.metrics["accuracy"]

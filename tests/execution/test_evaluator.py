@@ -166,7 +166,7 @@ def test_what_does_not_fit_together_is_refused_before_the_first_trial(
 
 def test_a_study_with_the_wrong_direction_is_refused(objective: Objective) -> None:
     wrong = optuna.create_study(direction="minimize")
-    with pytest.raises(StudyError, match=r"directions \['minimize'\], and the objectives need \['maximize'\]"):
+    with pytest.raises(StudyError, match=r"\(accuracy: maximize\); create it with .*\(directions=\['maximize'\]\)"):
         wrong.optimize(objective, n_trials=1)
 
 

@@ -12,8 +12,10 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import TYPE_CHECKING
 
+from nas_optuna.devices import free_memory, resolve_device, usable_cores
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
+from nas_optuna.quantities import plural
 
 if TYPE_CHECKING:
     from nas_optuna.execution.events import Callback
@@ -63,17 +65,13 @@ class LocalExecutor(Executor):
     @contextmanager
     def reached(self, handle: Handle | None) -> Iterator[None]:
         """See `Executor`."""
-        from nas_optuna.devices import resolve_device
-
         for name in self.options.devices:
             resolve_device(name)
         yield
 
     def prepare(self, objective: EvaluatorObjective) -> Sequence[str]:
         """Decide the devices and the CPU threads; see `Executor`."""
-        from nas_optuna.devices import usable_cores
         from nas_optuna.execution.threads import choose_threads
-        from nas_optuna.quantities import plural
 
         if self.options.is_one_process:
             said = choose_threads(objective.evaluator, self.options.threads)
@@ -95,18 +93,15 @@ class LocalExecutor(Executor):
             return run(work.study, work.objective, budget=budget, stop=stop, callbacks=[told])
         if work.handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a file or a database")
-        from nas_optuna.execution.executors.pool import WorkerSpec
         from nas_optuna.execution.executors.processes import run_processes
 
         if self._threads is None:
             self.prepare(work.objective)
-        specs = [WorkerSpec(n, d, self._threads or 1, budget.total) for n, d in enumerate(self._devices, start=1)]
-        return run_processes(specs, work, budget, stop=stop, told=told)
+        return run_processes(self._devices, self._threads or 1, work, budget, stop=stop, told=told)
 
 
 def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list[str], StepTimes | None]:
     """The device of each worker, and the step times by which their number was chosen, if it was."""
-    from nas_optuna.devices import free_memory, resolve_device, usable_cores
     from nas_optuna.execution.threads import measure_steps
 
     if options.devices:

@@ -85,12 +85,12 @@ class WorkerPool(ABC, Generic[W]):
         """Whether there is no worker left to wait for."""
         return not self.workers
 
-    def run(self, specs: Sequence[WorkerSpec], stop: StopRequest) -> Outcome:
-        """Serve the workers until all have ended or their time is up."""
+    def run(self, devices: Sequence[str], threads: int, stop: StopRequest) -> Outcome:
+        """Serve a worker for each device until all have ended or their time is up."""
         with stop.guarding(), optuna_internals.stoppable(self._study) as self._stopped:
             try:
-                for spec in specs:
-                    self.workers.append(self.start(spec))
+                for number, device in enumerate(devices, start=1):
+                    self.workers.append(self.start(WorkerSpec(number, device, threads, self.budget.total)))
                 while not self.is_over() and time.monotonic() < self.deadline:
                     self.serve()
                     self._pass_on(stop)

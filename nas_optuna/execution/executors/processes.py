@@ -35,15 +35,15 @@ from nas_optuna.files import scratch_folder
 
 
 def run_processes(
-    specs: Sequence[WorkerSpec], work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback
+    devices: Sequence[str], threads: int, work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback
 ) -> Outcome:
-    """Run trials in processes, one for each spec; see `Executor.run`."""
+    """Run trials in processes, one for each device; see `Executor.run`."""
     handle = work.handle
     assert handle is not None
     with scratch_folder(Path(tempfile.gettempdir())) as folder:
         if work.data is not None:
             handle = replace(handle, images=map_images(work.data, folder))
-        return _ProcessPool(handle, work, budget, told).run(specs, stop)
+        return _ProcessPool(handle, work, budget, told).run(devices, threads, stop)
 
 
 @dataclass

@@ -199,12 +199,10 @@ class RayExecutor(Executor):
                 )
             workers = self.options.workers or room(ray.cluster_resources(), self.threads, self.gpus)
             logger.warning("%s with %d CPU and %g GPU each", plural(workers, "Ray worker"), self.threads, self.gpus)
-            numbers = range(1, workers + 1)
-            specs = [WorkerSpec(n, self.options.device, self.threads, budget.total) for n in numbers]
             if work.data is not None:
                 handle = replace(handle, images=stored_images(ray, work.data))
             pool = _ActorPool(ray, handle, work, budget, told, num_cpus=self.threads, num_gpus=self.gpus)
-            return pool.run(specs, stop)
+            return pool.run([self.options.device] * workers, self.threads, stop)
 
 
 def reachable(handle: Handle, one_host: bool) -> Handle:
