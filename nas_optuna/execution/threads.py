@@ -92,23 +92,18 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
     if len(counts) == 1 or share < 1 + len(counts):
         return None
 
-    def measure() -> dict[str, float] | None:
-        try:
-            found = _probe(evaluator, counts, share)
-        except (NasOptunaError, RuntimeError):  # its trial will report the error
-            return None
-        finally:
-            torch.set_num_threads(before)
-        shared = [n for n in counts if all(n in one for one in found)]
-        return {str(n): statistics.fmean(one[n] for one in found) for n in shared} if len(shared) > 1 else None
-
-    trained = digest(evaluator.identity, space_identity(evaluator.space))
-    known = remembered(f"training steps of {trained} with up to {cores} threads", evaluator.device, measure)
+    key = f"training steps of {digest(evaluator.identity, space_identity(evaluator.space))} with up to {cores} threads"
+    try:
+        known = remembered(key, evaluator.device, lambda: _probe(evaluator, counts, share))
+    except (NasOptunaError, RuntimeError):  # its trial will report the error
+        return None
+    finally:
+        torch.set_num_threads(before)
     return None if known is None else StepTimes({int(n): seconds for n, seconds in known.items()})
 
 
-def _probe(evaluator: TrainingEvaluator, counts: list[int], share: float) -> list[dict[int, float]]:
-    """The fastest step of each of a few networks, by number of threads, measured for as long as `share` steps take."""
+def _probe(evaluator: TrainingEvaluator, counts: list[int], share: float) -> dict[str, float] | None:
+    """The mean of the fastest steps of a few networks, by number of threads, measured for as long as `share` steps."""
     recipe, device, rng = evaluator.recipe, evaluator.device, random.Random(0)
     batch = next(iter(evaluator.train_loader.epoch(0)))
     found: list[dict[int, float]] = []
@@ -134,4 +129,5 @@ def _probe(evaluator: TrainingEvaluator, counts: list[int], share: float) -> lis
             taken.setdefault(threads, []).append(time.perf_counter() - began)
             fastest = min(fastest, taken[threads][-1])
         found.append({n: min(times) for n, times in taken.items()})
-    return found
+    shared = [n for n in counts if all(n in one for one in found)]
+    return {str(n): statistics.fmean(one[n] for one in found) for n in shared} if len(shared) > 1 else None

@@ -78,9 +78,8 @@ def _size(folder: Path) -> int:
 
 def read_paused(folder: Path) -> Paused | None:
     """The stopped training in a folder; None if there is none."""
-    with suppress(OSError, ValueError, TypeError, KeyError):
-        found = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-        return Paused(int(found["trial"]), int(found["steps"]), float(found["gain"]))
+    with suppress(OSError, ValueError, TypeError):
+        return Paused(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
     return None
 
 
