@@ -203,12 +203,10 @@ class _Run:
     def _run_trial(self) -> bool:
         """Run one trial; False if there is none left to run."""
         trial_id = lease.take_waiting(self.study)
-        if trial_id is None:
-            if self._is_exhausted():
-                return False
+        if trial_id is None and not self._is_exhausted():
             trial_id = lease.take_new(self.study, below=self.budget.total)
-            if trial_id is None:
-                return False
+        if trial_id is None:
+            return False
         with lease.hold(self.study, trial_id):
             self._run_held(trial_id)
         return True

@@ -97,7 +97,9 @@ class WorkerPool(ABC, Generic[W]):
             finally:
                 self.asked = self.asked or 1  # a worker that ends now is not started again
                 self.end()
-        return self.outcome(stop.asked)
+        if self.error is not None:
+            raise self.error
+        return Outcome(self.budget.finished, stop.asked)
 
     def _pass_on(self, stop: StopRequest) -> None:
         """Ask the workers to stop as often as this process was asked, or if one of them has failed."""
@@ -126,12 +128,6 @@ class WorkerPool(ABC, Generic[W]):
                 self.budget.drop(worker.spec.number)
                 self.error = self.error or error
         return None
-
-    def outcome(self, interrupted: bool) -> Outcome:
-        """The joint outcome of all workers."""
-        if self.error is not None:
-            raise self.error
-        return Outcome(self.budget.finished, interrupted)
 
     def reap(self, worker: W, how: str) -> None:
         """Put back the trial of a worker that has ended, and start it again if it died."""

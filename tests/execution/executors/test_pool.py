@@ -5,7 +5,7 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.errors import NasOptunaError, SpecError, StudyError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import Work
 from nas_optuna.execution.executors.pool import (
@@ -18,7 +18,7 @@ from nas_optuna.execution.executors.pool import (
     WorkerSpec,
     WorkerState,
 )
-from nas_optuna.execution.loop import Outcome, TrialBudget
+from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
 from nas_optuna.study import lease
 from nas_optuna.study.lease_table import this_worker
 from nas_optuna.study.storage import open_storage
@@ -117,8 +117,8 @@ def test_a_worker_that_dies_again_and_again_ends_the_run(pool: Pool) -> None:
         (worker,) = pool.workers
     pool.reap(worker, "was killed by SIGSEGV")
     assert not pool.workers
-    with pytest.raises(StudyError, match="3 times without finishing a trial"):
-        pool.outcome(interrupted=False)
+    assert isinstance(pool.error, StudyError)
+    assert "3 times without finishing a trial" in str(pool.error)
 
 
 def test_what_ended_one_worker_ends_the_run(pool: Pool) -> None:
@@ -128,8 +128,7 @@ def test_what_ended_one_worker_ends_the_run(pool: Pool) -> None:
     pool.reap(third, "ended")
     assert third not in pool.workers
     assert len(pool.workers) == 2
-    with pytest.raises(NasOptunaError, match="the first"):
-        pool.outcome(interrupted=False)
+    assert str(pool.error) == "the first"
 
 
 def test_what_all_workers_find_is_said_once(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
@@ -142,4 +141,5 @@ def test_the_outcome_is_that_of_all(pool: Pool) -> None:
     for number in (1, 2):
         pool.handle(pool.begin(number), finished(number, number))
         pool.handle(pool.workers[-1], DoneMessage())
-    assert pool.outcome(interrupted=True) == Outcome(2, True)
+        pool.reap(pool.workers[-1], "has ended")
+    assert pool.run([], 1, StopRequest()) == Outcome(2, False)
