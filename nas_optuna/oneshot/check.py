@@ -97,17 +97,12 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The results of a check.
-
-    Attributes:
-        advantage: Kendall's τ of the score minus the best τ without shared weights (one size, or all sizes); the
-            interval is of the difference.
-    """
+    """The results of a check."""
 
     architectures: int  # random ones that were compared
     rows: tuple[Row, ...]  # one for each figure; the score is fitted without the architectures that it ranks
     short: int  # short trainings that the score was fitted to, in addition to those of other architectures
-    advantage: RankCorrelation
+    advantage: RankCorrelation  # τ of the score minus the best without shared weights, and the difference's interval
     chosen: tuple[Chosen, ...]
     budget_seconds: float  # of the supernet's training and that of the first chosen architecture
     random_trained: int  # how many random architectures, in their order, could be trained in these seconds

@@ -153,26 +153,18 @@ class ArchitectureRanker:
 
     A space with no more architectures than are to be evaluated is evaluated completely, in one sweep, which costs a
     fraction of as many random architectures.
-
-    Args:
-        shared: Shared weights on held-out images; None without shared weights.
-        table: ``Operation.key`` → cost, for the cost term.
-        excess: How far an architecture is above the study's limits; 0 is inside.
-        trained: The study's own trainings: architecture → accuracy, 0 … 1. The score is fitted to them.
-        short: Runs short trainings: of random architectures, to fit the score, and of the best by the score, to rank
-            these. Without it neither happens.
     """
 
     def __init__(
         self,
         space: SearchSpace,
-        shared: Callable[[Sequence[Architecture]], Sequence[SharedFigures]] | None,
+        shared: Callable[[Sequence[Architecture]], Sequence[SharedFigures]] | None,  # weights on held-out images
         spec: SupernetSpec,
         evaluations: int = 1000,
-        table: Mapping[str, float] | None = None,
-        excess: Callable[[Architecture], float] = lambda architecture: 0.0,
-        trained: Mapping[Architecture, float] | None = None,
-        short: ShortTrainer | None = None,
+        table: Mapping[str, float] | None = None,  # ``Operation.key`` → cost, for the cost term
+        excess: Callable[[Architecture], float] = lambda architecture: 0.0,  # above the study's limits; 0 is inside
+        trained: Mapping[Architecture, float] | None = None,  # accuracies of own trainings, which teach the score
+        short: ShortTrainer | None = None,  # of random ones, to fit the score, and of the best by it, to rank these
     ) -> None:
         self._space = space
         self._shared = shared

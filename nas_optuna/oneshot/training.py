@@ -59,17 +59,9 @@ def make_strategy(
 
 
 class SupernetTraining:
-    """One supernet's training within a study; after a kill it continues from its last epoch.
+    """One supernet's training within a study; after a kill it continues from its last epoch."""
 
-    With a budget of 0 there are no shared weights: sizes and short trainings rank architectures.
-
-    Attributes:
-        whole: The study's space, for which the result has alphas.
-        search: The study's spec, data and space; its space is the part of `whole` that the supernet supports.
-        strategy: Trains the weights; None with a budget of 0.
-        history: The epochs so far.
-        price: The cost of an epoch and of a stand-alone training; None without shared weights.
-    """
+    # With a budget of 0 there are no shared weights: sizes and short trainings rank architectures.
 
     def __init__(
         self,
@@ -83,13 +75,13 @@ class SupernetTraining:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self._study = study
-        self.whole = search.space
+        self.whole = search.space  # for which the result has alphas
         self._spec = search.spec.supernet
         self._options: Any = strategy_options(self._spec)
         self._table = table
         self._device = device
         self._interrupted = interrupted
-        self.strategy = make_strategy(search, table, device, interrupted)
+        self.strategy = make_strategy(search, table, device, interrupted)  # None with a budget of 0
         self.search = replace(search, space=self.strategy.supernet.space) if self.strategy else search
         version = self.strategy.supernet.version if self.strategy else 0
         self._identity = _identity(search, self._options.model_dump(mode="json"), table, version)
@@ -97,7 +89,7 @@ class SupernetTraining:
         if restart:
             self._folder.remove()
         self.history: list[Epoch] = []
-        self.price: Price | None = None
+        self.price: Price | None = None  # None without shared weights
         if self.strategy and not self._restore():
             scored = None if self.strategy.learns_alphas else self._evaluator()
             self.price = measure_price(self.search, self.strategy, scored, self.scored)

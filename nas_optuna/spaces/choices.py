@@ -24,7 +24,6 @@ class Choices:
     Attributes:
         answers: The answers so far, in the order of the questions.
         layers: Name of each `layer` → the modules that were built for it, one for each time it was asked for.
-        elastics: Names that were asked for by `elastic`.
 
     Examples:
         >>> c = Choices(lambda name, parameter: parameter.choices[-1])
@@ -37,8 +36,7 @@ class Choices:
         self._prefix = ""
         self.answers: dict[str, Choice] = {}
         self.layers: dict[str, list[nn.Module]] = {}
-        self._values: set[str] = set()
-        self.elastics: set[str] = set()
+        self._elastic: dict[str, bool] = {}
 
     def choice(self, name: str, options: Sequence[Any], *, ordered: bool = False) -> Any:
         """One of several values.
@@ -146,8 +144,7 @@ class Choices:
         return self.answers[name]
 
     def _require_kind(self, name: str, *, elastic: bool) -> None:
-        (self.elastics if elastic else self._values).add(name)
-        if name in self.elastics & self._values:
+        if self._elastic.setdefault(name, elastic) is not elastic:
             raise SpecError(f"parameter {name!r} is asked for as elastic and as a value; give one of them another name")
 
     def _named(self, name: str) -> str:

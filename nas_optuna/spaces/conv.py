@@ -19,7 +19,7 @@ from nas_optuna.spaces.base import Operation, Parameter, Shape
 from nas_optuna.spaces.built import ChainSpace, Part, Task
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.layers import ElasticConv2d, ElasticLayer, centred, centring, geometric_mean
-from nas_optuna.spaces.mixing import choices_of, size_of
+from nas_optuna.spaces.mixing import Elastic, size_of
 
 PARTS = ("filters", "kernel", "stride")
 """The parameters of one layer, in order."""
@@ -52,7 +52,7 @@ class ConvLayer(nn.Module):
 
 def head(channels: int, sizes: Sequence[tuple[int, int]], classes: int, centre: bool = False) -> nn.Module:
     """Flatten and a linear layer to the classes; in a supernet, one for every size that elastic strides give."""
-    if size_of(channels):
+    if isinstance(channels, Elastic):
         return Heads(channels, sizes, classes, centre)
     ((height, width),) = sizes
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, classes))
@@ -66,11 +66,11 @@ class Heads(ElasticLayer):
 
     def __init__(self, channels: int, sizes: Sequence[tuple[int, int]], classes: int, centre: bool) -> None:
         super().__init__()
-        groups = choices_of(channels) if centre else ()
+        groups = size_of(channels).choices if centre else ()
         self.register_buffer("matrix", centring(int(channels), groups), persistent=False)
         self.weight = nn.ParameterDict({_key(*s): nn.Parameter(torch.empty(classes, int(channels), *s)) for s in sizes})
         self.bias = nn.ParameterDict({_key(*s): nn.Parameter(torch.zeros(classes)) for s in sizes})
-        inputs = geometric_mean(choices_of(channels))
+        inputs = geometric_mean(size_of(channels).choices)
         for (height, width), weight in zip(sizes, self.weight.values(), strict=True):
             nn.init.normal_(weight, std=1 / math.sqrt(inputs * height * width))
 
@@ -119,7 +119,7 @@ def conv(
         channels = width
         sizes = {
             (output_side(height, k, s), output_side(width, k, s))
-            for (height, width), k, s in itertools.product(sizes, choices_of(kernel), choices_of(stride))
+            for (height, width), k, s in itertools.product(sizes, size_of(kernel).choices, size_of(stride).choices)
         }
     return nn.Sequential(*layers, head(channels, sorted(sizes), task.classes, centre=depth >= CENTRED_DEPTH))
 
@@ -224,5 +224,4 @@ def conv_operation(shape: Shape, filters: int, kernel: int, stride: int) -> Oper
 def head_operation(shape: Shape, classes: int) -> Operation:
     """The linear layer at the end."""
     channels, height, width = shape
-    make = partial(head, channels, [(height, width)], classes)
-    return Operation("head", (), shape, (classes,), make, math.prod(shape) * classes)
+    return Operation("head", (), shape, (classes,), partial(head, channels, [(height, width)], classes))

@@ -37,7 +37,7 @@ class FunctionSpace(BuiltSpace):
     # not use has its first choice, so that equal networks are equal architectures and every sampler sees vectors of one
     # length. An architecture is written as the answers that its network asks for, in order, e.g.
     # ``width=32,depth=2,block0=conv3``. Results are reused while `source`, a digest of the function's file, is the
-    # same. A supernet mixes the parameters in `layer_names` and `elastic_names`; the others are values.
+    # same. A supernet mixes those in `layer_names`, leaves elastic numbers open, and keeps values.
 
     sequential = False  # a network's memory does not follow from that of its layers
     draws_weights = False
@@ -57,7 +57,6 @@ class FunctionSpace(BuiltSpace):
         self._function, self._pinned = function, dict(pinned or {})
         self._outputs: dict[Architecture, Any] = {}
         self.layer_names: set[str] = set()
-        self.elastic_names: set[str] = set()
         self.tracer = Tracer(self._trace, self._pinned)
         self.tracer.discover()
         self.parameters = self.tracer.parameters
@@ -273,7 +272,6 @@ class FunctionSpace(BuiltSpace):
             return
         finally:
             self.layer_names.update(choices.layers)
-            self.elastic_names.update(choices.elastics)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave out the results of tracing, which another process finds again; it may not find the source."""

@@ -37,12 +37,11 @@ class FunctionSupernet(Supernet):
 
     def __init__(self, space: BuiltSpace, *, alpha_init: str = "zero") -> None:
         self._whole = space
-        probed, probe = _probe(space)
-        part = _kept_part(space, probed)
+        part, self.kept, probe = _probe(space)
         super().__init__(part, alpha_init=alpha_init)
         mixing = Mixing(part)
         self.network = part.build_with(mixing)
-        self.opened, self.kept = mixing.opened, mixing.kept
+        self.opened = mixing.opened
         self.mixed: dict[str, list[MixedLayer]] = {}  # one for each place in which a parameter was asked for
         for layer, probed_layer in zip(mixed_layers(self.network), mixed_layers(probe), strict=True):
             self.mixed.setdefault(layer.name, []).append(layer)
@@ -57,9 +56,9 @@ class FunctionSupernet(Supernet):
             )
         self.has_norm = bool(self._norms())
         self.must_draw = frozenset(name for name, opened in self.opened.items() if opened.drawn)
-        chosen = [f"{name} = {value}" for name, value in self.kept.items() if len(space.parameters[name].choices) > 1]
-        if chosen:
-            logger.warning("the supernet of %s keeps %s; fix others to study them", space.name, ", ".join(chosen))
+        if self.kept:
+            kept = ", ".join(f"{name} = {value}" for name, value in self.kept.items())
+            logger.warning("the supernet of %s keeps %s; fix others to study them", space.name, kept)
         if not part.sequential:  # for the built-in spaces, tests compare all layers
             self._require_equal()
 
@@ -67,7 +66,7 @@ class FunctionSupernet(Supernet):
     def supported_subspace(cls, space: SearchSpace) -> SearchSpace:
         """The function's space with one choice for each value: the largest if they are ordered, else the first."""
         assert isinstance(space, BuiltSpace)
-        return _kept_part(space, _probe(space)[0])
+        return _probe(space)[0]
 
     def stabilize_init(self) -> None:
         """See `Supernet.stabilize_init`."""
@@ -174,7 +173,7 @@ class FunctionSupernet(Supernet):
         def stage(part: Part, layer: nn.Module) -> Stage:
             names, nested = [*part.names, *(part.depth or ())[:1]], None
             narrows = getattr(layer, "nested", None)
-            if narrows is not None and narrows.outputs is not None:
+            if narrows is not None and narrows.outputs.opens:
                 nested = Nested(narrows.outputs.opens[0].name, narrows.outputs.choices, narrows.narrow)
                 names.remove(nested.name)
             return Stage(tuple(names), lambda x, picks: self._run(layer, x, picks), nested)
@@ -210,8 +209,8 @@ class FunctionSupernet(Supernet):
         return network
 
 
-def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
-    """The questions of a supernet's network, and the network on meta tensors, with in-place candidates marked."""
+def _probe(space: BuiltSpace) -> tuple[BuiltSpace, dict[str, Choice], nn.Module]:
+    """The part of a space that its supernet holds, the values kept, and the network on meta tensors with marks."""
     # This is done before training. If only the first step of a process copied inputs, its gradients would be summed in
     # another order, and a resumed training would differ in the last bit.
     mixing = Mixing(space)
@@ -234,13 +233,8 @@ def _probe(space: BuiltSpace) -> tuple[Mixing, nn.Module]:
             f"the supernet of space {space.name!r} gives {given} for 2 images, not logits [2, {space.classes}],"
             " by which supernets are trained; search with a sampler instead"
         )
-    return mixing, network
-
-
-def _kept_part(space: BuiltSpace, mixing: Mixing) -> BuiltSpace:
-    """The part of a space with the values that its supernet keeps."""
-    kept = {name: value for name, value in mixing.kept.items() if len(space.parameters[name].choices) > 1}
-    return space.fixed(kept) if kept else space
+    kept = {name: value for name, value in mixing.answers.items() if len(space.parameters[name].choices) > 1}
+    return space.fixed(kept) if kept else space, kept, network
 
 
 def _chosen_modules(module: nn.Module, used: Mapping[str, Choice], path: str) -> Iterator[tuple[str, nn.Module]]:

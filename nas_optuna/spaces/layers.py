@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError
-from nas_optuna.spaces.mixing import Size, choices_of, size_of
+from nas_optuna.spaces.mixing import Elastic, Size, size_of
 
 SMALLEST_GROUP = 4
 """The smallest group of channels that is centred; of a smaller one, centring would leave little."""
@@ -32,21 +32,21 @@ SMALLEST_GROUP = 4
 class ElasticLayer(nn.Module):
     """The base class of elastic layers; `inputs` and `outputs` are their elastic widths."""
 
-    inputs: Size | None = None
-    outputs: Size | None = None
+    inputs: Size
+    outputs: Size
     scales_output: bool = False  # whether mixed choices scale the output rather than the input
     plain: ClassVar[type[nn.Module] | None] = None  # torch's layer, used if no number is elastic
 
     def __new__(cls, *args: Any, balanced: float | None = None, centre: bool = False, **options: Any) -> Any:
         """An elastic layer, or `plain` if no number is elastic; copying passes no arguments."""
         numbers = (*args, *options.values())
-        if cls.plain is None or not numbers or any(map(size_of, numbers)):
+        if cls.plain is None or not numbers or any(isinstance(number, Elastic) for number in numbers):
             return super().__new__(cls)
         return cls.plain(*args, **options)
 
     def masked(self, x: Tensor, dim: int) -> Tensor:
         """The input, weighted along a dimension if choices are mixed."""
-        mask = None if self.inputs is None or self.scales_output else self.inputs.mask()
+        mask = None if self.scales_output else self.inputs.mask()
         return x if mask is None else x * mask.to(x.dtype).view(-1, *[1] * (x.ndim - dim % x.ndim - 1))
 
     def state_for(self, target: nn.Module) -> dict[str, Tensor]:
@@ -149,21 +149,21 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         centre: bool = False,
         **options: Any,
     ) -> None:
-        sizes = map(size_of, (in_channels, out_channels, kernel_size, stride))
-        self.inputs, self.outputs, self.kernel, self.step = sizes
+        side = kernel_size if isinstance(kernel_size, int) else kernel_size[0]
+        self.inputs, self.outputs, self.kernel, self.step = map(size_of, (in_channels, out_channels, side, stride))
         self.balance, self.scales_output = balanced, balanced is not None
-        self.mean_filters = geometric_mean(choices_of(out_channels))
-        self.mean_inputs = geometric_mean(choices_of(in_channels))
-        self.mean_kernel = geometric_mean(choices_of(kernel_size)) if isinstance(kernel_size, int) else 1.0
-        self.paddings: tuple[Any, ...] = choices_of(padding)
+        self.mean_filters = geometric_mean(self.outputs.choices)
+        self.mean_inputs = geometric_mean(self.inputs.choices)
+        self.mean_kernel = geometric_mean(self.kernel.choices) if isinstance(kernel_size, int) else 1.0
+        self.paddings: tuple[Any, ...] = size_of(padding).choices
         fixed: Any = [
             int(v) if isinstance(v, int) else v for v in (in_channels, out_channels, kernel_size, stride, padding)
         ]
         super().__init__(*fixed, *args, **options)
         self.depthwise = self.groups > 1
         self._require_croppable()
-        if self.step:
-            self.step.opens[0].drawn = True
+        for opened in self.step.opens:
+            opened.drawn = True
         self._prepare(centre)
 
     def _require_croppable(self) -> None:
@@ -171,7 +171,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
             raise SpecError("ElasticConv2d needs groups = 1, or as many groups as channels that come and go")
         if not isinstance(self.padding, tuple) or self.padding_mode != "zeros":
             raise SpecError("ElasticConv2d needs its padding as numbers, and zeros in it")
-        if self.kernel is None:
+        if not self.kernel.opens:
             return
         if even := [k for k in self.kernel.choices if k % 2 == 0]:
             raise SpecError(f"smaller kernels are cropped around their centre, so {even[0]} must be odd")
@@ -185,16 +185,14 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
 
     def _prepare(self, centre: bool) -> None:
         """Make the masks and the centring matrix, constants that move with the module."""
-        kernels = self.kernel.choices if self.kernel else (self.kernel_size[0],)
-        masks = torch.zeros(len(kernels), *self.kernel_size)
-        for mask, kernel in zip(masks, kernels, strict=True):
+        masks = torch.zeros(len(self.kernel.choices), *self.kernel_size)
+        for mask, kernel in zip(masks, self.kernel.choices, strict=True):
             mask[self._centre(kernel)] = 1
-        widths = self.outputs.choices if self.outputs else (self.out_channels,)
-        width_masks = torch.zeros(len(widths), self.out_channels)
-        for mask, width in zip(width_masks, widths, strict=True):
+        width_masks = torch.zeros(len(self.outputs.choices), self.out_channels)
+        for mask, width in zip(width_masks, self.outputs.choices, strict=True):
             mask[:width] = self.gain(width)
         self.centres = centre
-        groups = self.inputs.choices if centre and self.inputs else ()
+        groups = self.inputs.choices if centre and self.inputs.opens else ()
         self.register_buffer("matrix", centring(self.in_channels // self.groups, groups), persistent=False)
         self.register_buffer("kernel_masks", masks, persistent=False)
         self.register_buffer("width_masks", width_masks, persistent=False)
@@ -210,7 +208,7 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
 
     def _centre(self, kernel: int) -> tuple[slice, slice]:
         """The place of a smaller kernel in the largest one."""
-        if self.kernel is None:
+        if not self.kernel.opens:
             return slice(None), slice(None)
         border = (self.kernel_size[0] - kernel) // 2
         return (slice(border, border + kernel),) * 2
@@ -223,13 +221,13 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         """The factor of balancing for a kernel, few of whose taps lie inside a small image."""
         if self.balance is None:
             return 1.0
-        border = self.paddings[place] if self.kernel else self.padding[0]
+        border = self.paddings[place] if self.kernel.opens else self.padding[0]
         taps = math.prod(mean_taps(side, kernel, stride, int(border)) for side in shape[-2:])
         return self.mean_kernel / math.sqrt(max(taps, 1.0))
 
     def _cropped(self, width: int, place: int, stride: int, shape: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         """Weight and bias of one choice, gains included: pooling and ReLU commute with a positive factor."""
-        kernel = self.kernel.choices[place] if self.kernel else self.kernel_size[0]
+        kernel = self.kernel.choices[place]
         channels = slice(None) if self.depthwise else slice(shape[0])
         weight = self.weight[(slice(width), channels, *self._centre(kernel))]
         bias = cut(self.bias, width)
@@ -245,15 +243,15 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         if self.balance is not None:
             weight = centred(weight, self.matrix)
         taps: Tensor | float = 1.0
-        if self.kernel is not None and (mixed := self.kernel.weights()) is not None:
+        if (mixed := self.kernel.weights()) is not None:
             gains = [self._kernel_gain(i, k, stride, shape) for i, k in enumerate(self.kernel.choices)]
             taps = ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
         elif self.balance is not None:
             taps = self._kernel_gain(0, self.kernel_size[0], stride, shape)
         scale = None
-        if self.balance is not None and self.outputs is not None and (mixed := self.outputs.weights()) is not None:
+        if self.balance is not None and (mixed := self.outputs.weights()) is not None:
             scale = mixed @ self.width_masks
-        if self.step is not None and (mixed := self.step.weights()) is not None:
+        if (mixed := self.step.weights()) is not None:
             drawn = mixed[self.step.choices.index(stride)]
             scale = drawn.expand(self.out_channels) if scale is None else scale * drawn
         weight = weight * taps
@@ -263,28 +261,25 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, in_channels, height, width]`` → ``[batch, out_channels, height', width']``."""
-        width = self.outputs.alone if self.outputs else self.out_channels
-        stride: Any = self.stride if self.step is None else self.step.alone
-        place = self.kernel.choices.index(self.kernel.alone) if self.kernel else 0
-        padding: Any = self.paddings[place] if self.kernel else self.padding
+        width, stride = self.outputs.alone, cast(Any, self.step.alone)
+        place = self.kernel.choices.index(self.kernel.alone)
+        padding: Any = self.paddings[place] if self.kernel.opens else self.padding
         self.given = tuple(x.shape[1:])  # for `state_for`
         step = stride if isinstance(stride, int) else stride[0]
-        sizes = [size for size in (self.outputs, self.kernel, self.step) if size]
-        mixes = any(size.weights() is not None for size in sizes)
+        mixes = any(size.weights() is not None for size in (self.outputs, self.kernel, self.step))
         weight, bias = self._mixed(width, step, self.given) if mixes else self._cropped(width, place, step, self.given)
         groups = width if self.depthwise else 1
         return F.conv2d(self.masked(x, 1), weight, bias, stride, padding, self.dilation, groups)
 
     def narrow(self, output: Tensor, wide: int, index: int) -> Tensor:
         """Turn the output of a width, after ReLU and pooling, into that of a smaller one; widths are indices."""
-        assert self.outputs is not None
         width = self.outputs.choices[index]
         return output[:, :width] * (self.gain(width) / self.gain(self.outputs.choices[wide]))
 
     def state_for(self, target: nn.Module) -> dict[str, Tensor]:
         """See `ElasticLayer.state_for`; gains are those of the sizes in the last forward pass."""
         layer = cast(nn.Conv2d, target)
-        place = self.kernel.choices.index(layer.kernel_size[0]) if self.kernel else 0
+        place = self.kernel.choices.index(layer.kernel_size[0])
         shape = (layer.in_channels, *self.given[1:]) if self.balance is not None else (layer.in_channels,)
         weight, bias = self._cropped(layer.out_channels, place, layer.stride[0], shape)
         return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
@@ -312,7 +307,7 @@ class ElasticLinear(ElasticLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[…, in_features]`` → ``[…, out_features]``."""
-        out = self.outputs.alone if self.outputs else self.out_features
+        out = self.outputs.alone
         return F.linear(self.masked(x, -1), self.weight[:out, : x.shape[-1]], cut(self.bias, out))
 
 
@@ -366,11 +361,11 @@ class ElasticGroupNorm(ElasticLayer, nn.GroupNorm):
     def __init__(self, num_groups: int, num_channels: int, *args: Any, **options: Any) -> None:
         super().__init__(int(num_groups), int(num_channels), *args, **options)
         self.inputs = self.outputs = size_of(num_channels)
-        self.grows = size_of(num_groups) is not None
+        self.grows = isinstance(num_groups, Elastic)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, num_channels, …]`` → the same shape; of mixed choices, each is normalised separately."""
-        if self.inputs is None or self.grows:  # groups of constant size are the same in every choice
+        if self.grows:  # groups of constant size are the same in every choice
             return self._first(x, x.shape[1])
         total = x.shape[1]
         padding = (0, 0) * (x.ndim - 2)

@@ -325,8 +325,7 @@ class MacroSpace(ChainSpace):
         stride = stage_stride(stage, sides, self.stem_stride)
         output = (width, *(strided(side, stride) for side in sides))
         make = partial(Transition, channels, width, stride, self._style)
-        macs = 9 * channels * math.prod(output)
-        return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output, make, macs)
+        return Operation(f"transition_{self.norm}", (("stride", stride),), shape, output, make)
 
     def slot_operation(self, shape: Shape, *choices: Any) -> Operation:
         """The operation of a slot with one choice for each of `PARTS`, for an input of that shape."""
@@ -341,10 +340,8 @@ class MacroSpace(ChainSpace):
 
     def head_operation(self, shape: Shape) -> Operation:
         """Global pooling and the linear layers."""
-        units, channels = self.head_units, shape[0]
-        macs = (channels + self.classes) * units if units else channels * self.classes
-        make = partial(make_head, channels, self.classes, units)
-        return Operation("head", (("units", units),), shape, (self.classes,), make, macs)
+        make = partial(make_head, shape[0], self.classes, self.head_units)
+        return Operation("head", (("units", self.head_units),), shape, (self.classes,), make)
 
 
 def _named(option: str, values: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

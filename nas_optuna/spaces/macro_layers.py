@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.layers import ElasticBatchNorm2d, ElasticConv2d, ElasticGroupNorm, ElasticLayer, ElasticLinear
-from nas_optuna.spaces.mixing import Size, size_of
+from nas_optuna.spaces.mixing import Elastic, Size, size_of
 
 ACTIVATION_MODULES: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -103,7 +103,7 @@ class Concat(ConvNorm):
     """Concatenation, a 1×1 convolution back to the width of one input, and an optional activation."""
 
     def __init__(self, channels: int, count: int, style: Style, activation: Make | None = None) -> None:
-        elastic = size_of(channels) is not None
+        elastic = isinstance(channels, Elastic)
         super().__init__(int(channels) if elastic else count * channels, channels, 1, style)
         if elastic:
             self.conv = JoiningConv2d(channels, count, bias=style.norm == "none")
@@ -131,7 +131,6 @@ class JoiningConv2d(ElasticLayer):
 
     def forward(self, x: Tensor, count: int) -> Tensor:
         """``[batch, count * channels, height, width]`` → ``[batch, channels, height, width]``."""
-        assert self.inputs is not None
         mask = self.inputs.mask()
         x = x if mask is None else x * mask.repeat(count)[:, None, None]
         width = x.shape[1] // count
@@ -159,8 +158,8 @@ class Pool(nn.Module):
 
 def pooling(layer: str, kernel: int) -> nn.Module:
     """The pooling of that kind; see `Pool`."""
-    if size := size_of(kernel):
-        return Pool(layer, size)
+    if isinstance(kernel, Elastic):
+        return Pool(layer, kernel.size)
     if layer == "maxpool":
         return nn.MaxPool2d(kernel, 1, kernel // 2)
     return nn.AvgPool2d(kernel, 1, kernel // 2, count_include_pad=False)
@@ -201,13 +200,12 @@ class SlotLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` → the same shape."""
         size = size_of(self.count)
-        outputs = [branch(x) for branch in list(self.branches)[: size.alone if size else self.count]]
+        outputs = [branch(x) for branch in list(self.branches)[: size.alone]]
 
         def joined(number: int) -> Tensor:
             return cast(Tensor, outputs[0] if number == 1 or self.merge is None else self.merge(*outputs[:number]))
 
-        y = size.mixed(joined) if size else joined(self.count)
-        y = self.dense(x, y)
+        y = self.dense(x, size.mixed(joined))
         return y if self.activation is None else cast(Tensor, self.activation(y))
 
 

@@ -40,7 +40,7 @@ class Open:
 
 @dataclass(frozen=True)
 class Size:
-    """A number for each choice of an elastic parameter, or each pair of two, the second varying fastest."""
+    """The choices of an elastic parameter, of two (the second varying fastest), or a plain number alone."""
 
     opens: tuple[Open, ...]
     choices: tuple[int, ...]
@@ -123,15 +123,9 @@ class Elastic(int):
     __floordiv__ = partialmethod(_by, operator.floordiv)
 
 
-def size_of(number: object) -> Size | None:
-    """The choices of an elastic number; None of a plain one."""
-    return number.size if isinstance(number, Elastic) else None
-
-
-def choices_of(number: int) -> tuple[int, ...]:
-    """The choices of an elastic number; a plain number alone."""
-    size = size_of(number)
-    return (number,) if size is None else size.choices
+def size_of(number: int) -> Size:
+    """The choices of an elastic or a plain number."""
+    return number.size if isinstance(number, Elastic) else Size((), (number,))
 
 
 class MixedLayer(nn.ModuleList):
@@ -209,15 +203,13 @@ class Mixing(Choices):
     """Builds all candidates of a layer and leaves elastic numbers open; a value keeps its largest or first choice."""
 
     def __init__(self, space: BuiltSpace) -> None:
-        super().__init__(self._keep)
+        super().__init__(self._keep)  # so that `answers` are the values that are kept
         self._space = space
         self.opened: dict[str, Open] = {}
-        self.kept: dict[str, Choice] = {}
 
     def _keep(self, name: str, asked: Parameter) -> Choice:
         parameter = self._space.known(name, asked)
-        self.kept[name] = parameter.choices[-1 if parameter.ordered else 0]
-        return self.kept[name]
+        return parameter.choices[-1 if parameter.ordered else 0]
 
     def _make_layer(
         self, name: str, parameter: Parameter, candidates: Mapping[str, Callable[[], nn.Module]]
@@ -256,5 +248,4 @@ class Optional(nn.ModuleList):
 
 def optional(layer: nn.Module, depth: int, number: int) -> nn.Module:
     """The layer itself; in a supernet, a layer that is skipped where the depth is below `number`."""
-    size = size_of(depth)
-    return layer if size is None else Optional(layer, size, number)
+    return Optional(layer, depth.size, number) if isinstance(depth, Elastic) else layer

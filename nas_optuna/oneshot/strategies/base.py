@@ -111,14 +111,11 @@ class Meter:
         if not all(map(math.isfinite, losses)):
             raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
         norm, loss = statistics.median(norms), statistics.median(losses)
-        if not all(map(math.isfinite, norms)) or norm > EXPLOSION * (self._largest or math.inf):
-            before = f", {self._largest:.3g} before" if self._largest else ""
+        steep = not all(map(math.isfinite, norms)) or norm > EXPLOSION * (self._largest or math.inf)
+        if steep or (self._largest is not None and loss > max(CHANCE * self._guessing, self._lowest)):
             raise TrainingError(
-                f"the supernet's gradients explode: median norm {norm:.3g}{before}; {remedy}", "gradient explosion"
-            )
-        if self._largest is not None and loss > max(CHANCE * self._guessing, self._lowest):
-            raise TrainingError(
-                f"the supernet's gradients explode: loss {loss:.3g}, guessing gives {self._guessing:.3g}; {remedy}",
+                f"the supernet's gradients explode: median norm {norm:.3g} (largest before: {self._largest or 0:.3g}),"
+                f" loss {loss:.3g} (guessing: {self._guessing:.3g}); {remedy}",
                 "gradient explosion",
             )
         self._largest, self._lowest = max(norm, self._largest or 0.0), min(loss, self._lowest)

@@ -114,23 +114,18 @@ class DartsStrategy(Strategy):
     def __init__(self, job: Job, options: DartsOptions) -> None:
         halves = None if options.update == "joint" else split(job.images, 0.5, job.spec.seed)
         super().__init__(job, options, halves and halves[0])
-        self._require_possible()
+        draws = self.mode == "sampled" or bool(self.supernet.must_draw)
+        if not draws and not (options.temperature is None and options.temperature_decay is None):
+            raise SpecError(
+                f"supernet.temperature is of no use to space {self.supernet.space.name!r} with strategy 'darts', which"
+                " draws nothing; leave it out, or set supernet.strategy=gumbel"
+            )
         self._alpha_images = halves and job.loader(halves[1], options.batch_size)
         self._alphas = list(self.supernet.alphas.values())
         self._alpha_optimizer = _alpha_optimizer(self._alphas, options)
         self._draws = GumbelSampler(self.supernet, job.spec.seed)
         self._cost = self.supernet.cost_model(job.costs) if job.costs else None
         self._alpha_losses: list[Tensor] = []
-
-    def _require_possible(self) -> None:
-        draws = self.mode == "sampled" or bool(self.supernet.must_draw)
-        if not draws and not (self.options.temperature is None and self.options.temperature_decay is None):
-            raise SpecError(
-                f"supernet.temperature is of no use to space {self.supernet.space.name!r} with strategy 'darts', which"
-                " draws nothing; leave it out, or set supernet.strategy=gumbel"
-            )
-        if self.job.spec.latency_weight and not self.job.costs:
-            raise SpecError("supernet.latency_weight needs a table of costs")
 
     @property
     def temperature(self) -> float:
