@@ -7,7 +7,6 @@ A new space is a file here and a line in `SPACES`; third parties register an ent
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
 from typing import Any
 
 from nas_optuna.errors import SpecError, checked
@@ -71,9 +70,7 @@ def create_space(
     own = {option: value for option, value in options.items() if option != "fix"}
     require_positive(**{option: own[option] for option in _COUNTS.get(name, ()) if option in own})
     space: SearchSpace = SPACES.make(name, options=own, wanted=SearchSpace, **shape)
-    fix = options.get("fix", {})
-    if not isinstance(fix, Mapping):
-        raise SpecError(f"space option 'fix' needs parameter names and values, e.g. {{width = 32}}, got {fix!r}")
+    fix = options.get("fix")
     return space.fixed(fix) if fix else space
 
 

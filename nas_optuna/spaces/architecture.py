@@ -105,13 +105,12 @@ def require_choices(name: str, values: Any, kind: str = "space option") -> tuple
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise SpecError(f"{kind} {name!r} needs a list of at least one choice, got {values!r}")
     for value in values:
-        if not isinstance(value, str | int | float | bool | None):
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, str | int | float | bool | None) or not finite:
             raise SpecError(
                 f"{name!r}: no storage can keep the choice {value!r}, a {type(value).__name__};"
-                " use text, numbers, true, false or none, and look the object up by it"
+                " use text, finite numbers, true, false or none, and look the object up by it"
             )
-        if isinstance(value, float) and not math.isfinite(value):
-            raise SpecError(f"{name!r}: the choice {value!r} is not a finite number")
     if len(set(values)) != len(values):
         raise SpecError(
             f"{kind} {name!r} repeats a choice (a storage cannot tell 1, 1.0 and true apart), got {values!r}"

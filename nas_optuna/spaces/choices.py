@@ -73,8 +73,7 @@ class Choices:
                 f"integer {full!r} has {len(values):,} values; it needs whole numbers low <= high and step >= 1, and at"
                 f" most {_MOST_INTEGERS:,} values"
             )
-        self._require_kind(full, elastic=False)
-        return cast(int, self._answer(full, Parameter(tuple(values), ordered=True)))
+        return cast(int, self.choice(name, values, ordered=True))
 
     def elastic(self, name: str, options: Sequence[int]) -> int:
         """A width, kernel or stride that a supernet leaves open, for layers of `nas_optuna.layers`.
@@ -118,7 +117,7 @@ class Choices:
         """
         full = self._named(name)
         _check_candidates(full, candidates)
-        made = self._make_layer(full, Parameter(require_choices(full, list(candidates), "parameter")), candidates)
+        made = self._make_layer(full, Parameter(tuple(candidates)), candidates)
         self.layers.setdefault(full, []).append(made)
         return made
 

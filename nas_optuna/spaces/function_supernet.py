@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_map
 
 from nas_optuna.errors import NasOptunaError, SpecError, reason_of
 from nas_optuna.randomness import seeded
@@ -20,6 +21,7 @@ from nas_optuna.spaces.base import Operation, SearchSpace
 from nas_optuna.spaces.built import BuiltSpace, ChainSpace, Part
 from nas_optuna.spaces.layers import ElasticLayer
 from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, mixed_layers
+from nas_optuna.spaces.shapes import TensorSpec, not_logits
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
 logger = logging.getLogger(__name__)
@@ -227,12 +229,8 @@ def _probe(space: BuiltSpace) -> tuple[BuiltSpace, dict[str, Choice], nn.Module]
         raise
     except Exception as error:
         raise SpecError(f"the supernet of space {space.name!r} cannot take its images: {reason_of(error)}") from error
-    if not isinstance(logits, Tensor) or logits.shape != (2, space.classes):
-        given = list(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise SpecError(
-            f"the supernet of space {space.name!r} gives {given} for 2 images, not logits [2, {space.classes}],"
-            " by which supernets are trained; search with a sampler instead"
-        )
+    if problem := not_logits(tree_map(TensorSpec.of, logits), space.classes):
+        raise SpecError(f"the supernet of space {space.name!r}: {problem}")
     kept = {name: value for name, value in mixing.answers.items() if len(space.parameters[name].choices) > 1}
     return space.fixed(kept) if kept else space, kept, network
 

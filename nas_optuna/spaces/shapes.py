@@ -195,7 +195,7 @@ def not_logits(output: Any, classes: int) -> str | None:
     given = output.sizes(_BATCH) if isinstance(output, TensorSpec) else f"a {type(output).__name__}"
     return (
         f"the network gives {given} for {_BATCH} images, not logits [{_BATCH}, {classes}], which our training needs;"
-        " give an evaluator of your own for other outputs"
+        " give an evaluator of your own for other outputs, which has no supernet"
     )
 
 

@@ -267,7 +267,7 @@ def test_a_watch_that_goes_on_knows_what_it_has_seen() -> None:
     watch.observe([1.0], [2.0])
     resumed.load_state_dict(watch.state_dict())
     for one in (watch, resumed):
-        with pytest.raises(TrainingError, match="loss 30, guessing"):
+        with pytest.raises(TrainingError, match=r"loss 30 \(guessing"):
             one.observe([1.0], [30.0])
 
 
@@ -276,8 +276,6 @@ def test_options_that_cannot_be_honoured_are_refused() -> None:
         search(BLOCK, temperature=1.0)
     search(CONV, temperature=1.0)
     search(BLOCK, strategy="gumbel", temperature_decay=0.9)
-    with pytest.raises(SpecError, match="table"):
-        search(BLOCK, latency_weight=1.0)
     second = search(BLOCK, order=2)  # a study that was stored with it opens, and so does its supernet
     with pytest.raises(SpecError, match=r"order=1"):
         second.begin_epoch(0)
