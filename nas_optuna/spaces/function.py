@@ -67,7 +67,7 @@ class FunctionSpace(BuiltSpace):
     def _probe(self) -> None:
         """Refuse a function without a working network; if some work, the trials of the others fail."""
         first: Exception | None = None
-        for count, answers in enumerate(self.tracer.paths()):
+        for answers in itertools.islice(self.tracer.paths(), _PROBES):
             try:
                 self._tried(self.architecture(answers))
                 return
@@ -77,8 +77,6 @@ class FunctionSpace(BuiltSpace):
                 raise
             except Exception as error:
                 first = first or error
-            if count + 1 == _PROBES:
-                break
         assert first is not None
         told = (reason_of if type(first) is RuntimeError else describe_error)(first, 240)
         raise SpecError(f"space {self.name!r}: {told}") from first

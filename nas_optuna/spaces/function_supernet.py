@@ -262,13 +262,11 @@ def _load(network: nn.Module, shared: Mapping[str, nn.Module]) -> None:
             continue
         path, _, name = key.rpartition(".")
         found = shared[path].state_dict().get(name) if path in shared else None
-        layer_name = f"layer {path!r} ({type(network.get_submodule(path)).__name__})"
-        if found is None:
-            raise SpecError(f"{layer_name} is not in the supernet: the function builds other layers for other widths")
-        if found.shape != mine.shape:
+        if found is None or found.shape != mine.shape:
             raise SpecError(
-                f"{layer_name} has the shape {list(mine.shape)}, in the supernet {list(found.shape)}, and is not"
-                " elastic; build it by nas_optuna.layers, or ask for its width by c.choice"
+                f"layer {path!r} ({type(network.get_submodule(path)).__name__}) has the shape {list(mine.shape)}, in"
+                f" the supernet {None if found is None else list(found.shape)}, and is not elastic; build it by"
+                " nas_optuna.layers, or ask for its width by c.choice"
             )
         state[key] = found
     network.load_state_dict(state)
