@@ -12,7 +12,7 @@ from nas_optuna.spaces.base import Parameter
 
 Decide = Callable[[str, Parameter], Choice]
 Answers = dict[str, Choice]
-_Key = tuple[tuple[type, Choice] | None, ...]
+_Case = tuple[tuple[str, Choice], ...]
 
 _PATIENCE = 32
 """The search for parameters ends after this many random runs in a row without a new one."""
@@ -44,7 +44,7 @@ class Tracer:
         self._closed = False
         self._order: list[str] = []  # the function's order; `parameters` has the order of discovery
         self._deciders: dict[str, list[str]] = {}
-        self._known: dict[str, dict[_Key, bool]] = {}
+        self._known: dict[str, dict[_Case, bool]] = {}
         self._irregular = False
         self._cases = 0
         self.parameters: dict[str, Parameter] = {}
@@ -91,9 +91,9 @@ class Tracer:
         self._run(decide)
         return answers
 
-    def _case(self, name: str, answers: Mapping[str, Choice]) -> _Key:
+    def _case(self, name: str, answers: Mapping[str, Choice]) -> _Case:
         """The answers to the questions that decide whether another question is asked."""
-        return tuple(_key(answers[d]) if d in answers else None for d in self._deciders[name])
+        return tuple((d, answers[d]) for d in self._deciders[name] if d in answers)
 
     def confirm(self, answers: Answers) -> None:
         """Learn from a run; after one that contradicts the rules they are no longer used."""
@@ -123,7 +123,7 @@ class Tracer:
             self._asked[name] = asked
             self.parameters[name] = Parameter(kept or asked.choices, asked.ordered)
         before = self._asked[name].choices
-        if list(map(_key, before)) != list(map(_key, asked.choices)):
+        if before != asked.choices:
             both = f"{shown(list(before))} and with {shown(list(asked.choices))}"
             raise SpecError(
                 f"parameter {name!r} is asked for with the choices {both}; give the second one another name"
@@ -162,7 +162,7 @@ class Tracer:
             answers, names = waiting.pop(0)
             for name in names:
                 for value in self.parameters[name].choices:
-                    if _key(value) == _key(answers[name]):
+                    if value == answers[name]:
                         continue
                     count = len(self.parameters)
                     found = self.trace({**answers, name: value})
@@ -236,8 +236,3 @@ class Tracer:
             groups = [g for g in groups if g not in joined] + [[*(n for g in joined for n in g), name]]
         place = {name: i for i, name in enumerate(names)}
         return [sorted(group, key=place.__getitem__) for group in groups]
-
-
-def _key(choice: Choice) -> tuple[type, Choice]:
-    """A key of a choice: True and 1 are equal in Python, but different choices."""
-    return type(choice), choice
