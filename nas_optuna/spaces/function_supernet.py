@@ -6,7 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -48,8 +48,6 @@ class FunctionSupernet(Supernet):
         for layer, probed_layer in zip(mixed_layers(self.network), mixed_layers(probe), strict=True):
             self.mixed.setdefault(layer.name, []).append(layer)
             layer.in_place = probed_layer.in_place
-        self._first = {name: p.choices[0] for name, p in part.parameters.items()}
-        self._elastic = [name for name in self.opened if name not in self.mixed]
         self.unlike: dict[bool, str] = {}  # whether layers are drawn → where that is another network
         if not self.opened:
             raise SpecError(
@@ -76,21 +74,20 @@ class FunctionSupernet(Supernet):
 
     def _require_equal(self) -> None:
         """Compare the supernet with extracted networks for every label, and for the smallest of each elastic number."""
-        widest = {name: max(self._choices(name)) for name in self._elastic}
+        first = {name: parameter.choices[0] for name, parameter in self.space.parameters.items()}
         labels = {name: self.space.parameters[name].choices for name in self.mixed}
+        numbers: dict[str, Any] = {n: self.space.parameters[n].choices for n in self.opened if n not in self.mixed}
+        widest = {name: max(choices) for name, choices in numbers.items()}
         training = self.training
         self.eval()
         with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
-        for smallest in [{}, *({name: min(self._choices(name))} for name in self._elastic)]:
+        for smallest in [{}, *({name: min(choices)} for name, choices in numbers.items())]:
             for turn in range(max(map(len, labels.values()), default=1)):
                 chosen = {n: choices[turn % len(choices)] for n, choices in labels.items()}
-                params = {**self._first, **widest, **chosen, **smallest}
+                params = {**first, **widest, **chosen, **smallest}
                 self._compare(self.space.architecture(params), images, smallest)
         self.train(training)
-
-    def _choices(self, name: str) -> tuple[int, ...]:
-        return cast(tuple[int, ...], self.space.parameters[name].choices)
 
     @torch.no_grad()
     def _compare(self, architecture: Architecture, images: Tensor, smallest: Mapping[str, Choice]) -> None:
