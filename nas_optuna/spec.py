@@ -286,28 +286,18 @@ class StudySpec(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _ranges_in_the_recipe(cls, values: Any) -> Any:
-        """Accept ``recipe.batch_size = [32, 64]`` for ``search.batch_size``."""
-        recipe = values.get("recipe") if isinstance(values, Mapping) else None
-        if not isinstance(recipe, Mapping):
-            return values
-        ranges = {k: v for k, v in recipe.items() if k != "input_size" and isinstance(v, list | dict)}
-        if not ranges:
-            return values
-        rest = {k: v for k, v in recipe.items() if k not in ranges}
-        return {**values, "recipe": rest, "search": {**values.get("search", {}), **ranges}}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _names_for_sections(cls, values: Any) -> Any:
-        """Accept ``sampler = "random"`` for ``[sampler]`` with that name."""
+    def _shorthands(cls, values: Any) -> Any:
+        """Accept ``sampler = "random"`` for its name, and a range or a list in ``[recipe]`` for one in ``[search]``."""
         if not isinstance(values, Mapping):
             return values
         plugins = ("data", "space", "evaluator", "sampler", "pruner")
-        return {
-            key: {"name": value} if key in plugins and isinstance(value, str) else value
-            for key, value in values.items()
-        }
+        found = {k: {"name": v} if k in plugins and isinstance(v, str) else v for k, v in values.items()}
+        if isinstance(recipe := found.get("recipe"), Mapping):
+            ranges = {k: v for k, v in recipe.items() if k != "input_size" and isinstance(v, list | dict)}
+            if ranges:
+                found["recipe"] = {k: v for k, v in recipe.items() if k not in ranges}
+                found["search"] = {**found.get("search", {}), **ranges}
+        return found
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "the study spec") -> StudySpec:

@@ -49,18 +49,13 @@ class Network(nn.Module):
 
 '''
 
-_PREPARE = {
-    "stretch": '''def prepare(images):
-    """Scale to 0 … 1, normalise and resize."""
-    x = normalise(images.float() / 255)
-    return resize(x, INPUT_SIZE)
-''',
-    "crop": '''def prepare(images):
-    """Scale to 0 … 1, normalise, crop the centre and resize."""
+_PREPARE = {  # by whether a picture is padded to the shape of the input
+    False: '''def prepare(images):
+    """Scale to 0 … 1, normalise, take the centre and resize."""
     x = normalise(images.float() / 255)
     return resize(x[:, :, {top} : {bottom}, {left} : {right}], INPUT_SIZE)
 ''',
-    "pad": '''def prepare(images):
+    True: '''def prepare(images):
     """Scale to 0 … 1, resize, pad with black and normalise."""
     x = resize(images.float() / 255, ({inner_height}, {inner_width}))
     return normalise(F.pad(x, ({pad_left}, {pad_right}, {pad_top}, {pad_bottom})))
@@ -169,8 +164,7 @@ def write_script(classifier: ImageClassifier, source: NetworkSource, title: str)
     )
     rows, columns = pixels.input_size
     pad_top, pad_left = (rows - fit.inner_height) // 2, (columns - fit.inner_width) // 2
-    crops = (fit.height, fit.width) != (pixels.height, pixels.width)
-    body = _PREPARE["pad" if classifier.prepare.pads else "crop" if crops else "stretch"].format(
+    body = _PREPARE[classifier.prepare.pads].format(
         top=fit.top,
         bottom=fit.top + fit.height,
         left=fit.left,

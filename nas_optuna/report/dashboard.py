@@ -247,9 +247,8 @@ def _name(key: str) -> str | None:
 class OwnPagesOnly:
     """A WSGI application that answers only to its own host names on a port, and only to its own pages."""
 
-    def __init__(
-        self, application: WSGIApplication, port: int, names: Iterable[str] = ("127.0.0.1", "localhost", "[::1]")
-    ) -> None:
+    def __init__(self, application: WSGIApplication, port: int) -> None:
+        names = ("127.0.0.1", "localhost", "[::1]")
         self._application = application
         self._hosts = {f"{name}:{port}" for name in names} | (set(names) if port == 80 else set())
 

@@ -20,7 +20,7 @@ from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.dashboard import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.facts import StudyFacts, figures_of, remarks_of
+from nas_optuna.report.facts import StudyFacts, figures_of, remarks_of, retrained_figures
 from nas_optuna.report.selection import objective_names
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
@@ -104,14 +104,8 @@ def _tested(study: Study) -> list[str]:
         return [
             f"{text} {code(command(study, 'retrain', '--study', study.study_name))} looks at the test images, once."
         ]
-    first = reports[0]
-    seeds = "" if len(first["seeds"]) == 1 else f" (mean of {len(first['seeds'])} seeds)"
-    trial = "" if first.get("trial") is None else f" (trial {first['trial']})"
-    text = (
-        f"**Test accuracy {accuracy_on_test(first)}**{seeds} of {breakable(first['architecture'])}{trial}, trained anew"
-    )
-    text += f" on all training images and scored on {first['test_images']:,} images that chose nothing."
-    return ["## Test", text]
+    text = "Trained anew on all training images, and scored on images that chose nothing:"
+    return ["## Test", text, table(["figure", "value"], retrained_figures(reports[0]), _GAP)]
 
 
 class NoteWriter(Callback):
