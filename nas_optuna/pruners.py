@@ -61,7 +61,7 @@ PRUNERS = Registry(
     "pruner",
     "nas_optuna.pruners",
     {
-        "curves": "nas_optuna.samplers.curve_pruner:curves",
+        "curves": "nas_optuna.samplers.curve_pruner:CurvePruner",
         "guarded": "nas_optuna.samplers.curve_pruner:GuardedPruner",
         **{
             function.__name__: f"{__name__}:{function.__name__}"

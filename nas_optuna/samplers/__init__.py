@@ -24,7 +24,7 @@ SAMPLERS = Registry(
     "nas_optuna.samplers",
     {
         **{name: f"nas_optuna.samplers.optuna_builtin:{name}" for name in ("random", "tpe", "gp", "nsga2", "qmc")},
-        "grid": "nas_optuna.samplers.grid:grid",
+        "grid": "nas_optuna.samplers.grid:GridSampler",
         "neighbours": "nas_optuna.samplers.neighbours:neighbours",
         "evolution": "nas_optuna.samplers.evolution:evolution",
         "controller": "nas_optuna.samplers.controller:controller",

@@ -134,7 +134,7 @@ def _fitted(
     """A process of ranks rather than values, since studies differ in scale, and a few failures would dominate it."""
     order = np.argsort(np.argsort(gains, kind="stable"), kind="stable")
     values = (order - order.mean()) / (order.std() + 1e-12)
-    return GaussianProcess(sizes, ordered, np.array(rows), values)
+    return GaussianProcess((sizes, ordered, range(len(sizes))), np.array(rows), values)
 
 
 def score_of(study: Study, history: History) -> Scorer | None:

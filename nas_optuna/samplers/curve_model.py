@@ -25,7 +25,7 @@ import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.typing import NDArray
 
-from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, expected_improvement
+from nas_optuna.samplers.gaussian_process import Array, GaussianProcess, Space, expected_improvement
 from nas_optuna.samplers.history import Tokens, best_and_latest
 
 RUNGS = (0.1, 0.3, 0.6)
@@ -51,8 +51,6 @@ MARGIN = 0.1
 
 Improvement = Callable[[Array, Array], Array]
 """From means and standard deviations of certain architectures' final values to their expected improvement."""
-Space = tuple[Sequence[int], Sequence[bool], Sequence[int]]
-"""`sizes`, `ordered` and `groups` of `GaussianProcess`."""
 
 NODES, _weights = hermegauss(15)
 NODES, WEIGHTS = NODES[::-1], _weights[::-1] / _weights.sum()
@@ -165,10 +163,9 @@ class CurveModel:
         numbers = self._numbers(len(self._levels), known, before)
         if before is not None:
             numbers[-1] *= ranks_alike(before, values)
-        sizes, ordered, groups = self._space
         noise = self._sampling_variance(values) / scale**2
         standardised = (values - centre) / scale
-        process = GaussianProcess(sizes, ordered, tokens, standardised, groups, numbers=numbers, least_noise=noise)
+        process = GaussianProcess(self._space, tokens, standardised, numbers=numbers, least_noise=noise)
         self._levels.append(_Level(step, process, centre, scale))
 
     def _sampling_variance(self, values: Array) -> float:
@@ -368,8 +365,6 @@ class _Cost:
 
     def _process(self, is_known: bool) -> GaussianProcess:
         if is_known not in self._processes:
-            sizes, ordered, groups = self._space
             numbers = [self._known] if is_known else []
-            process = GaussianProcess(sizes, ordered, self._points, self._values, groups, numbers=numbers)
-            self._processes[is_known] = process
+            self._processes[is_known] = GaussianProcess(self._space, self._points, self._values, numbers=numbers)
         return self._processes[is_known]

@@ -78,9 +78,10 @@ class GuardedPruner(BasePruner):
 
 
 class CurvePruner(BasePruner):
-    """Stop a trial if, at an epoch for which its sampler planned a decision, the sampler would train another network.
+    """Stop a trial when its epochs are worth more elsewhere, and go on with it later; with sampler curves.
 
-    A trial without a plan (from another sampler, or enqueued) is judged by `GuardedPruner`.
+    It asks the trial's sampler at the epochs for which that planned a decision. A trial without a plan (from another
+    sampler, or enqueued) is judged by `GuardedPruner`.
 
     Examples:
         >>> import optuna
@@ -100,8 +101,3 @@ class CurvePruner(BasePruner):
             return self._guarded.prune(study, trial)
         step = trial.last_step
         return bool(plan) and step in self._rungs and step >= plan and sampler.should_stop(whole(study), trial)
-
-
-def curves(epochs: int) -> BasePruner:
-    """Stop a trial when its epochs are worth more elsewhere, and go on with it later; with sampler curves."""
-    return CurvePruner(epochs)

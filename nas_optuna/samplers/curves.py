@@ -19,7 +19,7 @@ from nas_optuna.digests import seed_for
 from nas_optuna.samplers.base import natural, one_blas_thread
 from nas_optuna.samplers.curve_model import MIN_COMPLETE, Curve, CurveModel, rate, rate_with_a_look, rungs, value_at
 from nas_optuna.samplers.gaussian_process import Array
-from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near, groups_of
+from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
 from nas_optuna.study.schema import TrialKey, attribute, reports_of
@@ -181,9 +181,8 @@ class CurveSampler(ArchitectureGPSampler):
         epochs = _epochs(curves.values())
         if not epochs:
             return None
-        space = history.sizes, self._order(history), groups_of(history.space)
         images = self.images(study) if self.images else None
-        model = CurveModel(curves, epochs, space, partial(self._known_of, history, study), images)
+        model = CurveModel(curves, epochs, self._space_of(history), partial(self._known_of, history, study), images)
         if not model.is_complete:
             return None
         busy = [tokens for tokens, curve in curves.items() if curve.running]

@@ -20,6 +20,9 @@ from scipy.special import ndtr
 from nas_optuna.samplers.history import History, Tokens
 
 Array = NDArray[np.float64]
+Space = tuple[Sequence[int], Sequence[bool], Sequence[int]]
+"""For each parameter: its number of choices, whether neighbouring ones are alike, and the group of those that mean the
+same in other layers."""
 Scorer = Callable[[Sequence[Tokens]], Array]
 """From token sequences to scores, the higher the better; ``[tokens]``."""
 Beforehand = Callable[[Study, History, Sequence[bool]], Sequence[tuple[Scorer, float]]]
@@ -69,11 +72,9 @@ class GaussianProcess:
     normal prior whose variance is chosen, too, so that numbers that do not help are ignored.
 
     Args:
-        sizes: Number of choices of each parameter.
-        ordered: For each parameter, whether neighbouring choices are alike.
+        space: The parameters.
         tokens: ``[points, parameters]`` integers.
         values: ``[points]``; mean 0 and variance 1 are assumed.
-        groups: For each parameter, the group of those that mean the same in other layers; None puts each in its own.
         mean: The prior mean, in units of `values`; the process models the rest.
         numbers: Groups of known numbers of the points, each ``[points, numbers]``, standardised.
         least_noise: The least variance of the noise, in units of the values' variance.
@@ -81,11 +82,9 @@ class GaussianProcess:
 
     def __init__(
         self,
-        sizes: Sequence[int],
-        ordered: Sequence[bool],
+        space: Space,
         tokens: NDArray[Any],
         values: Array,
-        groups: Sequence[int] | None = None,
         mean: Callable[[Sequence[Tokens]], Array] | None = None,
         numbers: Sequence[Array] = (),
         least_noise: float = 0.0,
@@ -93,10 +92,10 @@ class GaussianProcess:
         self._least_noise = least_noise
         self._mean = mean or (lambda tokens: np.zeros(len(tokens)))
         values = values - self._mean(list(map(tuple, tokens.tolist())))
-        self._offsets = np.concatenate(([0], np.cumsum(sizes)[:-1]))
-        self._width = sum(sizes)
+        self._offsets = np.concatenate(([0], np.cumsum(space[0])[:-1]))
+        self._width = sum(space[0])
         self._starts = np.cumsum([0, *(group.shape[1] for group in numbers)])
-        self._kernels = (tuple(sizes), tuple(ordered), tuple(groups or range(len(sizes))))
+        self._kernels = (tuple(space[0]), tuple(space[1]), tuple(space[2]))
         points = self._one_hot(tokens)
         every = -(-len(points) // FITTED_POINTS)
         self._choose(points[::every], values[::every], [group[::every] for group in numbers])

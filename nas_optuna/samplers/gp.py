@@ -22,6 +22,7 @@ from nas_optuna.samplers.gaussian_process import (
     GaussianProcess,
     LearnedMean,
     Scorer,
+    Space,
     expected_improvement,
 )
 from nas_optuna.samplers.history import History, Observation, Tokens, best_and_latest
@@ -152,8 +153,10 @@ class ArchitectureGPSampler(ArchitectureSampler):
         parents = tokens[np.argsort(-merit, kind="stable")[:PARENTS]]
         pool = self.pool_tokens(history, rng) or candidates_near(parents, history.sizes, rng)
         candidates = history.new(pool)
-        order, groups = self._order(history), groups_of(history.space)
-        return GaussianProcess(history.sizes, order, tokens, merit, groups, mean), candidates, kept, merit
+        return GaussianProcess(self._space_of(history), tokens, merit, mean), candidates, kept, merit
+
+    def _space_of(self, history: History) -> Space:
+        return history.sizes, self._order(history), groups_of(history.space)
 
     def _best(
         self, process: GaussianProcess, candidates: Sequence[Tokens], history: History, best: float

@@ -15,12 +15,18 @@ from nas_optuna.spaces import SearchSpace
 
 
 class GridSampler(ArchitectureSampler):
-    """Proposes each network of a space once, in random order, and stops the study after the last one.
+    """Every architecture once, in a shuffled order: for small spaces.
 
-    Optuna's own grid sampler lists all combinations of choices, of which several may give the same network.
+    It stops the study after the last one. Optuna's own grid sampler lists all combinations of choices, of which several
+    may give the same network.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
+        if space.size > GRID_LIMIT:
+            raise SpecError(
+                f"sampler 'grid' lists every architecture, and this space has {space.size:,}"
+                f" (more than {GRID_LIMIT:,}); use random, or a smaller space"
+            )
         super().__init__(seed=seed)
         self.for_space(space)
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
@@ -46,13 +52,3 @@ class GridSampler(ArchitectureSampler):
         with self._lock:
             history = self._read(study, self._distributions)
             return all(tokens in history.seen for tokens in self._all(history))
-
-
-def grid(space: SearchSpace, seed: int) -> GridSampler:
-    """Every architecture once, in a shuffled order: for small spaces."""
-    if space.size > GRID_LIMIT:
-        raise SpecError(
-            f"sampler 'grid' lists every architecture, and this space has {space.size:,}"
-            f" (more than {GRID_LIMIT:,}); use random, or a smaller space"
-        )
-    return GridSampler(space, seed)

@@ -92,11 +92,7 @@ class TrainStep:
         self.dtype = resolve_precision(recipe.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self._graph_reason = self._why_no_graph()
-        # A graph replays fixed addresses: what changes between steps must be a tensor.
-        rate: float | Tensor = recipe.learning_rate
-        if self._graph_reason is None:
-            rate = torch.tensor(recipe.learning_rate, device=device)
-        self.optimizer = make_optimizer(network, recipe, device, rate, capturable=self._graph_reason is None)
+        self.optimizer = make_optimizer(network, recipe, device, capturable=self._graph_reason is None)
         self._forward = torch.compile(network) if recipe.compile else network
         self._sums = torch.zeros(2, device=device)  # summed loss, correct predictions
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -294,15 +290,13 @@ def rate_factor(schedule: str, step: float, steps: float) -> float:
 
 
 def make_optimizer(
-    network: nn.Module, recipe: Recipe, device: torch.device, rate: float | Tensor, capturable: bool
+    network: nn.Module, recipe: Recipe, device: torch.device, *, capturable: bool
 ) -> torch.optim.Optimizer:
     """The recipe's optimiser, fused into one kernel if the device supports it."""
-    parameters = parameter_groups(network, recipe)
-    if isinstance(rate, Tensor):  # a tensor for each group, because their rates differ
-        parameters = [{**group, "lr": rate.clone()} for group in parameters]
+    groups, rate = parameter_groups(network, recipe), recipe.learning_rate
+    if capturable:  # a graph replays fixed addresses: what changes between steps must be a tensor
+        groups = [{**group, "lr": torch.tensor(rate, device=device)} for group in groups]
     fused = device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused
-        )
-    return torch.optim.AdamW(parameters, lr=rate, weight_decay=recipe.weight_decay, fused=fused, capturable=capturable)
+        return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=fused)
+    return torch.optim.AdamW(groups, lr=rate, fused=fused, capturable=capturable)

@@ -29,7 +29,7 @@ def process(points: int = 12) -> tuple[GaussianProcess, np.ndarray, np.ndarray]:
     values = tokens @ np.array([1.0, -2.0, 0.5])
     values = (values - values.mean()) / values.std()
     taken = rng().permutation(len(tokens))[:points]
-    return GaussianProcess(SIZES, [True, True, False], tokens[taken], values[taken]), tokens, values
+    return GaussianProcess((SIZES, [True, True, False], range(3)), tokens[taken], values[taken]), tokens, values
 
 
 def test_the_process_is_the_textbooks() -> None:
@@ -189,8 +189,8 @@ def test_a_trend_is_learned_from_few_points_and_left_out_where_layers_disagree()
         values = draws @ slopes
         values = (values - values[:20].mean()) / values[:20].std()
         errors = []
-        for group in (groups, None):
-            ours = GaussianProcess(sizes, [True] * 12, draws[:20], values[:20], group)
+        for group in (groups, range(12)):
+            ours = GaussianProcess((sizes, [True] * 12, group), draws[:20], values[:20])
             errors.append(np.mean((ours.predict(draws[20:])[0] - values[20:]) ** 2))
         assert errors[0] < 0.5 * errors[1] if helps else errors[0] < 1.05 * errors[1]
 

@@ -112,7 +112,7 @@ def test_decay_leaves_norms_and_biases_alone() -> None:
     for parameter in network.parameters():
         nn.init.ones_(parameter)
     recipe = Recipe(learning_rate=1e-2, weight_decay=0.5, decay_norms=False, schedule="constant")
-    optimizer = make_optimizer(network, recipe, CPU, recipe.learning_rate, capturable=False)
+    optimizer = make_optimizer(network, recipe, CPU, capturable=False)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -134,8 +134,9 @@ def test_smoothed_labels_are_torchs() -> None:
 def test_a_rate_that_is_a_tensor_is_each_groups_own(optimizer: str) -> None:
     """A CUDA graph reads rates from tensors, and a pretrained body has another rate than its head."""
     network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
-    recipe = DOCUMENTS.model_copy(update={"optimizer": optimizer, "decay_norms": False, "weight_decay": 0.1})
-    groups = make_optimizer(network, recipe, CPU, torch.tensor(0.5), capturable=False).param_groups
+    changed = {"optimizer": optimizer, "learning_rate": 0.5, "decay_norms": False, "weight_decay": 0.1}
+    recipe = DOCUMENTS.model_copy(update=changed)
+    groups = make_optimizer(network, recipe, CPU, capturable=True).param_groups
     groups[0]["lr"].fill_(0.125)
     assert [float(group["lr"]) for group in groups] == [0.125, 0.5]
 
