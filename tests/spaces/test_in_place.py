@@ -183,3 +183,15 @@ def test_what_is_refused_tells_where_and_the_remedy(way: str, other: str) -> Non
     picks = {"layer0": ChoiceWeights(None, torch.tensor([0.5, 0.5]))}
     with pytest.raises(SpecError, match=f"cannot be mixed: where layer0={other}, a candidate .* write inplace=False"):
         supernet(torch.randn(2, 1, 8, 8), picks)
+
+
+def test_a_candidate_that_draws_numbers_is_mixed() -> None:
+    class Noisy(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.rand_like(x)
+
+    def build(c: Any, task: Any) -> nn.Module:
+        candidates = {"a": lambda: Noisy(1, 1, 1), "b": lambda: Noisy(1, 1, 1)}
+        return nn.Sequential(c.layer("layer", candidates), nn.Flatten(), nn.Linear(64, 10))
+
+    assert FunctionSupernet(nas.space(build)(in_channels=1, classes=10, input_size=8)).unlike == {}
