@@ -82,9 +82,12 @@ class FunctionSupernet(Supernet):
         self.eval()
         with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
+        turns = range(max(map(len, labels.values()), default=1))
+        in_place = any(layer.in_place for layers in self.mixed.values() for layer in layers)
         for smallest in [{}, *({name: min(choices)} for name, choices in numbers.items())]:
-            for turn in range(max(map(len, labels.values()), default=1)):
-                chosen = {n: choices[turn % len(choices)] for n, choices in labels.items()}
+            # What a candidate does in place may matter to another layer, so labels are also compared in pairs.
+            for turn, shift in itertools.product(turns, turns if in_place and not smallest else [0]):
+                chosen = {n: of[(turn + shift * i) % len(of)] for i, (n, of) in enumerate(labels.items())}
                 params = {**first, **widest, **chosen, **smallest}
                 self._compare(self.space.architecture(params), images, smallest)
         self.train(training)
