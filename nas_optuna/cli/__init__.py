@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
@@ -16,7 +16,7 @@ import typer
 from nas_optuna.cli import latency, lists, networks, results, run, study, supernet
 from nas_optuna.cli.options import CLOCK, Command, Group, with_options
 from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
-from nas_optuna.errors import Gone, NasOptunaError, SpecError, describe_error, nearest, place_of, plainer, shown
+from nas_optuna.errors import Gone, NasOptunaError, describe_error, nearest, place_of, plainer
 from nas_optuna.study.storage import failure, is_of_the_deleted
 
 _GROUPS = {
@@ -135,7 +135,6 @@ def _run(arguments: list[str] | None) -> int:
     prepare_streams(alone=arguments is None)
     be_quiet(False)
     try:
-        _require_text(words)
         with _without_chatter():
             result = app(arguments, standalone_mode=False)  # only for None, * and ~ are expanded on Windows
             sys.stdout.flush()
@@ -203,14 +202,6 @@ def _usage(error: Exception) -> int:
     return 2
 
 
-def _require_text(arguments: Sequence[str]) -> None:
-    """Refuse words that neither a database nor a file system can store."""
-    for word in arguments:
-        if "\0" in word or any("\ud800" <= character <= "\udfff" for character in word):
-            what = "--storage" if "://" in word else shown(word)  # a URL may contain a password
-            raise SpecError(f"{what} is not text in UTF-8; write names and paths in UTF-8")
-
-
 @contextmanager
 def _without_chatter() -> Iterator[None]:
     """Hide Optuna's log lines, whose content our tables show, and its warnings about experimental features."""
@@ -231,7 +222,7 @@ def _message(error: Exception) -> str:
         near = nearest(option, known, _ELSEWHERE)
         return f"No such option: {option}{f'; did you mean {near}?' if near else ''}"
     describe = getattr(error, "format_message", None)
-    return plainer(str(describe() if describe else error).rstrip("."))
+    return plainer(str(describe() if describe else error).rstrip(".").replace(": Value error,", ":"))
 
 
 _ELSEWHERE = {

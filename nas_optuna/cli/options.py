@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, is_dataclass
 from functools import wraps
-from glob import escape, glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -20,7 +19,6 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
-from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, place_of, reason_of, shown
 from nas_optuna.masking import mask_urls
 from nas_optuna.study.storage import is_kept, open_storage, sqlite_file, storage_url
@@ -148,26 +146,6 @@ def study_names(context: typer.Context) -> list[str]:
         return []
     # A shell would take any other name for an option, several words or a command.
     return [name for name in names if shlex.quote(name) == name and name[:1] != "-"]
-
-
-def data_names(incomplete: str) -> list[str]:
-    """Complete the names of data sets, and after ``folder:`` or ``npz:`` a path; paths alone are the shell's matter."""
-    kind, colon, path = incomplete.partition(":")
-    if not colon:
-        return DATA_SETS.names()
-    found = _below(path, files=kind == "npz") if kind in _PATHS else []
-    if len(found) == 1 and found[0].endswith("/"):  # after one proposal, a shell adds a blank as if this were the end
-        found += _below(found[0], files=kind == "npz")
-    return [f"{kind}:{each}" for each in found]
-
-
-def _below(path: str, *, files: bool) -> list[str]:
-    folders = [f"{found}/" for found in glob(f"{escape(path)}*") if os.path.isdir(found)]
-    found = sorted(folders + (glob(f"{escape(path)}*.npz") if files else []))
-    return [each for each in found if shlex.quote(each) == each]
-
-
-_PATHS = ("folder", "npz")
 
 
 def _preset_names() -> list[str]:

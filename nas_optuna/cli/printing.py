@@ -81,13 +81,10 @@ def say(*messages: str) -> None:
 
 
 def say_next(steps: Sequence[tuple[str, str]]) -> None:
-    """Print next commands, each with its purpose: on the same line, or below it if the terminal is narrow."""
+    """Print next commands, each with its purpose."""
     widest = max(len(command) for command, _ in steps)
-    beside = max(len(f"next: {command:{widest}}  {what}") for command, what in steps) <= _width()
     for i, (command, what) in enumerate(steps):
-        say(f"{'      ' if i else 'next: '}{command:{widest if beside else 0}}" + (f"  {what}" if beside else ""))
-        if not beside:
-            say(f"          {what}")
+        say(f"{'      ' if i else 'next: '}{command:{widest}}  {what}")
 
 
 def print_json(value: Any, out: Path = STDOUT) -> None:
@@ -248,19 +245,6 @@ def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: 
 def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
     """Print a table of names and values, without headings."""
     print_table(title, ("", ""), rows)
-
-
-def panel(title: str, lines: Sequence[str]) -> None:
-    """Print lines in a frame; a long line is wrapped."""
-    from rich.panel import Panel
-    from rich.text import Text
-
-    console = _console()
-    body = Text("\n".join(map(_text, lines)), overflow="fold")
-    if console.width == UNLIMITED:
-        console.print(Text(_text(title)), body, sep="\n")
-    else:
-        console.print(Panel(body, title=Text(_text(title), style="bold"), title_align="left", expand=False))
 
 
 def _text(cell: object) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +16,6 @@ from nas_optuna.cli.options import StudyOptions, Trial, TrustedStudyOptions, opt
 from nas_optuna.cli.printing import (
     STDOUT,
     Column,
-    panel,
     print_facts,
     print_json,
     print_table,
@@ -48,7 +47,8 @@ _STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 def best(
     stored: StudyOptions,
     within: Annotated[
-        str | None, option("1se shows the cheapest network at most one standard error below the best.", "1se")
+        Literal["1se"] | None,
+        option("1se shows the cheapest network at most one standard error below the best.", "1se"),
     ] = None,
     latency_table: options.LatencyTable = None,
     max_latency: options.MaxLatency = None,
@@ -65,8 +65,6 @@ def best(
     from nas_optuna.study import results, significance
     from nas_optuna.study.studies import has_spec
 
-    if within not in (None, "1se"):
-        raise SpecError(f"--within {within!r} is not known; --within 1se is at most one standard error below the best")
     facts = StudyFacts(stored.open())
     study, images = facts.study, facts.images
     if max_latency is not None and latency_table is None:
@@ -232,7 +230,7 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
 
 
 def _print_winner(facts: StudyFacts) -> None:
-    """Print the best trial in a frame below the table."""
+    """Print the best trial below the table."""
     from nas_optuna.report.facts import described_costs, objectives_of
     from nas_optuna.study.results import TrialRecord
 
@@ -242,15 +240,13 @@ def _print_winner(facts: StudyFacts) -> None:
     images = facts.images if name in ACCURACIES else None
     of_images = f" on {images:,} validation images" if images else ""
     costs = [cost.brief_text(value) for cost, value in described_costs(record, [name])]
-    panel(
-        f"best: trial {record.number}",
-        [
-            f"{name} {objectives_of(record, [name], images, brief=True)[0][1]}{of_images}",
-            *([gain.beside] if gain and gain.beside else []),
-            record.architecture,
-            " · ".join([*costs, plural(record.epochs, "epoch")]),
-        ],
-    )
+    lines = [
+        f"{name} {objectives_of(record, [name], images, brief=True)[0][1]}{of_images}",
+        *([gain.beside] if gain and gain.beside else []),
+        record.architecture,
+        " · ".join([*costs, plural(record.epochs, "epoch")]),
+    ]
+    print_table(f"best: trial {record.number}", ("",), [(line,) for line in lines])
     say(*(gain.remarks() if gain else ()))
 
 

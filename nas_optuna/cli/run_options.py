@@ -7,14 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, data_names, option
+from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, option
 from nas_optuna.cli.printing import say
-from nas_optuna.errors import SpecError, StudyExists, shown, unknown
+from nas_optuna.data_sets import DATA_SETS
+from nas_optuna.errors import SpecError, StudyExists, shown
 from nas_optuna.metrics import METRICS
-from nas_optuna.objectives import COSTS, parse_criterion
+from nas_optuna.objectives import COSTS
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.samplers import SAMPLERS
 from nas_optuna.spaces import SPACES
@@ -33,7 +34,7 @@ Data = Annotated[
     option(
         "A folder of pictures, a .npz file, or a name: digits, mnist, cifar10, ...",
         "DATA",
-        autocompletion=data_names,
+        autocompletion=DATA_SETS.names,
     ),
     "data.name",
 ]
@@ -117,31 +118,16 @@ class SpecOptions:
         from nas_optuna.presets import find_spec
         from nas_optuna.spec import StudySpec
 
-        found = self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
-        latency = self._given("latency")
-        useless = latency.keys() - {"batch_size"} if isinstance(latency, dict) else ()  # which memory counts, too
-        if useless and not _is_timed(found):
-            what = "--latency-runtime" if self.latency_runtime else f"latency.{min(useless)}"
-            raise SpecError(
-                f"{what} is of no use where latency is neither an objective nor limited; add --objective latency_ms or"
-                " --max-latency MS, or leave it out"
-            )
-        return found
+        return self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
 
     def preset(self) -> str:
         """The default preset; for a folder or a NumPy file, the one for own images."""
         from nas_optuna.presets import DEFAULT, OWN_IMAGES
+        from nas_optuna.spec import StudySpec
 
-        data = self._given("data")
-        name = data.get("name", "") if isinstance(data, dict) else data
-        return OWN_IMAGES if str(name).startswith(("folder:", "npz:")) else DEFAULT
-
-    def _given(self, section: str) -> Any:
-        """What the command line gives for a section of the spec."""
-        from nas_optuna.spec_text import with_overrides
-
-        about = [text for text in self.overrides if text.lstrip().startswith(section)]
-        return with_overrides({}, about, "--set").get(section, "")
+        about = [text for text in self.overrides if text.lstrip().startswith("data")]
+        name = StudySpec().override(about, "--set").data.name
+        return OWN_IMAGES if name.startswith(("folder:", "npz:")) else DEFAULT
 
     def applied_to(self, spec: StudySpec) -> StudySpec:
         """The spec with the sampler, pruner and seed of the command line, then with the other overrides."""
@@ -156,17 +142,6 @@ class SpecOptions:
         return result
 
 
-_UNTIMED = {"macs", "params", "memory", "flash", "arena", "energy_mj"}
-"""Costs that no runtime measures."""
-
-
-def _is_timed(spec: StudySpec) -> bool:
-    """Whether networks are timed for a study, or a user's cost may time them."""
-    wanted = {parse_criterion(text, imports=False).cost for text in spec.objectives} | spec.limits.keys()
-    own = set(COSTS.names()) - _UNTIMED - {"latency_ms"}
-    return bool(own or wanted - _UNTIMED - {None} or spec.latency.table)
-
-
 def named_overrides(given: object) -> list[tuple[str, str]]:
     """The given options that set one key of a spec: name and override of each."""
     found = []
@@ -174,8 +149,12 @@ def named_overrides(given: object) -> list[tuple[str, str]]:
         key, value = hint.__metadata__[-1], getattr(given, name)
         if isinstance(key, str) and value not in (None, []):
             # JSON's strings and lists of strings are also TOML.
-            found.append((f"--{name.replace('_', '-')}", f"{key}={json.dumps(_of_spec(key, value))}"))
+            found.append((_flag(name), f"{key}={json.dumps(_of_spec(key, value))}"))
     return found
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _of_spec(key: str, value: Any) -> Any:
@@ -304,6 +283,13 @@ class WorkerFlags:
         return made
 
 
+_ALONE = {
+    "within": ("trials", "total", "timeout", "fixed", "until"),
+    "fixed": ("trials", "total", "timeout", "enqueue", "learn_from", "warm_start"),
+}
+"""Options that say what a run does until its end → those that would say something else."""
+
+
 @dataclass(frozen=True)
 class RunOptions(TrustedStudyOptions):
     """Options for a run; contradictions are refused."""
@@ -324,41 +310,31 @@ class RunOptions(TrustedStudyOptions):
     learn_from: Annotated[
         str | None, option("Learn from the trials of an earlier study, too.", "STUDY[@STORAGE]", panel=BEGINNING)
     ] = None
-    warm_start: Annotated[str | None, option("What proposes the first trials.", "supernet", panel=BEGINNING)] = None
+    warm_start: Annotated[
+        Literal["supernet"] | None, option("What proposes the first trials.", "supernet", panel=BEGINNING)
+    ] = None
     warm_trials: Annotated[int | None, option("How many it proposes; 5.", "N", min=1, panel=BEGINNING)] = None
     until: Annotated[
         list[str] | None,
         option("End earlier: stalled, stalled:10, accuracy:0.98 or latency_ms:0.5; repeatable.", "WHEN", panel=DETAILS),
     ] = None
     keep_weights: Annotated[
-        str | None, option("Keep weights of trials for nas-optuna export.", "best|all", panel=DETAILS)
+        Literal["best", "all"] | None,
+        option("Keep weights of trials for nas-optuna export.", "best|all", panel=DETAILS),
     ] = None
     track: options.Track = None
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
-        self._require_one_end()
-        if self.warm_start not in (None, "supernet"):
-            raise SpecError(unknown("warm start", str(self.warm_start), ["supernet"]))
+        for alone, others in _ALONE.items():
+            given = [other for other in others if getattr(self, other) not in (None, [])]
+            if getattr(self, alone) is not None and given:
+                raise SpecError(f"--{alone} says when to end; leave out {', '.join(map(_flag, given))}")
         if self.warm_trials is not None and self.warm_start is None:
             raise SpecError("--warm-trials needs --warm-start supernet")
         if self.learn_from == self.study:
             raise SpecError("--learn-from names this study, which knows its own trials; name an earlier one")
-        if self.keep_weights not in (None, "best", "all"):
-            raise SpecError(unknown("value of --keep-weights:", str(self.keep_weights), ["best", "all"]))
-
-    def _require_one_end(self) -> None:
-        """Refuse several options that say when to end."""
-        endings = (self.trials, self.total, self.timeout, self.fixed, self.until or None)
-        if self.within is not None and any(ending is not None for ending in endings):
-            raise SpecError("--within says when to end; leave out --trials, --total, --timeout, --fixed and --until")
-        others = (self.trials, self.total, self.timeout, self.enqueue, self.learn_from, self.warm_start)
-        if self.fixed and any(other is not None for other in others):
-            raise SpecError(
-                "--fixed trains what its file holds and no more; leave out --trials, --total, --timeout, --enqueue,"
-                " --learn-from and --warm-start"
-            )
         if self.within is None:
             return
         from nas_optuna.fitting.clock import parse_duration, refuse_named

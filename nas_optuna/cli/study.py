@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -21,7 +21,9 @@ from nas_optuna.study.storage import FORGETS, is_kept, open_storage, storage_url
 
 Name = Annotated[
     str | None,
-    typer.Argument(metavar="NAME", help="Name of the study; nas.", show_default=False, autocompletion=study_names),
+    typer.Argument(
+        metavar="NAME", help="Name of the study; nas, but for delete.", show_default=False, autocompletion=study_names
+    ),
 ]
 SameName = Annotated[str | None, option("The same as NAME.", "NAME", autocompletion=study_names)]
 
@@ -106,10 +108,6 @@ def show(named_study: NamedStudy, all_: options.All = False, json: options.Json 
 
 def delete(
     named_study: NamedStudy,
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="Name of the study.", show_default=False, autocompletion=study_names),
-    ] = None,
     yes: Annotated[bool, option("Do not ask.", None, "--yes")] = False,
     json: options.Json = False,
 ) -> None:
@@ -181,7 +179,9 @@ def release(
 
 def export(
     named_study: NamedStudy,
-    format_: Annotated[str | None, option("Format of the file; csv.", "csv|json", "--format")] = None,
+    format_: Annotated[
+        Literal["csv", "json"] | None, option("Format of the file; csv.", "csv|json", "--format")
+    ] = None,
     out: Annotated[Path | None, option("File; stdout without it.", "FILE")] = None,
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:
@@ -190,11 +190,8 @@ def export(
 
     if json and format_ not in (None, "json"):
         raise SpecError(f"--json is the same as --format json; leave out --format {format_}")
-    format_ = "json" if json else format_ or "csv"
-    if format_ not in ("csv", "json"):
-        raise SpecError(f"--format {format_!r} is not known; choose csv or json")
     records = rows(named_study.stored().open())
-    if format_ == "json":
+    if json or format_ == "json":
         print_json(records, out or STDOUT)
     else:
         write_out(out or STDOUT, to_csv(records))

@@ -90,35 +90,6 @@ def test_the_shell_completes_names(place: Path, words: str, offered: list[str]) 
     assert not list(place.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("folder:", ["'folder:photos/'", "'folder:photos/cats/'"]),  # after one alone, zsh would add a blank
-        ("folder:photos/c", ["'folder:photos/cats/'"]),
-        ("npz:ph", ["'npz:photos/'", "'npz:photos.npz'"]),
-        ("ftp:ph", []),
-    ],
-)
-def test_zsh_completes_the_path_of_a_data_set(
-    place: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    typed: str,
-    offered: list[str],
-) -> None:
-    (place / "photos" / "cats").mkdir(parents=True)
-    (place / "$(touch x)").mkdir()
-    (place / "photos.npz").touch()
-    monkeypatch.setenv("_NAS_OPTUNA_COMPLETE", "complete_zsh")
-    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", f"nas-optuna run --data {typed}")
-    with pytest.raises(SystemExit):
-        app(prog_name="nas-optuna")
-    said = capsys.readouterr().out.replace("\\\\:", ":").replace('"', "'")
-    assert all(each in said for each in offered)
-    assert said.count(":ph") == len(offered)
-    assert "touch" not in said
-
-
 def test_what_a_shell_says_of_an_option_is_what_its_help_says(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -49,7 +49,7 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--search", "learning_rate"), "--search needs NAME=VALUE"),
         (("--until", "stald"), "ends no study"),
         (("--until", "acuracy>=0.5"), "did you mean 'accuracy'"),
-        (("--keep-weights", "bst"), "did you mean 'best'"),
+        (("--keep-weights", "bst"), "'bst' is not one of 'best', 'all'"),
         (("--track", "tensorbord:logs"), "did you mean 'tensorboard'"),
         (("--track", "tensorboard"), "needs a place"),
         (("--warm-start", "supernet"), "run: nas-optuna supernet train --study nas"),

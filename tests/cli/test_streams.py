@@ -246,8 +246,7 @@ def test_words_that_are_no_text_are_refused(command: Command) -> None:
         result = command(*arguments)
         assert result.code == 2
         assert result.err.startswith("error: ")
-        assert "is not text in UTF-8" in result.err
-    found = launched("best", "--study", word)
-    assert (found.returncode, b"is not text in UTF-8" in found.stderr) == (2, True)
+        assert len(result.err.splitlines()) == 1
+    assert launched("best", "--study", word).returncode == 2
     assert command("study", "create", "a\0b").err.startswith("error: ")
     assert not list(Path.cwd().iterdir())

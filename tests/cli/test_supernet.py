@@ -287,7 +287,7 @@ def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
         (["supernet", "check", "--study", "s"], "nas-optuna supernet train --study s"),
         (["run", "--study", "s", "--sampler", "supernet"], "nas-optuna supernet train --study s"),
         (["run", "--study", "s", "--warm-start", "supernet"], "nas-optuna supernet train --study s"),
-        (["run", "--study", "s", "--warm-start", "supernt"], "did you mean 'supernet'"),
+        (["run", "--study", "s", "--warm-start", "supernt"], "'supernt' is not one of 'supernet'"),
         (["run", "--study", "s", "--warm-trials", "2"], "--warm-start"),
         (["run", "--study", "s", "--fixed", "none.json"], "none.json"),
         (["run", "--study", "s", "--fixed", "none.json", "--trials", "2"], "--fixed"),
