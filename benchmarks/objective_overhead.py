@@ -82,7 +82,7 @@ def measure(trials: int, block: int) -> dict[str, list[float]]:
         objective = Objective(SPACE, load_data("digits"), RECIPE, device="cpu")
         evaluator_module.fit = stubbed_fit  # type: ignore[assignment]
         evaluator_module.make_network = lambda *_: torch.nn.Identity()  # type: ignore[assignment]
-        display = RunDisplay(Score(trials, None), Bars())
+        display = RunDisplay(Score(trials, None), Bars(disable=True))
         callbacks = (NoteWriter(), display)
         for callback in callbacks:
             callback.run_started(Run("search", ours, trials, RECIPE.epochs))

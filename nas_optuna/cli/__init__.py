@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from nas_optuna.cli import latency, lists, networks, results, run, study, supernet
-from nas_optuna.cli.options import CLOCK, Command, Group, with_options
+from nas_optuna.cli import latency, lists, networks, options, results, run, study, supernet
+from nas_optuna.cli.options import Command, Group, with_options
 from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
 from nas_optuna.errors import Gone, NasOptunaError, describe_error, nearest, place_of, plainer
 from nas_optuna.study.storage import failure, is_of_the_deleted
@@ -121,7 +121,7 @@ def set_defaults(command: str = "") -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return 0, 1 if something in use has gone, 2 if the user must change something, or 130."""
     if arguments is not None:  # the caller's process began earlier, and goes on after it
-        CLOCK.began = time.monotonic()
+        options.began = time.monotonic()
         return _run(arguments)
     try:
         return _run(None)

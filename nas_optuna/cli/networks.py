@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import CLOCK, MovedStudyOptions, option
+from nas_optuna.cli.options import MovedStudyOptions, option
 from nas_optuna.cli.printing import print_facts, print_json, print_table, refuse_stdout, require_writable, say, say_next
 from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.devices import use_threads
@@ -67,7 +67,7 @@ def fit(
 
     if threads is not None:
         use_threads(threads)
-    budget = clock.TimeBudget(clock.parse_duration(within), began=CLOCK.began)
+    budget = clock.TimeBudget(clock.parse_duration(within), began=options.began)
     clock.refuse_named(given.overrides, pruner=given.pruner)
     spec, pretrained = _spec_of(given, data_dir), None
     if given.spec is None and may_begin_pretrained(spec, given.space, given.overrides):

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -30,14 +30,8 @@ if TYPE_CHECKING:
     from nas_optuna.report.notebook import LoadedStudy
 
 
-@dataclass
-class Clock:
-    """When the command began, by `time.monotonic`, so that its imports count as well."""
-
-    began: float = field(default_factory=time.monotonic)
-
-
-CLOCK = Clock()
+began = time.monotonic()
+"""When the command began, so that its imports count as well."""
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -117,10 +111,6 @@ def _require_folder() -> None:
         os.getcwd()
     except OSError as error:
         raise StudyError(f"the current folder cannot be used: {reason_of(error)}; cd to one that is there") from None
-
-
-def _words_of(context: typer.Context) -> list[str]:
-    return context.command_path.removeprefix(context.find_root().command_path).split()
 
 
 class Group(TyperGroup):
@@ -304,11 +294,11 @@ class MovedStudyOptions(TrustedStudyOptions):
         return Experiment.of_study(study, spec, data_directory=self.data_dir, **given), study
 
 
-def command_line(context: typer.Context, **changed: Any) -> str:
-    """The command line that repeats a command, without passwords, and with some options `changed` or dropped (None)."""
-    words = _words_of(context)
+def command_line(context: typer.Context) -> str:
+    """The command line that repeats a command, without passwords."""
+    words = context.command_path.removeprefix(context.find_root().command_path).split()
     for parameter in context.command.params:
-        value = changed.get(parameter.name, context.params[parameter.name])
+        value = context.params[parameter.name]
         if value is None or value is False or value == parameter.default:
             continue
         for item in value if isinstance(value, list | tuple) else [value]:

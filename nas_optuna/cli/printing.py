@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
@@ -71,13 +68,13 @@ def is_quiet() -> bool:
 
 def print_error(message: str) -> None:
     """Print an error as one line on stderr, whatever a driver, a file name or a value puts into it."""
-    _remark(f"error: {shortened(printable(message), LONGEST_ERROR)}")
+    print(f"error: {shortened(printable(message), LONGEST_ERROR)}", file=sys.stderr, flush=True)
 
 
 def say(*messages: str) -> None:
     """Print remarks for a person on stderr, unless ``--quiet`` was given."""
     for message in () if _quiet else messages:
-        _remark("\n".join(map(printable, message.split("\n"))))
+        print("\n".join(map(printable, message.split("\n"))), file=sys.stderr, flush=True)
 
 
 def say_next(steps: Sequence[tuple[str, str]]) -> None:
@@ -129,28 +126,6 @@ def require_writable(path: Path) -> None:
         raise SpecError(f"cannot write {path}: a database is not overwritten; choose another --out")
 
 
-def _remark(line: str) -> None:
-    """Print a line on stderr."""
-    # A command stays on one line, so that it can be copied.
-    if len(line) > _width() and "nas-optuna " not in line and "\n" not in line:
-        line = textwrap.fill(line, _width(), break_long_words=False, break_on_hyphens=False)
-    print(line, file=sys.stderr, flush=True)
-
-
-def _width() -> int:
-    """The width of stderr in characters; nothing is wrapped if it is not a terminal."""
-    return _columns(sys.stderr) if sys.stderr.isatty() else UNLIMITED
-
-
-def _columns(stream: TextIO) -> int:
-    """Columns of the terminal in which a stream ends, unless the user names another number."""
-    try:
-        found = os.get_terminal_size(stream.fileno())
-    except (OSError, ValueError):
-        found = os.terminal_size((80, 24))
-    return get_terminal_size(found).columns
-
-
 def _sayable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _sayable(v) for k, v in value.items()}
@@ -188,9 +163,8 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
     kept = _that_fit(described, cells, console.width)
     if title:
         console.print(_text(title), style="bold", overflow="fold")
-    line = f" {plain('─', facts())}  "
     table = Table(
-        box=Box("\n".join(["    ", "    ", line, *["    "] * 5]), ascii=True),  # or rich would take another for ASCII
+        box=Box("    \n    \n ─  \n    \n    \n    \n    \n    ", ascii=True),  # or rich would take another for ASCII
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
@@ -221,7 +195,7 @@ class _Shortened:
         return Measurement(1, max(1, len(self.text)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
-        yield shortened(self.text, options.max_width, plain("…", facts()))
+        yield shortened(self.text, options.max_width)
 
 
 def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
@@ -248,40 +222,15 @@ def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
 
 
 def _text(cell: object) -> str:
-    """A cell as it will be shown: in the encoding of stdout, without control characters."""
-    return "\n".join(plain(printable(line), facts()) for line in ("" if cell is None else str(cell)).split("\n"))
+    """A cell as it will be shown: without control characters."""
+    return "\n".join(printable(line) for line in ("" if cell is None else str(cell)).split("\n"))
 
 
 def _console() -> Console:
     from rich.console import Console
 
-    width = _columns(facts()) if facts().isatty() or "COLUMNS" in os.environ else UNLIMITED
+    width = None if facts().isatty() or "COLUMNS" in os.environ else UNLIMITED
     return Console(file=facts(), width=width, highlight=False, markup=False, emoji=False)
-
-
-_PLAIN = {
-    **dict.fromkeys("·–—−─━", "-"),
-    **{"…": "...", "×": "x", "±": "+/-", "→": "->", "≤": "<=", "≥": ">=", "≈": "~", "²": "^2", "│": "|", "•": "*"},
-    **{"α": "alpha", "λ": "lambda", "ρ": "rho", "τ": "tau", "µ": "u"},
-}
-"""Our special characters in ASCII."""
-_HANDLER = "nas_optuna.plain"
-
-
-def _replaced(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    wrong = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode("ascii") for c in wrong), error.end
-
-
-codecs.register_error(_HANDLER, _replaced)
-
-
-def plain(text: str, stream: TextIO) -> str:
-    """The text as `stream` will show it, with replacements for characters that its encoding lacks."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, _HANDLER).decode(encoding)
 
 
 def prepare_streams(*, alone: bool = False) -> None:
@@ -305,7 +254,7 @@ def prepare_streams(*, alone: bool = False) -> None:
         os.dup2(2, 1)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=_HANDLER)
+            stream.reconfigure(errors="replace")
         _mask(stream)
 
 

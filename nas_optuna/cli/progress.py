@@ -7,10 +7,14 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from nas_optuna.cli.printing import is_quiet, say
 from nas_optuna.errors import checked, printable
@@ -20,7 +24,6 @@ from nas_optuna.quantities import duration, plural
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial
-    from rich.progress import Progress, ProgressColumn, TaskID
 
     from nas_optuna.execution.evaluator import Measurement
     from nas_optuna.execution.loop import StopRequest
@@ -68,39 +71,23 @@ class Score:
         return " · ".join([*parts, *([f"{duration(max(0.0, min(ends)))} left"] if ends else [])])
 
 
-class Bars:
-    """The lines of a live display, in the order of their keys; nothing is shown without a terminal."""
-
-    def __init__(self, progress: Progress | None = None) -> None:
-        self.are_live = progress is not None
-        self._progress = progress
-        self._lines: dict[float, dict[str, Any]] = {}
-        self._tasks: dict[float, TaskID] = {}
+class Bars(Progress):
+    """The lines of a live display, in the order of their keys; nothing is shown if it is disabled."""
 
     def show(self, description: str, done: float, total: float | None, note: str = "", key: float = 0) -> None:
         """Add a line, or change the one with the same key."""
-        if self._progress is None:
-            return
         line: dict[str, Any] = {"description": description, "completed": done, "total": total, "note": printable(note)}
-        self._lines[key] = line
-        if key in self._tasks:
-            self._progress.update(self._tasks[key], **line)
-            return
-        for task in self._tasks.values():
-            self._progress.remove_task(task)
-        self._tasks = {key: self._progress.add_task(**self._lines[key]) for key in sorted(self._lines)}
+        known = [task.id for task in self.tasks if task.fields["key"] == key]
+        self.update(known[0], **line) if known else self.add_task(**line, key=key)
+
+    def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+        """Draw the lines in their order."""
+        return super().make_tasks_table(sorted(tasks, key=lambda task: task.fields["key"]))
 
 
 @contextmanager
 def bars(*, time_left: bool = False) -> Iterator[Bars]:
     """Bars on standard error, which disappear at the end."""
-    if not shows_live():
-        yield Bars()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Column
-
     # A user's text is never markup. The note gets the space that the others leave, and is cut if it does not fit.
     note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns: list[ProgressColumn] = [
@@ -111,8 +98,11 @@ def bars(*, time_left: bool = False) -> Iterator[Bars]:
         TextColumn("{task.fields[note]}", markup=False, table_column=note),
     ]
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    with Progress(*columns, console=console, transient=True, expand=True) as progress:
-        yield Bars(progress)
+    # A dumb terminal, such as that of Emacs, only gets lines; a notebook needs widgets.
+    terminal = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
+    live = terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
+    with Bars(*columns, console=console, transient=True, expand=True, disable=is_quiet() or not live) as shown:
+        yield shown
 
 
 @contextmanager
@@ -120,19 +110,6 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar with the time left; yields a function ``(done, total)`` that moves it."""
     with bars(time_left=True) as shown:
         yield lambda done, total: shown.show(what, done, total)
-
-
-def shows_live() -> bool:
-    """Whether a live display is possible: on a terminal, or in a notebook with the widgets that Rich needs."""
-    notebook = "IPython" in sys.modules and importlib.util.find_spec("ipywidgets") is not None
-    if is_quiet() or not (sys.stderr.isatty() or notebook):
-        return False
-    from rich.console import Console
-
-    if sys.stderr.isatty():
-        console = Console(stderr=True)  # a dumb one, such as that of Emacs, only gets lines
-        return console.is_terminal and not console.is_dumb_terminal
-    return Console().is_jupyter
 
 
 def _figure(subject: Subject, measurement: Measurement) -> str:
@@ -184,7 +161,7 @@ class RunDisplay(Callback):
             return
         self._score.add(self._study, ended)
         self._refresh()
-        if not self._bars.are_live:
+        if self._bars.disable:
             record = TrialRecord.of(ended)
             found = facts.objectives_of(record, selection.objective_names(self._study), brief=True)
             values = " ".join(text for _, text in found) or "-"
@@ -247,7 +224,7 @@ class RetrainingDisplay(Callback):
         self._done += 1
         note = _figure(subject, measurement)
         self._bars.show("retraining", self._done, self._total, note)
-        if not self._bars.are_live:
+        if self._bars.disable:
             say(f"retraining {self._done}/{self._total}  {note}")
 
 

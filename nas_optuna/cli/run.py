@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import CLOCK, StudyOptions
+from nas_optuna.cli.options import StudyOptions
 from nas_optuna.cli.printing import say, say_next
 from nas_optuna.cli.results import print_outcome
 from nas_optuna.cli.run_options import RunOptions, create, find_target
 from nas_optuna.devices import use_threads
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import Interrupted, StudyError
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import plural
 from nas_optuna.study.storage import absolute, is_kept
@@ -35,7 +35,7 @@ BEGIN_WITH = 1
 """How many of an earlier study's best architectures are tried first; more would cost more if it misleads."""
 
 
-def run(context: typer.Context, plan: RunOptions, all_: options.All = False, json: options.Json = False) -> int:
+def run(context: typer.Context, plan: RunOptions, all_: options.All = False, json: options.Json = False) -> None:
     """Search: train and rank architectures, and go on where an earlier run of the study stopped.
 
     A study that does not exist is created: from --spec, else from the preset digits-quick, or own-images where --data
@@ -55,7 +55,7 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
         remember(study, plan.url, plan.workers.files)
         outcome = search.run(study, executor)
     print_outcome(StudyFacts(study), everything=all_, json=json)
-    return _say_how_it_ended(context, plan, outcome, study)
+    _say_how_it_ended(context, plan, outcome, study)
 
 
 def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
@@ -180,7 +180,7 @@ class _Search:
                 from nas_optuna.fitting.clock import TimeBudget, parse_duration
                 from nas_optuna.fitting.rungs import run_within
 
-                budget = TimeBudget(parse_duration(plan.within), began=CLOCK.began)
+                budget = TimeBudget(parse_duration(plan.within), began=options.began)
                 outcome = run_within(experiment, study, budget, stop=stop, callbacks=told, say=say)
             else:
                 limits: dict[str, Any] = {"trials": trials, "timeout": plan.timeout, "total": plan.total}
@@ -224,17 +224,13 @@ class _Search:
         say(f"learning from {plural(copied, 'trial')} of {earlier.study_name}; in the queue: {queued} of its best")
 
 
-def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome, study: Study) -> int:
+def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome, study: Study) -> None:
     from nas_optuna.study import results, studies
 
-    if outcome.interrupted:
-        left = None if plan.count is None or plan.fixed else plan.count - outcome.trials
-        again = options.command_line(context, trials=left, enqueue=None)
-        if not is_kept(plan.url):
-            say("stopped")
-            return 130
-        say("stopped after the last trial" if left == 0 else f"stopped; nothing is lost. Continue: {again}")
-        return 130
+    left = None if plan.count is None or plan.fixed else plan.count - outcome.trials
+    if outcome.interrupted and left != 0:
+        context.params |= {"trials": left, "enqueue": None}
+        raise Interrupted
     if is_kept(plan.url):
         named = () if plan.study == "nas" else ("--study", plan.study)
         winner = [
@@ -248,4 +244,3 @@ def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome
                 (studies.command(study, "dashboard"), "browse in optuna-dashboard"),
             ]
         )
-    return 0

@@ -56,7 +56,7 @@ def test_no_command_is_advised_that_refuses_what_optuna_alone_made(command: Comm
 def test_what_cannot_be_honoured_is_one_line(command: Command, study: str) -> None:
     refused = command("best", "--study", study, "--within", "2se")
     assert (refused.code, refused.out, len(refused.err.splitlines())) == (2, "", 1)
-    assert "--within 1se is" in refused.err
+    assert "'2se' is not one of '1se'" in refused.err
     loaded = optuna.load_study(study_name=study, storage="sqlite:///nas-optuna.db")
     loaded.set_user_attr(StudyKey.DATA, {})
     refused = command("best", "--study", study, "--within", "1se")

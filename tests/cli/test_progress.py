@@ -5,7 +5,6 @@ import time
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
-from rich.progress import Progress
 
 from nas_optuna.cli import progress
 from nas_optuna.cli.progress import Bars, Score
@@ -68,20 +67,21 @@ def test_with_several_objectives_it_counts_the_front() -> None:
 
 def test_each_worker_has_a_line_in_the_order_of_their_numbers_and_the_totals_are_below() -> None:
     study = optuna.create_study()
-    with Progress(disable=True) as shown:
-        display = progress.RunDisplay(Score(total=4, timeout=None), Bars(shown))
+    with Bars(disable=True) as shown:
+        display = progress.RunDisplay(Score(total=4, timeout=None), shown)
         display.run_started(Run("search", study, 4, steps=5))
         for worker, number in ((2, 0), (1, 1), (3, 2)):
             subject = Subject(f"trial {number}", worker=worker)
             display.trial_started(subject)
             display.step_finished(subject, Measurement(worker, {"accuracy": 0.5}, 1.0))
         display.trial_started(Subject("trial 3", worker=1))
-        lines = [(task.description, task.completed) for task in shown.tasks]
+        table = shown.make_tasks_table(shown.tasks)
+        lines = [str(cell) for cell in table.columns[0].cells]
     assert lines == [
-        ("worker 1 · trial 3", 0),
-        ("worker 2 · trial 0", 2),
-        ("worker 3 · trial 2", 3),
-        ("trials", 0),
+        "worker 1 · trial 3",
+        "worker 2 · trial 0",
+        "worker 3 · trial 2",
+        "trials",
     ]
 
 
@@ -92,13 +92,13 @@ def test_a_terminal_shows_the_line_that_a_user_named_as_text(monkeypatch: pytest
     monkeypatch.setenv("TERM", "xterm")
     with progress.bars(time_left=True) as shown:
         shown.show("supernet", 3, 7, "[red]f16\x1bk3[/red]")
-    assert shown.are_live
+    assert not shown.disable
     assert "3/7" in terminal.getvalue()
     assert "[red]f16\ufffdk3[/red]" in terminal.getvalue()
     for name, value in (("TERM", "dumb"), ("TTY_COMPATIBLE", "0")):
         monkeypatch.setenv(name, value)
         with progress.bars() as shown:
-            assert not shown.are_live, "lines are printed instead"
+            assert shown.disable, "lines are printed instead"
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -106,7 +106,7 @@ def test_a_first_epoch_that_takes_long_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
     monkeypatch.setattr(progress, "PATIENCE", 0.05)
-    display, subject = progress.RunDisplay(Score(total=4, timeout=None), Bars()), Subject("trial 0")
+    display, subject = progress.RunDisplay(Score(total=4, timeout=None), Bars(disable=True)), Subject("trial 0")
     display.trial_started(subject)
     if ended:
         display.step_finished(subject, Measurement(1, {"accuracy": 0.5}, 0.0))

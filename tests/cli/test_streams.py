@@ -111,10 +111,10 @@ def test_any_encoding_of_a_pipe_will_do(bracketed: str, encoding: str) -> None:
             (found.stdout + found.stderr).decode("ascii")
 
 
-def test_plain_signs_keep_the_columns_aligned(bracketed: str) -> None:
+def test_replaced_signs_keep_the_columns_aligned(bracketed: str) -> None:
     lines = launched("study", "show", NAME, encoding="ascii").stdout.decode("ascii").splitlines()
     heading = next(i for i, line in enumerate(lines) if line.startswith("rank"))
-    assert set(lines[heading + 1]) == {"-", " "}
+    assert set(lines[heading + 1]) == {"?", " "}
     start = lines[heading].index("architecture")
     assert all(line[start] == "f" and line[start - 1] == " " for line in lines[heading + 2 : heading + 4])
 

@@ -31,8 +31,8 @@ def test_a_search_within_a_time_uses_it_and_ends(command: Command) -> None:
     ("options", "says"),
     [
         (("--trials", 3), "leave out --trials"),
-        (("--timeout", 3), "leave out --trials"),
-        (("--until", "accuracy:0.9"), "and --until"),
+        (("--timeout", 3), "leave out --timeout"),
+        (("--until", "accuracy:0.9"), "leave out --until"),
         (("--epochs", 3), "leave out --epochs"),
         (("--workers", 2), "one process"),
         (("--executor", "ray"), "one process"),
