@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from operator import itemgetter
 from typing import Annotated, Any
 
 import typer
@@ -14,13 +15,13 @@ from nas_optuna.cli.printing import Column, print_json, print_table, say
 from nas_optuna.cli.run_options import Data, ImageSize, Space, SpecOptions
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.devices import list_devices
-from nas_optuna.errors import DataError, SpecError, unknown
+from nas_optuna.errors import SpecError, unknown
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import COSTS
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.quantities import plural
 from nas_optuna.samplers import SAMPLERS
-from nas_optuna.spaces import SPACES, create_space
+from nas_optuna.spaces import SPACES
 from nas_optuna.spaces.architecture import text_of
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
@@ -65,19 +66,21 @@ def data_fetch(
     """Download a data set where it is absent, check it, and say what it holds."""
     from nas_optuna.data import data_directory, load_images
 
-    rows, notes = [], {}
-    for part, train in (("train", True), ("test", False)):
-        images = load_images(name, train, data_dir)
-        notes[part] = images.notes
-        rows.append((part, len(images), "×".join(map(str, images.images.shape[1:])), len(images.classes)))
-    if json:
-        keys = ("part", "images", "shape", "classes")
-        print_json([dict(zip(keys, row, strict=True)) for row in rows])
-        return
-    columns = ("part", Column("images", right=True), "channels×height×width", Column("classes", right=True))
-    print_table(f"data set {name}", columns, rows)
-    say(*dict.fromkeys(line for lines in notes.values() for line in lines))
-    say(f"kept in {data_dir or data_directory()}")
+    parts = {"train": load_images(name, True, data_dir), "test": load_images(name, False, data_dir)}
+    rows = [
+        {
+            "part": part,
+            "images": len(images),
+            "shape": "×".join(map(str, images.images.shape[1:])),
+            "classes": len(images.classes),
+        }
+        for part, images in parts.items()
+    ]
+    columns = [Column(key, itemgetter(key), right=key in ("images", "classes")) for key in rows[0]]
+    print_table(f"data set {name}", columns, rows, json=json)
+    if not json:
+        say(*dict.fromkeys(line for images in parts.values() for line in images.notes))
+        say(f"kept in {data_dir or data_directory()}")
 
 
 def space_show(
@@ -93,14 +96,7 @@ def space_show(
     from nas_optuna.spec_parts import make_evaluator
 
     given = SpecOptions(data=data, space=space, spec=spec, image_size=image_size, set_=set_).read()
-    try:
-        found = make_evaluator(given, data_dir, "cpu")[1].space
-    except DataError:
-        if given.data.name.startswith(("folder:", "npz:")):
-            raise
-        say(f"for one channel, ten classes and {given.recipe.input_size or 28} pixels, because the data are not here")
-        shape: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": given.recipe.input_size or 28}
-        found = create_space(given.space.name, given.space.options, **shape)
+    found = make_evaluator(given, data_dir, "cpu")[1].space
     if json:
         parameters = {name: {"choices": list(p.choices), "ordered": p.ordered} for name, p in found.parameters.items()}
         print_json({"name": found.name, "size": found.size, "parameters": parameters})
@@ -108,11 +104,8 @@ def space_show(
     rows = [
         (name, ", ".join(map(text_of, p.choices)), "yes" if p.ordered else "no") for name, p in found.parameters.items()
     ]
-    print_table(f"space {found.name}: {_size(found.size)}", ("parameter", "choices", "ordered"), rows)
-
-
-def _size(size: int) -> str:
-    return plural(size, "architecture") + (f" ({size:.2e})" if size >= 1e9 else "")
+    size = plural(found.size, "architecture") + (f" ({found.size:.2e})" if found.size >= 1e9 else "")
+    print_table(f"space {found.name}: {size}", ("parameter", "choices", "ordered"), rows)
 
 
 def listing(what: str, purpose: str) -> Callable[..., None]:

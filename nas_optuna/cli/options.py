@@ -148,14 +148,12 @@ LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to 
 """Sections of help, below the most used options."""
 
 
-def _within(least: int | None, most: int | None) -> Callable[[Any], Any]:
-    """A check of bounds; typer's own would append ``[x>=1]`` to an option's help."""
+def _at_least(least: int) -> Callable[[Any], Any]:
+    """A check of a bound; typer's own would append ``[x>=1]`` to an option's help."""
 
     def check(value: Any) -> Any:
-        if value is not None and least is not None and value < least:
+        if value is not None and value < least:
             raise typer.BadParameter(f"it must be at least {least}")
-        if value is not None and most is not None and value > most:
-            raise typer.BadParameter(f"it must be at most {most}")
         return value
 
     return check
@@ -168,15 +166,14 @@ def option(
     panel: str | None = None,
     known: Sequence[str] = (),
     min: int | None = None,
-    max: int | None = None,
     **more: Any,
 ) -> Any:
     """An option whose help ends in its default, after a semicolon; without `names` it is named like its parameter.
 
     Its `known` values complete it, and stand in its help for ``{}``.
     """
-    if min is not None or max is not None:
-        more["callback"] = _within(min, max)
+    if min is not None:
+        more["callback"] = _at_least(min)
     if known:
         help, more["autocompletion"] = help.format(", ".join(known)), lambda: known
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)

@@ -24,7 +24,7 @@ from nas_optuna.cli.printing import (
     write,
     write_out,
 )
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.errors import SpecError, StudyError, reason_of
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
@@ -45,14 +45,13 @@ _STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 
 
 def best(
-    stored: StudyOptions,
+    stored: TrustedStudyOptions,
     within: Annotated[
         Literal["1se"] | None,
         option("1se shows the cheapest network at most one standard error below the best.", "1se"),
     ] = None,
     latency_table: options.LatencyTable = None,
     max_latency: options.MaxLatency = None,
-    trust: options.Trust = False,
     json: options.Json = False,
 ) -> None:
     """Show the best complete trial of a study that is inside its limits: its architecture, figures and params.
@@ -69,8 +68,7 @@ def best(
     study, images = facts.study, facts.images
     if max_latency is not None and latency_table is None:
         raise SpecError("--max-latency chooses among trained networks by a table; name it: --latency-table FILE")
-    owner = TrustedStudyOptions(stored.study, stored.storage, trust=trust)
-    latencies = _on_device(owner, latency_table, max_latency) if latency_table else None
+    latencies = _on_device(stored, latency_table, max_latency) if latency_table else None
     found = winners(study, images, latencies) if latencies else facts.winners
     if found is None:
         raise no_complete_trial(study)
@@ -135,14 +133,10 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
 
 
 def _say_ties(found: Winners) -> None:
-    cheapest = (
-        "best is also the cheapest of them"
-        if found.cheapest.number == found.best.number
-        else f"cheapest of them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
-    )
+    remedy = "" if found.cheapest.number == found.best.number else "; retrain and export take it as --trial cheapest"
     say(
         f"as good as the best: {plural(len(found.tied) - 1, 'other network')}, at most one standard error"
-        f" ({found.error:.4f}) below it; the {cheapest}"
+        f" ({found.error:.4f}) below it; the cheapest of them is trial {found.cheapest.number}{remedy}"
     )
 
 
@@ -273,7 +267,6 @@ def report(
 
 
 def draw(
-    context: typer.Context,
     stored: TrustedStudyOptions,
     trial: Trial = "best",
     architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
@@ -286,8 +279,7 @@ def draw(
     from nas_optuna.report.drawing import draw as draw_architecture
     from nas_optuna.study.studies import file_name
 
-    given = context.get_parameter_source("trial")
-    if architecture is not None and given is not None and given.name == "COMMANDLINE":
+    if architecture is not None and trial != "best":
         raise SpecError("--trial and --architecture name two networks; give one of them")
     study = stored.load()
     if architecture is not None:
@@ -329,7 +321,7 @@ def compare(
 
 def dashboard(
     storage: options.Storage = None,
-    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N", min=1, max=65535)] = 8080,
+    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N")] = 8080,
 ) -> None:
     """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
 
@@ -354,8 +346,8 @@ def dashboard(
     application = OwnPagesOnly(ReadableAttributes(pages), port)
     try:
         server = create_server(HOST, port, application)
-    except OSError as error:
-        raise StudyError(f"cannot serve on {HOST}:{port} ({error.strerror}); choose another --port") from error
+    except (OSError, OverflowError) as error:
+        raise StudyError(f"cannot serve on {HOST}:{port} ({reason_of(error)}); choose another --port") from error
     say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()

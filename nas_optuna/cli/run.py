@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,8 @@ if TYPE_CHECKING:
 
     from nas_optuna.execution.events import Callback, OptunaCallback
     from nas_optuna.execution.executors.contract import Executor
-    from nas_optuna.execution.loop import Outcome, StopRequest
-    from nas_optuna.execution.stopping import StopWhen
+    from nas_optuna.execution.loop import Outcome
     from nas_optuna.experiment import Experiment, ExperimentHandle
-    from nas_optuna.spaces.architecture import Architecture
 
 DEFAULT_WARM_TRIALS = 5
 BEGIN_WITH = 1
@@ -45,59 +42,16 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
     """
     executor = plan.workers.create()
     executor.preload()  # before large imports in this process
-    from nas_optuna.execution.loop import StopRequest
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.study.files import remember
 
-    search = _prepare(plan, StopRequest())
+    search = _Search(plan)
     with executor.reached(search.handle) or nullcontext():  # one of a user's may do nothing and give nothing
         study = create(search.experiment, plan, plan.spec) if search.stored is None else search.stored
         remember(study, plan.url, plan.workers.files)
         outcome = search.run(study, executor)
     print_outcome(StudyFacts(study), everything=all_, json=json)
     _say_how_it_ended(context, plan, outcome, study)
-
-
-def _prepare(plan: RunOptions, stop: StopRequest) -> _Search:
-    """The run, fully checked: nothing is written or started before."""
-    from nas_optuna.execution.stopping import StopWhen, parse_until
-    from nas_optuna.experiment import Experiment
-    from nas_optuna.study import lease_table, studies, supernet_result, trial_queue
-    from nas_optuna.trackers import create_trackers
-
-    if plan.workers.threads is not None:
-        use_threads(plan.workers.threads)
-    lease_table.seconds()
-    if plan.keep_weights is not None and not is_kept(plan.url):
-        raise StudyError(
-            "--keep-weights is of no use with a storage that forgets the study when the command ends;"
-            " --storage sqlite:///nas-optuna.db keeps both"
-        )
-    study, spec = find_target(plan, plan.spec)
-    settings: dict[str, Any] = {
-        "data_directory": plan.data_dir,
-        "device": plan.workers.asked.first_device,
-        "checkpoints": studies.checkpoint_folder(plan.files(study, plan.workers.files), plan.study),
-        "interrupted": stop,
-        "keep_weights": plan.keep_weights is not None,
-    }
-    make = Experiment.from_spec if study is None else partial(Experiment.of_study, study)
-    experiment = make(spec, **settings)
-    listed, names = plan.enqueue or plan.fixed, experiment.spec.objectives
-    architectures = trial_queue.read_architectures(listed, experiment.space) if listed else []
-    earlier = _earlier(plan, experiment)
-    ending = StopWhen(names, [parse_until(text, names, experiment.allowed) for text in plan.until or ()])
-    trackers = create_trackers(plan.track)
-    if plan.within is not None:
-        from nas_optuna.fitting.clock import refuse_undivided
-
-        refuse_undivided(experiment.spec)
-    if plan.warm_start or experiment.spec.sampler.name == "supernet":
-        if study is None:
-            begin = studies.command(plan.url, "supernet", "train", "--study", plan.study)
-            raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
-        supernet_result.read_result(study)  # if there is none, the error says what to run
-    return _Search(plan, stop, experiment, study, architectures, earlier, ending, trackers)
 
 
 def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
@@ -115,18 +69,49 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
     return study
 
 
-@dataclass
 class _Search:
-    """A run of a study, which may not exist yet."""
+    """A run of a study, which may not exist yet; fully checked, before anything is written or started."""
 
-    plan: RunOptions
-    stop: StopRequest
-    experiment: Experiment
-    stored: Study | None
-    listed: list[Architecture]  # of --enqueue or --fixed
-    earlier: Study | None
-    ending: StopWhen
-    trackers: list[Callback]
+    def __init__(self, plan: RunOptions) -> None:
+        from nas_optuna.execution.loop import StopRequest
+        from nas_optuna.execution.stopping import StopWhen, parse_until
+        from nas_optuna.experiment import Experiment
+        from nas_optuna.study import lease_table, studies, supernet_result, trial_queue
+        from nas_optuna.trackers import create_trackers
+
+        if plan.workers.threads is not None:
+            use_threads(plan.workers.threads)
+        lease_table.seconds()
+        if plan.keep_weights is not None and not is_kept(plan.url):
+            raise StudyError(
+                "--keep-weights is of no use with a storage that forgets the study when the command ends;"
+                " --storage sqlite:///nas-optuna.db keeps both"
+            )
+        self.plan, self.stop = plan, StopRequest()
+        self.stored, spec = find_target(plan, plan.spec)
+        settings: dict[str, Any] = {
+            "data_directory": plan.data_dir,
+            "device": plan.workers.asked.first_device,
+            "checkpoints": studies.checkpoint_folder(plan.files(self.stored, plan.workers.files), plan.study),
+            "interrupted": self.stop,
+            "keep_weights": plan.keep_weights is not None,
+        }
+        make = Experiment.from_spec if self.stored is None else partial(Experiment.of_study, self.stored)
+        self.experiment = make(spec, **settings)
+        listed, names = plan.enqueue or plan.fixed, self.experiment.spec.objectives
+        self.listed = trial_queue.read_architectures(listed, self.experiment.space) if listed else []
+        self.earlier = _earlier(plan, self.experiment)
+        self.ending = StopWhen(names, [parse_until(text, names, self.experiment.allowed) for text in plan.until or ()])
+        self.trackers = create_trackers(plan.track)
+        if plan.within is not None:
+            from nas_optuna.fitting.clock import refuse_undivided
+
+            refuse_undivided(self.experiment.spec)
+        if plan.warm_start or self.experiment.spec.sampler.name == "supernet":
+            if self.stored is None:
+                begin = studies.command(plan.url, "supernet", "train", "--study", plan.study)
+                raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
+            supernet_result.read_result(self.stored)  # if there is none, the error says what to run
 
     @property
     def warm_trials(self) -> int:

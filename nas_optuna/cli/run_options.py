@@ -204,8 +204,6 @@ def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptio
 
 
 DEFAULT_TRIALS = 20
-_SHORT = {"ray_address": ("--ray-address", "address"), "gpus_per_worker": ("--gpus-per-worker", "gpus")}
-"""Executor options with a flag of their own; all others are --executor-option NAME=VALUE."""
 
 
 @dataclass(frozen=True)
@@ -252,8 +250,6 @@ class WorkerFlags:
         if self.workers not in (None, "auto") and not re.fullmatch("[0-9]{1,9}", self.workers):
             raise SpecError(f"--workers needs a number or auto, got {shown(self.workers)}")
         devices = [] if self.devices is None else [name.strip() for name in self.devices.split(",")]
-        if not all(devices):
-            raise SpecError(f"--devices needs names with commas between them, got {shown(self.devices)}")
         return WorkerOptions(
             None if self.workers in (None, "auto") else int(self.workers),
             auto=self.workers == "auto",
@@ -269,16 +265,12 @@ class WorkerFlags:
         from nas_optuna.execution.executors.contract import Executor as Wanted
         from nas_optuna.spec_text import with_overrides
 
-        own: dict[str, Any] = {}
-        for text in self.executor_option or ():
-            if "." in text.partition("=")[0] or "=" not in text:
-                raise SpecError(f"--executor-option needs NAME=VALUE, got {shown(text)}")
-            own |= with_overrides({}, [text], "--executor-option")
-        for attribute, (flag, name) in _SHORT.items():
-            if (value := getattr(self, attribute)) is not None:
-                if self.executor == "local":
-                    raise SpecError(f"{flag} needs --executor ray")
-                own[name] = value
+        texts = options.pairs("--executor-option", self.executor_option, "partition=long").items()
+        own = with_overrides({}, [f"{name}={value}" for name, value in texts], "--executor-option")
+        of_ray = {"address": self.ray_address, "gpus": self.gpus_per_worker}
+        own |= {name: value for name, value in of_ray.items() if value is not None}
+        if self.executor == "local" and not own.keys().isdisjoint(of_ray):
+            raise SpecError("--ray-address and --gpus-per-worker need --executor ray")
         made: Executor = EXECUTORS.make(self.executor, self.asked, options=own, wanted=Wanted)
         return made
 

@@ -57,7 +57,6 @@ def test_help_says_bounds_in_words_or_not_at_all(command: Command, words: tuple[
         ("run --trials 0", "'--trials': it must be at least 1"),
         ("run --workers 2 --per-device 0", "'--per-device': it must be at least 1"),
         ("supernet check --architectures 2", "'--architectures': it must be at least 3"),
-        ("dashboard --port 65536", "'--port': it must be at most 65535"),
     ],
 )
 def test_a_number_out_of_bounds_is_refused_with_the_bound(command: Command, words: str, says: str) -> None:

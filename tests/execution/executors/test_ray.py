@@ -328,7 +328,7 @@ def test_images_lie_in_the_object_store_once(monkeypatch: pytest.MonkeyPatch) ->
     ("options", "said"),
     [
         (["--executor", "slurm"], "unknown executor 'slurm'"),
-        (["--gpus-per-worker", "0.5"], "--gpus-per-worker needs --executor ray"),
+        (["--gpus-per-worker", "0.5"], "--gpus-per-worker need --executor ray"),
         (["--executor-option", "nodes=3"], "unknown option of executor 'local': 'nodes'"),
         (["--executor-option", "nodes"], "--executor-option needs NAME=VALUE"),
         (["--executor", "ray", "--devices", "cpu"], "give --workers (workers) and --gpus-per-worker"),
