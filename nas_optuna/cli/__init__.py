@@ -13,9 +13,9 @@ from typing import Annotated
 
 import typer
 
-from nas_optuna.cli import latency, lists, networks, options, results, run, study, supernet
+from nas_optuna.cli import latency, lists, networks, options, printing, results, run, study, supernet
 from nas_optuna.cli.options import Command, Group, with_options
-from nas_optuna.cli.printing import be_quiet, discard, end_facts, prepare_streams, print_error, write
+from nas_optuna.cli.printing import discard, end_facts, prepare_streams, print_error, write
 from nas_optuna.errors import Gone, NasOptunaError, describe_error, nearest, place_of, plainer
 from nas_optuna.study.storage import failure, is_of_the_deleted
 
@@ -133,7 +133,7 @@ def _run(arguments: list[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     set_defaults(next((word for word in words if not word.startswith("-")), ""))
     prepare_streams(alone=arguments is None)
-    be_quiet(False)
+    printing.quiet = False
     try:
         with _without_chatter():
             result = app(arguments, standalone_mode=False)  # only for None, * and ~ are expanded on Windows
@@ -188,7 +188,7 @@ def _options(
     _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print only facts and errors, no remarks.")] = False,
 ) -> None:
-    be_quiet(quiet)
+    printing.quiet = quiet
 
 
 def _usage(error: Exception) -> int:

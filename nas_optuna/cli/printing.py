@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 STDOUT = Path("-")  # the value of --out -
 
-_quiet = False
+quiet = False
+"""Whether only facts and errors are printed."""
 _facts: TextIO | None = None  # the stream of facts while a command runs
 
 
@@ -55,17 +56,6 @@ def end_facts() -> None:
         discard(sys.stderr)
 
 
-def be_quiet(quiet: bool) -> None:
-    """Turn `say` off or on."""
-    global _quiet
-    _quiet = quiet
-
-
-def is_quiet() -> bool:
-    """Whether only facts and errors are printed."""
-    return _quiet
-
-
 def print_error(message: str) -> None:
     """Print an error as one line on stderr, whatever a driver, a file name or a value puts into it."""
     print(f"error: {shortened(printable(message), LONGEST_ERROR)}", file=sys.stderr, flush=True)
@@ -73,7 +63,7 @@ def print_error(message: str) -> None:
 
 def say(*messages: str) -> None:
     """Print remarks for a person on stderr, unless ``--quiet`` was given."""
-    for message in () if _quiet else messages:
+    for message in () if quiet else messages:
         print("\n".join(map(printable, message.split("\n"))), file=sys.stderr, flush=True)
 
 

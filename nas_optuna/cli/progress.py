@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from nas_optuna.cli.printing import is_quiet, say
+from nas_optuna.cli import printing
+from nas_optuna.cli.printing import say
 from nas_optuna.errors import checked, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.quantities import duration, plural
@@ -101,7 +102,7 @@ def bars(*, time_left: bool = False) -> Iterator[Bars]:
     # A dumb terminal, such as that of Emacs, only gets lines; a notebook needs widgets.
     terminal = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
     live = terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
-    with Bars(*columns, console=console, transient=True, expand=True, disable=is_quiet() or not live) as shown:
+    with Bars(*columns, console=console, transient=True, expand=True, disable=printing.quiet or not live) as shown:
         yield shown
 
 

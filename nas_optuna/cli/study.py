@@ -165,10 +165,9 @@ def release(
     """
     from nas_optuna.study.lease import release_by_hand
 
-    name, numbers = (words[0], words[1:]) if study is None else (study, words)
-    wrong = next((word for word in numbers if not word.isdecimal()), None)
-    if wrong is not None or not numbers:
-        raise SpecError(f"which trials? {wrong!r} is no number" if wrong is not None else "which trials? give numbers")
+    name, *numbers = words if study is None else [study, *words]
+    if not numbers or not all(map(str.isdecimal, numbers)):
+        raise SpecError(f"which trials? give the numbers of running ones, not {' '.join(numbers)!r}")
     loaded, trials = StudyOptions(name, storage).open(), [int(word) for word in numbers]
     for number in trials:
         release_by_hand(loaded, number)

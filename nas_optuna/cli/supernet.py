@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from nas_optuna.cli import options
 from nas_optuna.cli.options import MovedStudyOptions, option
-from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next, write_out
+from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next
 from nas_optuna.cli.run_options import SpecOptions, create, find_target, named_overrides
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted
@@ -175,8 +175,6 @@ def export(
     Where there is a score: the best by it under the limits, of which short trainings have chosen the first; then the
     alphas' argmax, then others of the best by the score. Strategies darts, gumbel: the most probable by the alphas.
     """
-    import json as json_format
-
     from nas_optuna.oneshot.check import EXPORT_ORIGIN, candidates
     from nas_optuna.study import studies, supernet_result, trial_queue
 
@@ -185,7 +183,7 @@ def export(
     found = candidates(supernet_result.read_result(study), space, top)
     params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
-    write_out(path, json_format.dumps(params if top > 1 else params[0], indent=2) + "\n")
+    print_json(params if top > 1 else params[0], path)
     for choices in params:
         trial_queue.enqueue_once(study, space, choices, EXPORT_ORIGIN)
     if path == STDOUT:
