@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -235,21 +236,17 @@ class SupernetDisplay(Callback):
     def __init__(self, shown: Bars, stop: StopRequest) -> None:
         self._bars = shown
         self._stop = stop
-        self._unit = ""
         self._epochs = self._done = self._total = 0
         self._reached: float | None = None
 
     def run_started(self, run: Run) -> None:
-        """Print the columns, and where the training continues."""
-        done = run.facts["epochs_done"]
-        self._unit, self._epochs = run.facts["unit"], run.steps
+        """Print where the training continues."""
+        done, self._epochs = run.facts["epochs_done"], run.steps
         self._done, self._total = (count * run.facts["steps_per_epoch"] for count in (done, run.steps))
         self._total += run.facts["short_steps"]
         self._bars.show("supernet", self._done, self._total)
         if done:
             say(f"going on after epoch {done}")
-        if run.facts["parameters"]:
-            say(f"entropy, nats: {' '.join(run.facts['parameters'])}")
 
     def step(self) -> bool:
         """Count an optimiser step; return whether to stop."""
@@ -258,19 +255,16 @@ class SupernetDisplay(Callback):
         return self._stop()
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Print an epoch's figures, with the entropy of every parameter's alphas if they are trained."""
+        """Print an epoch's figures; of the entropies of the parameters' alphas their mean."""
         figures = measurement.metrics
         if subject.architecture:
             self._reached = figures["accuracy"]
             return
-        alphas = f"  alphas' {figures['alpha_loss']:.4f}" if "alpha_loss" in figures else ""
-        cost = f"  E[cost] {figures['expected_cost']:.4g} {self._unit}" if "expected_cost" in figures else ""
-        entropies = [f"{value:.2f}" for name, value in figures.items() if name.startswith("entropy/")]
-        entropy = f"  entropy {' '.join(entropies)}" if entropies else ""
-        say(
-            f"epoch {measurement.step:3d}/{self._epochs}  loss {figures['train_loss']:.4f}{alphas}"
-            f"  accuracy {figures['train_accuracy']:.4f}{cost}  {duration(measurement.seconds)}{entropy}"
-        )
+        shown = {name.replace("_", " "): value for name, value in figures.items() if "/" not in name}
+        if entropies := [value for name, value in figures.items() if name.startswith("entropy/")]:
+            shown["entropy"] = fmean(entropies)
+        told = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        say(f"epoch {measurement.step:3d}/{self._epochs}  {told}  {duration(measurement.seconds)}")
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Print the accuracy of a short training."""

@@ -286,10 +286,7 @@ def draw(
         drawing, what = draw_architecture(study.space, study.space.parse(architecture)), "architecture"
     else:
         drawing, what = study.draw(trial), f"trial-{study.trial(trial).number}"
-    if out == STDOUT:
-        write_out(out, drawing.svg)
-        return
-    say(f"wrote {drawing.save(out or Path(f'{file_name(stored.study)}-{what}.svg'))}")
+    write_out(out or Path(f"{file_name(stored.study)}-{what}.svg"), drawing.svg)
 
 
 def compare(
