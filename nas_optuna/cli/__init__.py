@@ -161,18 +161,14 @@ def _run(arguments: list[str] | None) -> int:
         if "optuna" in sys.modules and is_of_the_deleted(error):
             print_error("the study was deleted while this command used it")
             return Gone.exit_code
-        if (problem := _problem(error)) is None:
+        problem = failure(error) if "optuna" in sys.modules else None
+        if problem is None and place_of(error):
+            problem = f"your code failed: {describe_error(error, 300)}"
+        if problem is None:
             raise
         print_error(problem)
         return 2
     return result if isinstance(result, int) else 0
-
-
-def _problem(error: Exception) -> str | None:
-    """One line for an error of a storage or of a user's code; None for a mistake of ours."""
-    if "optuna" in sys.modules and (problem := failure(error)) is not None:
-        return problem
-    return f"your code failed: {describe_error(error, 300)}" if place_of(error) else None
 
 
 def _version(wanted: bool) -> None:

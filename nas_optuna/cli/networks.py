@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nas_optuna.execution.evaluator import Search
     from nas_optuna.execution.finished_network import FinishedNetwork
     from nas_optuna.execution.retrain import TestReport
-    from nas_optuna.export.int8 import EightBits, Int8Export
+    from nas_optuna.export.int8 import Int8Export
     from nas_optuna.fitting import Fitted
     from nas_optuna.spec import StudySpec
 
@@ -243,7 +243,9 @@ def export(
     else those that were kept of it; their test accuracy is what the file itself says. All files are compared on 100
     images before they are put in place.
     """
+    from nas_optuna.data import load_test_images
     from nas_optuna.export import export_network
+    from nas_optuna.export.int8 import EightBits
     from nas_optuna.report import drawing, selection
 
     refuse_stdout(out)
@@ -254,15 +256,19 @@ def export(
             " export them in your own code with nas_optuna.export.export_network"
         )
     search, chosen = experiment.search, selection.choose(study, trial, stored.data_dir)
-    found = _found(stored.url, study, search, chosen, network)
+    found, data = _found(stored.url, study, search, chosen, network), search.data
+    held_out = data.validation
+    if int8 and found.retrained:  # on training and validation images
+        size = search.spec.recipe.input_size
+        held_out = load_test_images(search.spec.data, data.train, stored.data_dir, input_size=size)
     exported = export_network(
         found.classifier,
         out,
-        search.data.validation.images,
-        title=f"{search.data.title}: {found.classifier.architecture}",
+        data.validation.images,
+        title=f"{data.title}: {found.classifier.architecture}",
         facts=found.facts,
         drawing=drawing.draw_trial(search.space, chosen).svg,
-        eight_bits=_eight_bits(search, found, stored.data_dir) if int8 else None,
+        eight_bits=EightBits(data.train.images, held_out.images, held_out.labels) if int8 else None,
         say=say,
     )
     if json:
@@ -307,16 +313,3 @@ def _print_int8(small: Int8Export, said: str) -> None:
     )
     if small.culprit:
         say(f"Most of what is lost is lost in layer {small.culprit}.")
-
-
-def _eight_bits(search: Search, found: FinishedNetwork, data_dir: Path | None) -> EightBits:
-    """Training images to calibrate on, and images that the network was not trained on."""
-    from nas_optuna.data import load_test_images
-    from nas_optuna.export.int8 import EightBits
-
-    data = search.data
-    held_out = data.validation
-    if found.retrained:
-        size = search.spec.recipe.input_size
-        held_out = load_test_images(search.spec.data, data.train, data_dir, input_size=size)
-    return EightBits(data.train.images, held_out.images, held_out.labels)

@@ -234,6 +234,30 @@ Track = Annotated[
 ]
 
 
+def named_overrides(given: object) -> list[tuple[str, str]]:
+    """The given options that set one key of a spec: name and override of each."""
+    found = []
+    for name, hint in get_type_hints(type(given), include_extras=True).items():
+        key, value = hint.__metadata__[-1], getattr(given, name)
+        if isinstance(key, str) and value not in (None, []):
+            # JSON's strings and lists of strings are also TOML.
+            found.append((flag_of(name), f"{key}={json.dumps(_of_spec(key, value))}"))
+    return found
+
+
+def flag_of(name: str) -> str:
+    """The option of a field."""
+    return f"--{name.replace('_', '-')}"
+
+
+def _of_spec(key: str, value: Any) -> Any:
+    if key == "data.name":
+        from nas_optuna.data.catalog import data_name
+
+        return data_name(value)
+    return str(value.resolve()) if isinstance(value, Path) else value
+
+
 @dataclass(frozen=True)
 class StudyOptions:
     """The stored study of a command; each field is an option."""
@@ -277,16 +301,15 @@ class TrustedStudyOptions(StudyOptions):
 class MovedStudyOptions(TrustedStudyOptions):
     """A stored study whose images may have moved; each field is an option."""
 
-    data: Annotated[str | None, option("Where the study's images lie now, if moved.", "DATA")] = None
+    data: Annotated[str | None, option("Where the study's images lie now, if moved.", "DATA"), "data.name"] = None
 
     def experiment(self, overrides: Sequence[str] = (), **given: Any) -> tuple[Experiment, Study]:
         """The study and its experiment, with `overrides` for this command."""
-        from nas_optuna.data.catalog import data_name
         from nas_optuna.experiment import Experiment
         from nas_optuna.study.studies import study_spec
 
         study = self.load().study
-        moved = [] if self.data is None else [f"data.name={json.dumps(data_name(self.data))}"]
+        moved = [text for _, text in named_overrides(self)]
         spec = study_spec(study).override([*moved, *overrides], "--set")
         return Experiment.of_study(study, spec, data_directory=self.data_dir, **given), study
 

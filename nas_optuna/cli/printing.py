@@ -143,13 +143,15 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
         print_json([row if isinstance(row, dict) else asdict(row) for row in rows])
         return
     from rich.box import Box
+    from rich.console import Console
     from rich.table import Table
 
     described = [Column(column, wrap=True) if isinstance(column, str) else column for column in columns]
     cells = [
         [_text(row[i] if column.of is None else column.of(row)) for i, column in enumerate(described)] for row in rows
     ]
-    console = _console()
+    width = None if facts().isatty() or "COLUMNS" in os.environ else UNLIMITED
+    console = Console(file=facts(), width=width, highlight=False, markup=False, emoji=False)
     kept = _that_fit(described, cells, console.width)
     if title:
         console.print(_text(title), style="bold", overflow="fold")
@@ -180,9 +182,10 @@ class _Shortened:
     text: str
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        from rich.cells import cell_len
         from rich.measure import Measurement
 
-        return Measurement(1, max(1, len(self.text)))
+        return Measurement(1, max(1, cell_len(self.text)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
         yield shortened(self.text, options.max_width)
@@ -214,13 +217,6 @@ def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
 def _text(cell: object) -> str:
     """A cell as it will be shown: without control characters."""
     return "\n".join(printable(line) for line in ("" if cell is None else str(cell)).split("\n"))
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    width = None if facts().isatty() or "COLUMNS" in os.environ else UNLIMITED
-    return Console(file=facts(), width=width, highlight=False, markup=False, emoji=False)
 
 
 def prepare_streams(*, alone: bool = False) -> None:

@@ -35,10 +35,7 @@ if TYPE_CHECKING:
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import Winners
     from nas_optuna.study.results import Front, TrialRecord
-    from nas_optuna.study.significance import Gain
 
-Figures = list[tuple[str, object]]
-"""Names and values, a line each."""
 SHOWN = 10
 """Trials that are listed without ``--all``."""
 _STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
@@ -83,7 +80,10 @@ def best(
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
-    names, figures = facts.names, _beside_the_accuracy(facts.described(record, typed=True), facts.names[0], gain)
+    names, figures = facts.names, list(facts.described(record, typed=True))
+    if gain and gain.beside:
+        below = 1 + [name for name, _ in figures].index(names[0])
+        figures.insert(below, ("to compare with", gain.beside))
     title = f"{'cheapest that is as good as the best' if within else 'best'} of study {study.study_name}"
     print_facts(title, [*figures, *((name, text_of(choice)) for name, choice in shown.params.items())])
     if len(names) > 1:
@@ -101,13 +101,6 @@ def best(
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = facts.command("export", *which, "--out", "model")
     say_next([(facts.command("retrain", *which), "train it in full, and test it"), (take, "take it away")])
-
-
-def _beside_the_accuracy(figures: Figures, name: str, gain: Gain | None) -> Figures:
-    """The figures of a trial, with those for comparison directly below its accuracy."""
-    place = 1 + [named for named, _ in figures].index(name)
-    beside = [("to compare with", gain.beside)] if gain and gain.beside else []
-    return [*figures[:place], *beside, *figures[place:]]
 
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from nas_optuna.cli import options
 from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, option
@@ -111,7 +110,7 @@ class SpecOptions:
     @property
     def overrides(self) -> list[str]:
         """``--set`` and the options for one key each, as overrides of a spec."""
-        return [*(self.set_ or ()), *(text for _, text in named_overrides(self))]
+        return [*(self.set_ or ()), *(text for _, text in options.named_overrides(self))]
 
     def read(self) -> StudySpec:
         """The spec of the named preset or file; without a name, that of the preset that suits the data."""
@@ -137,32 +136,9 @@ class SpecOptions:
         searched = options.pairs("--search", self.search, "recipe.learning_rate=1e-4..1e-1:log")
         values["search"] |= {name.removeprefix("recipe."): what for name, what in searched.items()}
         result = type(spec).from_dict(values, "the command line").override(self.set_ or (), "--set")
-        for flag, text in named_overrides(self):
+        for flag, text in options.named_overrides(self):
             result = result.override([text], flag)
         return result
-
-
-def named_overrides(given: object) -> list[tuple[str, str]]:
-    """The given options that set one key of a spec: name and override of each."""
-    found = []
-    for name, hint in get_type_hints(type(given), include_extras=True).items():
-        key, value = hint.__metadata__[-1], getattr(given, name)
-        if isinstance(key, str) and value not in (None, []):
-            # JSON's strings and lists of strings are also TOML.
-            found.append((_flag(name), f"{key}={json.dumps(_of_spec(key, value))}"))
-    return found
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _of_spec(key: str, value: Any) -> Any:
-    if key == "data.name":
-        from nas_optuna.data.catalog import data_name
-
-        return data_name(value)
-    return str(value.resolve()) if isinstance(value, Path) else value
 
 
 def find_target(
@@ -322,7 +298,7 @@ class RunOptions(TrustedStudyOptions):
         for alone, others in _ALONE.items():
             given = [other for other in others if getattr(self, other) not in (None, [])]
             if getattr(self, alone) is not None and given:
-                raise SpecError(f"--{alone} says when to end; leave out {', '.join(map(_flag, given))}")
+                raise SpecError(f"--{alone} says when to end; leave out {', '.join(map(options.flag_of, given))}")
         if self.warm_trials is not None and self.warm_start is None:
             raise SpecError("--warm-trials needs --warm-start supernet")
         if self.learn_from == self.study:

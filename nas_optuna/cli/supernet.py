@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import MovedStudyOptions, option
+from nas_optuna.cli.options import MovedStudyOptions, named_overrides, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next
-from nas_optuna.cli.run_options import SpecOptions, create, find_target, named_overrides
+from nas_optuna.cli.run_options import SpecOptions, create, find_target
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted
 from nas_optuna.quantities import duration, plural
