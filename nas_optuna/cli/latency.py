@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sized
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,7 +57,7 @@ def measure(
     json: options.Json = False,
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
-    from nas_optuna.cli.progress import progress_bar
+    from nas_optuna.cli.progress import bars
     from nas_optuna.costs import latency, runtimes
 
     require_writable(out)
@@ -65,8 +66,10 @@ def measure(
         chosen, runtime=runtime, threads=threads, batch_size=batch_size, precision=precision
     )
     try:
-        with progress_bar("measuring") as progress, current(chosen):
-            table = latency.measure_table(space, conditions, out, rounds=rounds, progress=progress)
+        with bars(time_left=True) as shown, current(chosen):
+            table = latency.measure_table(
+                space, conditions, out, rounds=rounds, progress=partial(shown.show, "measuring")
+            )
     except KeyboardInterrupt:
         raise Interrupted from None
     if json:
@@ -90,7 +93,7 @@ def check(
     json: options.Json = False,
 ) -> None:
     """Compare what a table tells with whole networks: its kit's, or others measured on the spot."""
-    from nas_optuna.cli.progress import progress_bar
+    from nas_optuna.cli.progress import bars
     from nas_optuna.costs import latency, latency_table, runtimes
 
     loaded = latency_table.LatencyTable.load(table)
@@ -110,8 +113,10 @@ def check(
     made = wanted.make(_named_space(loaded.space, space, table))
     margin = latency_table.LatencyTable.open(table, made, force=force, anyway="--force").margin(made)
     measured = loaded.model_copy(update={"conditions": here})
-    with progress_bar("measuring") as progress, current(chosen):
-        result = latency.check_table(measured, made, networks=networks, seed=seed, progress=progress)
+    with bars(time_left=True) as shown, current(chosen):
+        result = latency.check_table(
+            measured, made, networks=networks, seed=seed, progress=partial(shown.show, "measuring")
+        )
     if save_overhead and result.overhead_helps and not loaded.whole:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
     _print_check(table, here, result, margin, json)
@@ -130,20 +135,20 @@ def kit(
     json: options.Json = False,
 ) -> None:
     """Write what another device needs to measure a space: ONNX files and one Python file; it needs onnxruntime only."""
-    from nas_optuna.cli.progress import progress_bar
+    from nas_optuna.cli.progress import bars
     from nas_optuna.costs import latency_kit, runtimes, timing
 
     runtimes.make_runtime("onnxruntime").version()  # says what is not installed
     require_writable(out)
     space = wanted.make()
-    with progress_bar("writing") as progress:
+    with bars(time_left=True) as shown:
         written = latency_kit.write_kit(
             space,
             out,
             precisions=tuple(precision or timing.PRECISIONS),
             batch_size=batch_size,
             networks=networks,
-            progress=progress,
+            progress=partial(shown.show, "writing"),
         )
     if json:
         counts = {"operations": len(written["operations"]), "networks": len(written["networks"])}

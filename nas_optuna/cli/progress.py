@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -105,13 +105,6 @@ def bars(*, time_left: bool = False) -> Iterator[Bars]:
     live = terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
     with Bars(*columns, console=console, transient=True, expand=True, disable=printing.quiet or not live) as shown:
         yield shown
-
-
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with the time left; yields a function ``(done, total)`` that moves it."""
-    with bars(time_left=True) as shown:
-        yield lambda done, total: shown.show(what, done, total)
 
 
 def _figure(subject: Subject, measurement: Measurement) -> str:

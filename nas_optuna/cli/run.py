@@ -43,15 +43,31 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
     executor = plan.workers.create()
     executor.preload()  # before large imports in this process
     from nas_optuna.report.facts import StudyFacts
+    from nas_optuna.study import studies
     from nas_optuna.study.files import remember
+    from nas_optuna.study.results import best_trial
 
     search = _Search(plan)
     with executor.reached(search.handle) or nullcontext():  # one of a user's may do nothing and give nothing
         study = create(search.experiment, plan, plan.spec) if search.stored is None else search.stored
         remember(study, plan.url, plan.workers.files)
         outcome = search.run(study, executor)
-    print_outcome(StudyFacts(study), everything=all_, json=json)
-    _say_how_it_ended(context, plan, outcome, study)
+    facts = StudyFacts(study)
+    print_outcome(facts, everything=all_, json=json)
+    left = None if plan.count is None or plan.fixed else plan.count - outcome.trials
+    if outcome.interrupted and left != 0:
+        context.params |= {"trials": left, "enqueue": None}
+        raise Interrupted
+    if is_kept(plan.url):
+        winner = [
+            (facts.command("best"), "the winner and its figures"),
+            (facts.command("report"), "all of it as one page"),
+        ]
+        more = [
+            (facts.command("run", "--trials", "20"), "go on searching"),
+            (studies.command(study, "dashboard"), "browse in optuna-dashboard"),
+        ]
+        say_next([*(winner if best_trial(study) is not None else []), *more])
 
 
 def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
@@ -207,25 +223,3 @@ class _Search:
         begun = [params for params in best if excess(space.architecture(params)) <= 0]
         queued = sum(enqueue_new(study, space, params, origin="earlier study") for params in begun)
         say(f"learning from {plural(copied, 'trial')} of {earlier.study_name}; in the queue: {queued} of its best")
-
-
-def _say_how_it_ended(context: typer.Context, plan: RunOptions, outcome: Outcome, study: Study) -> None:
-    from nas_optuna.study import results, studies
-
-    left = None if plan.count is None or plan.fixed else plan.count - outcome.trials
-    if outcome.interrupted and left != 0:
-        context.params |= {"trials": left, "enqueue": None}
-        raise Interrupted
-    if is_kept(plan.url):
-        named = () if plan.study == "nas" else ("--study", plan.study)
-        winner = [
-            (studies.command(study, "best", *named), "the winner and its figures"),
-            (studies.command(study, "report", *named), "all of it as one page"),
-        ]
-        say_next(
-            [
-                *(winner if results.best_trial(study) is not None else []),
-                (studies.command(study, "run", "--trials", "20", *named), "go on searching"),
-                (studies.command(study, "dashboard"), "browse in optuna-dashboard"),
-            ]
-        )
