@@ -50,10 +50,6 @@ def end_facts() -> None:
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     sys.stdout = sys.stderr
-    try:
-        type(sys.stderr).flush(sys.stderr)  # or Python would try it, and end with a status of its own
-    except (OSError, ValueError):
-        discard(sys.stderr)
 
 
 def print_error(message: str) -> None:
