@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.selection import Winners
     from nas_optuna.study.results import Front, TrialRecord
+    from nas_optuna.study.significance import Gain
 
 SHOWN = 10
 """Trials that are listed without ``--all``."""
@@ -80,10 +81,7 @@ def best(
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
-    names, figures = facts.names, list(facts.described(record, typed=True))
-    if gain and gain.beside:
-        below = 1 + [name for name, _ in figures].index(names[0])
-        figures.insert(below, ("to compare with", gain.beside))
+    names, figures = facts.names, _figures(facts, record, gain)
     title = f"{'cheapest that is as good as the best' if within else 'best'} of study {study.study_name}"
     print_facts(title, [*figures, *((name, text_of(choice)) for name, choice in shown.params.items())])
     if len(names) > 1:
@@ -217,24 +215,22 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
 
 
 def _print_winner(facts: StudyFacts) -> None:
-    """Print the best trial below the table."""
-    from nas_optuna.report.facts import described_costs, objectives_of
+    """Print the best trial below the table, as ``nas-optuna best`` does, without its params."""
     from nas_optuna.study.results import TrialRecord
 
-    if facts.winners is None:
-        return
-    record, name, gain = TrialRecord.of(facts.winners.best), facts.names[0], facts.gain
-    images = facts.images if name in ACCURACIES else None
-    of_images = f" on {images:,} validation images" if images else ""
-    costs = [cost.brief_text(value) for cost, value in described_costs(record, [name])]
-    lines = [
-        f"{name} {objectives_of(record, [name], images, brief=True)[0][1]}{of_images}",
-        *([gain.beside] if gain and gain.beside else []),
-        record.architecture,
-        " · ".join([*costs, plural(record.epochs, "epoch")]),
-    ]
-    print_table(f"best: trial {record.number}", ("",), [(line,) for line in lines])
-    say(*(gain.remarks() if gain else ()))
+    if facts.winners is not None:
+        record = TrialRecord.of(facts.winners.best)
+        print_facts(f"best of study {facts.study.study_name}", _figures(facts, record, facts.gain))
+        say(*(facts.gain.remarks() if facts.gain else ()))
+
+
+def _figures(facts: StudyFacts, record: TrialRecord, gain: Gain | None) -> list[tuple[str, object]]:
+    """Names and values of a trial, with what its accuracy is to be compared with directly below that."""
+    figures = facts.described(record, typed=True)
+    if gain and gain.beside:
+        place = [name for name, _ in figures].index(facts.names[0]) + 1
+        figures.insert(place, ("to compare with", gain.beside))
+    return figures
 
 
 def _counts(records: Sequence[TrialRecord]) -> str:
