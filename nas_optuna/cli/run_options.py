@@ -298,7 +298,7 @@ class RunOptions(TrustedStudyOptions):
         for alone, others in _ALONE.items():
             given = [other for other in others if getattr(self, other) not in (None, [])]
             if getattr(self, alone) is not None and given:
-                raise SpecError(f"--{alone} says when to end; leave out {', '.join(map(options.flag_of, given))}")
+                raise SpecError(f"--{alone} says what to do; leave out {', '.join(map(options.flag_of, given))}")
         if self.warm_trials is not None and self.warm_start is None:
             raise SpecError("--warm-trials needs --warm-start supernet")
         if self.learn_from == self.study:
