@@ -170,12 +170,8 @@ def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> Archite
 @configured(CurveConfig)
 def curves(space: SearchSpace, seed: int, config: CurveConfig) -> CurveSampler:
     """Learns from every epoch, stops networks and resumes them: needs the fewest epochs; with pruner curves."""
-    sampler = CurveSampler(config, seed=seed, known=known_of(space), distributions=space.distributions())
+    own: Known | None = getattr(space, "known_numbers", None)  # of a table
+    known = own or partial(log_sizes, space)
+    sampler = CurveSampler(config, seed=seed, known=known, distributions=space.distributions())
     sampler.images = images_of
     return _for_space(sampler, space)
-
-
-def known_of(space: SearchSpace) -> Known:
-    """Numbers of a space's networks that are known before training: its own ones (a table's), or sizes."""
-    own: Known | None = getattr(space, "known_numbers", None)
-    return own if own is not None else partial(log_sizes, space)

@@ -7,9 +7,10 @@ one device. Its result is a scalar on that device, so that reading several metri
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -176,9 +177,8 @@ def evaluate(
             outputs.append(logits.float())
     predicted, truth = torch.cat(predictions), torch.cat(targets)
     table = confusion(predicted, truth, logits.shape[1]).cpu()
-    found = _figures(
-        metrics or {}, outputs, truth, lambda: outputs_in_eight_bits(network, calibration or loader, loader)
-    )
+    rounded = cache(lambda: outputs_in_eight_bits(network, calibration or loader, loader))
+    found = _figures(metrics or {}, lambda: (torch.cat(outputs), truth), rounded)
     network.train(was_training)
     accuracy = table.diagonal().sum().item() / loader.size
     return Evaluation((loss / loader.size).item(), accuracy, table, predicted.cpu(), found)
@@ -186,18 +186,15 @@ def evaluate(
 
 def _figures(
     metrics: Mapping[str, MetricFunction],
-    outputs: Sequence[Tensor],
-    targets: Tensor,
+    seen: Callable[[], tuple[Tensor, Tensor]],
     in_eight_bits: Callable[[], tuple[Tensor, Tensor]],
 ) -> dict[str, float]:
-    """All metrics, of the collected outputs or of those in eight bits."""
+    """All metrics, of the outputs and targets or of those in eight bits."""
     found = {}
-    rounded = [name for name, function in metrics.items() if getattr(function, "eight_bits", False)]
-    said = in_eight_bits() if rounded else None
     for name, function in metrics.items():
-        seen = said if said and name in rounded else (torch.cat(list(outputs)), targets)
+        pair = in_eight_bits() if getattr(function, "eight_bits", False) else seen()
         with network_failures(f"metric {name!r} failed"):
-            value = function(*(part.clone() for part in seen))  # a user's function may change them
+            value = function(*(part.clone() for part in pair))  # a user's function may change them
             try:
                 found[name] = float(value)
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
-from nas_optuna.data.loaders import Batch
 from nas_optuna.digests import seed_from
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.randomness import RandomState
@@ -60,12 +59,6 @@ def epoch_order(seed: int, epoch: int, images: int, size: int) -> Tensor:
     drawn = [torch.randperm(images, generator=torch.Generator().manual_seed(epoch_seed(seed, -p))) for p in passes]
     start = first - passes[0] * images
     return torch.cat(drawn)[start : start + size]
-
-
-def _batches(train: BatchLoader, recipe: Recipe, seed: int, epoch: int) -> Iterator[Batch]:
-    if recipe.epoch_size is None:
-        return train.epoch(epoch_seed(seed, epoch))
-    return train.epoch(epoch_seed(seed, epoch), epoch_order(seed, epoch, train.size, recipe.epoch_size))
 
 
 Pace = Callable[[Sequence[EpochResult]], int]
@@ -131,7 +124,7 @@ def fit(
     yield from results
     for epoch in _epochs(step, results, recipe.epochs, steps, pace):
         started = time.perf_counter()
-        learned = _train_epoch(step, _batches(train, recipe, seed, epoch), epoch, epoch_seed(seed, epoch), interrupted)
+        learned = _train_epoch(step, train, epoch, seed, interrupted)
         scored = evaluate(network, validation, device, step.dtype, metrics, train) if validation else None
         results.append(_result(step, epoch, learned, scored, time.perf_counter() - started))
         if checkpoints:
@@ -167,17 +160,18 @@ def _result(
 
 
 def _train_epoch(
-    step: TrainStep, batches: Iterator[Batch], epoch: int, seed: int, interrupted: Callable[[], bool]
+    step: TrainStep, train: BatchLoader, epoch: int, seed: int, interrupted: Callable[[], bool]
 ) -> tuple[float, float]:
     """Take an epoch's steps; return the mean loss and the share of correct predictions."""
     step.network.train()
-    state = RandomState(seed, step.device) if step.draws else None
-    seen = 0
-    for images, labels in batches:
+    state = RandomState(epoch_seed(seed, epoch), step.device) if step.draws else None
+    size, seen = step.recipe.epoch_size, 0
+    order = epoch_order(seed, epoch, train.size, size) if size else None
+    for images, labels in train.epoch(epoch_seed(seed, epoch), order):
         if interrupted():
             raise Interrupted(f"stopped in epoch {epoch}")
         if len(images) == 1 and seen and step.recipe.batch_size > 1 and step.mixes:
-            step.skip()
+            step.steps += 1  # of the schedule, without an update
             continue
         with network_failures(f"training failed in epoch {epoch}"), state.current() if state else nullcontext():
             step(images, labels)

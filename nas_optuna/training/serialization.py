@@ -67,11 +67,6 @@ class Header(BaseModel):
     pixels: dict[str, Any] = Field(max_length=20)
     origin: Origin | None = None
 
-    @property
-    def format_of_pixels(self) -> PixelFormat:
-        """The format of the training images."""
-        return PixelFormat.from_dict(self.pixels)
-
 
 class ImageClassifier(nn.Module):
     """A network that takes raw images. It can be traced, exported and pickled.
@@ -90,7 +85,7 @@ class ImageClassifier(nn.Module):
         self.architecture = architecture
         self.header = header
         self.classes = tuple(header.classes)
-        self.pixels = header.format_of_pixels
+        self.pixels = PixelFormat.from_dict(header.pixels)
         self.prepare = Preparation(self.pixels)
 
     @property
@@ -241,7 +236,7 @@ def _upgraded(given: Any) -> Any:
 
 
 def _space(header: Header, given: SearchSpace | None) -> SearchSpace:
-    pixels, classes = header.format_of_pixels, len(header.classes)
+    pixels, classes = PixelFormat.from_dict(header.pixels), len(header.classes)
     channels, size = pixels.channels, checked_input_size(pixels.input_size)
     if given is not None:
         if (given.in_channels, given.classes, checked_input_size(given.input_size)) == (channels, classes, size):

@@ -141,10 +141,6 @@ class TrainStep:
             self._size, self._microbatch_size, self._graph, self._full_batches = images.shape[2:], None, None, 0
         return images
 
-    def skip(self) -> None:
-        """Advance the schedule by a step without an update."""
-        self.steps += 1
-
     def spread(self, left: int) -> None:
         """Spread the rest of the schedule over so many steps."""
         done = self.steps / self.total_steps
