@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -34,12 +34,12 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     prefix = f".nas-optuna-{host}-"
     for left in parent.glob(f"{prefix}*"):
         with suppress(OSError), (left / _LOCK).open("rb+") as lock:
-            if _is_locked_here(lock):
+            if _locked(lock):
                 shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent) as name:
         unseen = Path(name) / "new"
         with unseen.open("wb") as lock:
-            if _is_locked_here(lock):
+            if _locked(lock):
                 unseen.rename(Path(name) / _LOCK)
             yield Path(name)
 
@@ -48,32 +48,26 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def alone_in(folder: Path) -> Iterator[bool]:
     """Tell whether nobody else is in such a block with the same folder; True if the system has no locks."""
     try:
-        import fcntl
-    except ImportError:  # Windows
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # a folder that one may only write, or any on Windows
         yield True
         return
-    alone = True
-    with ExitStack() as held:
-        with suppress(OSError):  # a file system without locks, or a folder that one may only write
-            descriptor = os.open(folder, os.O_RDONLY)
-            held.callback(os.close, descriptor)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                alone = False
-        yield alone
+    try:
+        yield _locked(descriptor) is not False
+    finally:
+        os.close(descriptor)
 
 
-def _is_locked_here(file: IO[bytes]) -> bool:
-    """Lock a file; False if another process holds the lock or the system has none."""
+def _locked(file: int | IO[bytes]) -> bool | None:
+    """Lock a file; False if another process holds the lock, None if the system has none."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
+
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except (ImportError, OSError):  # Windows, or a file system without locks
+        return None
     return True
 
 

@@ -50,7 +50,11 @@ class Criterion(Quantity):
     cost: str | None = None  # the cost that it needs, if any
     target: float | None = None  # of a soft target: the cost at which the metric is unchanged
     exponent: float = 0.0  # of a soft target: negative, or positive for a cost that is maximised
-    code: str | None = None  # where the metric is imported from, if no package has registered it
+
+    @property
+    def code(self) -> str | None:
+        """Where the metric is imported from, if no package has registered it."""
+        return self.metric if self.metric is not None and METRICS.is_code(self.metric) else None
 
     def value(self, metrics: Mapping[str, float], costs: Mapping[str, float]) -> float:
         """The value for Optuna."""
@@ -126,7 +130,7 @@ def _parsed(text: str) -> Criterion:
     if ":" not in name and name not in METRICS:
         known = (*METRICS.names(), *COSTS.names())
         raise SpecError(f"{unknown('objective', name, known, ELSEWHERE)}; or a soft target such as {EXAMPLE}")
-    return _criterion(_metric(name), Criterion(name, metric=name, code=_code(name)))
+    return _criterion(_metric(name), Criterion(name, metric=name))
 
 
 def _with_direction(text: str) -> tuple[str, Direction | None]:
@@ -136,10 +140,6 @@ def _with_direction(text: str) -> tuple[str, Direction | None]:
             if name != text and ":" not in name:
                 return name, direction
     return text, None
-
-
-def _code(metric: str) -> str | None:
-    return metric if METRICS.is_code(metric) else None
 
 
 def _metric(name: str) -> Metric:
@@ -202,7 +202,7 @@ def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: 
         worse, sign = ("smaller", "positive") if more_is_better else ("larger", "negative")
         raise SpecError(f"objective {text!r} would reward a {worse} {cost}; the exponent must be {sign}")
     # A cheap network can exceed the metric's ideal, but none can be below its worst value.
-    needs = Criterion(text, metric=metric_name, cost=cost, target=amount, exponent=power, code=_code(metric_name))
+    needs = Criterion(text, metric=metric_name, cost=cost, target=amount, exponent=power)
     return replace(needs, direction="maximize", ideal=found.ideal, worst=found.worst, format=".4f")
 
 

@@ -316,7 +316,7 @@ def dashboard(
     """
     from optuna_dashboard import wsgi
 
-    from nas_optuna.report.dashboard import ArtifactFolders, OwnPagesOnly, ReadableAttributes, create_server
+    from nas_optuna.report.dashboard import ArtifactFolders, OwnPagesOnly, create_server, with_readable_attributes
     from nas_optuna.study.files import folders
 
     url = storage_url(storage)
@@ -329,7 +329,7 @@ def dashboard(
             yield from (folder / "artifacts" for folder in folders(url, study.user_attrs))
 
     pages = wsgi(opened, artifact_store=ArtifactFolders(artifacts, others))
-    application = OwnPagesOnly(ReadableAttributes(pages), port)
+    application = OwnPagesOnly(with_readable_attributes(pages), port)
     try:
         server = create_server(HOST, port, application)
     except (OSError, OverflowError) as error:

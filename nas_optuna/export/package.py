@@ -57,9 +57,7 @@ class Exported:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-ready."""
-        facts = {"folder": str(self.folder), "files": list(self.files), "left_out": dict(self.left_out)}
-        small = {"int8": asdict(self.int8)} if self.int8 else {}
-        return {**facts, "images": self.images, "difference": self.difference, **small}
+        return {name: value for name, value in asdict(self).items() if value is not None} | {"folder": str(self.folder)}
 
 
 def export_network(

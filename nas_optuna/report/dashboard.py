@@ -122,9 +122,8 @@ def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, An
 
 def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]) -> None:
     """Keep files in place of earlier ones of the same name."""
-    before = {
-        key: None for key, facts in _kept(study_system_attributes(study), trial_id) if facts.get("filename") in files
-    }
+    kept = _kept(study_system_attributes(study), trial_id)
+    before = [key for key, facts in kept if facts.get("filename") in files]
     for name in _names(before):
         (store / name).unlink(missing_ok=True)
     gone = dict.fromkeys(before, "null")  # what optuna-dashboard writes for an artifact that was deleted
@@ -149,18 +148,10 @@ def _names(keys: Iterable[str]) -> list[str]:
 
 
 def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The descriptions of a trial's files; one that was deleted is null."""
     for key, value in attributes.items():
-        if key.startswith(f"{_PREFIX}{trial_id}:") and (facts := _facts(value)):
+        if key.startswith(f"{_PREFIX}{trial_id}:") and (facts := json.loads(value)):
             yield key, facts
-
-
-def _facts(value: Any) -> dict[str, Any]:
-    """The description of an artifact; empty if it is damaged."""
-    try:
-        found = json.loads(value)
-    except (TypeError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def dashboard_note(
@@ -189,23 +180,19 @@ def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
     return f"dashboard:{of}note_ver", f"dashboard:{of}note_str:"
 
 
-class ReadableAttributes:
-    """Renames attributes of trials in the dashboard's answers about a study, and leaves out those for programs."""
+def with_readable_attributes(application: WSGIApplication) -> WSGIApplication:
+    """Rename attributes of trials in the dashboard's answers about a study, and leave out those for programs."""
 
-    def __init__(self, application: WSGIApplication) -> None:
-        self._application = application
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request."""
+    def answering(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not _STUDY.fullmatch(environ.get("PATH_INFO", "")) or environ["REQUEST_METHOD"] != "GET":
-            return self._application(environ, start_response)
+            return application(environ, start_response)
         began: list[Any] = []
 
         def start(*arguments: Any) -> Callable[[bytes], object]:
             began.extend(arguments)
             return bytes
 
-        body = b"".join(self._application(environ, start))
+        body = b"".join(application(environ, start))
         status, headers = began[0], began[1]
         if status.startswith("200"):
             body = json.dumps(readable(json.loads(body))).encode()
@@ -213,6 +200,8 @@ class ReadableAttributes:
             headers.append(("Content-Length", str(len(body))))
         start_response(status, headers)
         return [body]
+
+    return answering
 
 
 def readable(answer: dict[str, Any]) -> dict[str, Any]:
