@@ -19,7 +19,7 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import create_engine, delete, func, insert, select, text, update
+from sqlalchemy import Connection, create_engine, delete, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry, PoolResetState
@@ -111,25 +111,20 @@ class Database(RDBStorage):
         # Optuna reads the state before it writes it, and another process may write in between.
         if state != TrialState.RUNNING and not (state.is_finished() and is_held(self, trial_id)):
             return super().set_trial_state_values(trial_id, state, values)
-        trials, model = tables()["trials"], models().TrialValueModel
-        before = TrialState.WAITING if state == TrialState.RUNNING else TrialState.RUNNING
-        now = datetime.now(UTC).replace(tzinfo=None)  # as Optuna keeps times
-        moment = {"datetime_start" if state == TrialState.RUNNING else "datetime_complete": now}
-        stored = [model.value_to_stored_repr(value) for value in values or ()]
+        stored = [models().TrialValueModel.value_to_stored_repr(value) for value in values or ()]
         with self.engine.begin() as connection:
-            if state != TrialState.RUNNING:
-                require_held(self, connection, trial_id)
-            change = update(trials).where(trials.c.trial_id == trial_id, trials.c.state == before)
-            if connection.execute(change.values(state=state, **moment)).rowcount != 1:
+            if not change_state(connection, trial_id, state):
                 if state == TrialState.RUNNING:
                     return False
                 raise UpdateFinishedTrialError(f"trial {trial_id} has ended, or was put back")
+            if state != TrialState.RUNNING:
+                require_held(self, connection, trial_id)
             rows = [
                 {"trial_id": trial_id, "objective": i, "value": value, "value_type": kind}
                 for i, (value, kind) in enumerate(stored)
             ]
             if rows:
-                connection.execute(insert(model.__table__), rows)
+                connection.execute(insert(tables()["trial_values"]), rows)
         return True
 
     def delete_study(self, study_id: int) -> None:
@@ -185,6 +180,16 @@ class Database(RDBStorage):
     def _damaged(self, study_id: int, flaw: str) -> StudyError:
         name = self.get_study_name_from_id(study_id)
         return StudyError(f"study {name!r} cannot be read: {flaw}; restore a copy of the database, or delete the study")
+
+
+def change_state(connection: Connection, trial_id: int, state: TrialState) -> bool:
+    """Let a waiting trial run, or put back or end a running one; False if it is in another state."""
+    trials, now = tables()["trials"], datetime.now(UTC).replace(tzinfo=None)  # as Optuna keeps times
+    before = TrialState.WAITING if state == TrialState.RUNNING else TrialState.RUNNING
+    change = update(trials).where(trials.c.trial_id == trial_id, trials.c.state == before).values(state=state)
+    if state != TrialState.WAITING:
+        change = change.values({"datetime_start" if state == TrialState.RUNNING else "datetime_complete": now})
+    return connection.execute(change).rowcount == 1
 
 
 logger = logging.getLogger(__name__)

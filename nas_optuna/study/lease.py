@@ -1,8 +1,9 @@
 """Who runs a trial, and what becomes of it when that process is gone.
 
 A trial that runs has a lease: a row in a table of ours with its worker and a time by the database's clock
-(`nas_optuna.study.lease_table`). A worker takes the lease first and then lets the trial run, renews it while it works,
-and removes it when everybody has been told of the trial's end. Another worker takes a trial over in two cases only:
+(`nas_optuna.study.lease_table`). A worker takes the lease in the transaction in which the trial begins to run, renews
+it while it works, and removes it when everybody has been told of the trial's end. Another worker takes a trial over in
+two cases only:
 
 - The process ran in the same PID namespace since the same boot, and no longer exists; or the machine has rebooted.
 - The lease has lapsed: the process was stopped, or its host is gone or has no network.
@@ -18,13 +19,14 @@ have leases.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
-from typing import Any, TypeVar
+from functools import partial
 from weakref import WeakSet
 
 import optuna
@@ -39,15 +41,14 @@ from sqlalchemy.exc import IntegrityError
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
 from nas_optuna.study import optuna_internals as internals
-from nas_optuna.study.lease_table import HELD, LEASES, Lease, this_worker
+from nas_optuna.study.database import change_state
+from nas_optuna.study.lease_table import HELD, LEASES, Claim, this_worker
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import advice, refusal
 from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import add_trial, retried, transaction
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _MADE: WeakSet[sa.Engine] = WeakSet()
 """Databases in which the table of leases is known to exist."""
@@ -71,7 +72,7 @@ class LostError(BaseException):
     """
 
 
-# --- a study's leases; without a database there are none, and whoever asks gets the trial -----------------------------
+# --- a study's leases -------------------------------------------------------------------------------------------------
 
 
 def has_leases(study: Study) -> bool:
@@ -86,48 +87,52 @@ def has_leases(study: Study) -> bool:
     return True
 
 
-def _in_table(study: Study, work: Callable[[Connection], T], otherwise: T, *, with_retry: bool = True) -> T:
-    """Run `work` on a study's leases in one transaction; without a database return `otherwise`."""
-    if not has_leases(study):
-        return otherwise
-    return transaction(internals.storage_of(study), work, with_retry=with_retry)
+def _in_table(study: Study, work: Callable[[Connection], object]) -> bool:
+    """Run `work` on a study's leases in one transaction, and return whether it says so; without a database, False."""
+    return has_leases(study) and bool(transaction(internals.storage_of(study), work))
 
 
-def leases_of(study: Study, trial_id: int | None = None) -> dict[int, Lease]:
-    """Every lease of a study's trials, or that of one trial, by the trial's number within the storage."""
+def claims(study: Study, trial_id: int | None = None) -> list[Claim]:
+    """Every trial of a study that runs or has a lease, or one trial in whatever state, as they are at one moment."""
+    if not has_leases(study):  # whoever asks has the trial
+        found = [t for t in internals.all_trials(study) if trial_id in (None, internals.trial_id_of(t))]
+        return [Claim(internals.trial_id_of(t), t.number, t.state.name, this_worker(), math.inf, 0.0) for t in found]
     trials = internals.tables()["trials"]
-    of_study = sa.select(trials.c.trial_id).where(trials.c.study_id == internals.study_id_of(study))
-    which = LEASES.c.trial_id.in_(of_study) if trial_id is None else LEASES.c.trial_id == trial_id
+    is_claimed = (trials.c.state == TrialState.RUNNING) | LEASES.c.worker.is_not(None)
+    which = is_claimed if trial_id is None else trials.c.trial_id == trial_id
 
-    def read(connection: Connection) -> dict[int, Lease]:
-        found = sa.select(*LEASES.c, lease_table.clock(connection)).where(which)
-        rows: list[Any] = list(connection.execute(found))
-        return {place: Lease(worker, until, until < float(moment)) for place, worker, until, moment in rows}
+    def read(connection: Connection) -> list[Claim]:
+        of_trial = (trials.c.trial_id, trials.c.number, sa.type_coerce(trials.c.state, sa.String))
+        found = sa.select(*of_trial, LEASES.c.worker, LEASES.c.until, lease_table.clock(connection))
+        joined = found.outerjoin_from(trials, LEASES, trials.c.trial_id == LEASES.c.trial_id)
+        of_study = joined.where(trials.c.study_id == internals.study_id_of(study), which).order_by(trials.c.trial_id)
+        return [Claim(*row) for row in connection.execute(of_study)]
 
-    return _in_table(study, read, {})
+    return transaction(internals.storage_of(study), read)
 
 
-def _take(study: Study, trial_id: int, seen: Lease | None) -> bool:
-    """Take a trial that has no lease, or still has the one that was `seen`; False if another process was faster."""
+def _move(study: Study, trial_id: int, state: TrialState, change_lease: Callable[[Connection], bool]) -> bool:
+    """Change a trial's state and its lease in one step; False if either is not, or no longer, as expected."""
 
     def change(connection: Connection) -> bool:
-        if seen is not None:
-            same = (LEASES.c.worker == seen.worker) & (LEASES.c.until == seen.until)
-            return lease_table.change(connection, trial_id, same)
-        try:
-            lease_table.give(connection, trial_id)
-        except IntegrityError:
+        # The trial first, whose row is then locked until the end, so that nobody changes its lease meanwhile.
+        moved = change_state(connection, trial_id, state) and change_lease(connection)
+        if not moved:
             connection.rollback()
-            return False
-        return True
+        return moved
 
-    return _in_table(study, change, True)
+    if has_leases(study):
+        return transaction(internals.storage_of(study), change)
+    try:
+        return internals.storage_of(study).set_trial_state_values(trial_id, state)
+    except (UpdateFinishedTrialError, KeyError):  # it has ended, or was deleted
+        return False
 
 
-def _drop(study: Study, trial_id: int) -> None:
-    """Remove this process's lease of a trial."""
-    mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == this_worker())
-    _in_table(study, lambda connection: connection.execute(sa.delete(LEASES).where(mine)), None)
+def _put_back(study: Study, trial_id: int, *lease: sa.ColumnElement[bool]) -> bool:
+    """Let a running trial wait, if it still has this lease or, where none is given, still has none."""
+    drop = sa.delete(LEASES).where(LEASES.c.trial_id == trial_id, *lease)
+    return _move(study, trial_id, TrialState.WAITING, lambda rows: rows.execute(drop).rowcount == bool(lease))
 
 
 # --- taking and holding -----------------------------------------------------------------------------------------------
@@ -135,16 +140,10 @@ def _drop(study: Study, trial_id: int) -> None:
 
 def take_waiting(study: Study) -> int | None:
     """Take the first waiting trial for this process; the next one if another worker is faster."""
-    waiting = internals.all_trials(study, (TrialState.WAITING,))
-    leases = leases_of(study) if waiting else {}
-    for trial in waiting:
+    for trial in internals.all_trials(study, (TrialState.WAITING,)):
         trial_id = internals.trial_id_of(trial)
-        lease = leases.get(trial_id)
-        if (lease is not None and not lease.is_free) or not _take(study, trial_id, lease):
-            continue
-        if _set_state(study, trial_id, TrialState.RUNNING):
+        if _move(study, trial_id, TrialState.RUNNING, partial(lease_table.give_new, trial_id=trial_id)):
             return trial_id
-        _drop(study, trial_id)
     return None
 
 
@@ -153,7 +152,7 @@ def take_new(study: Study, below: int | None = None) -> int | None:
     has_leases(study)  # so that the table is there
     template = optuna.trial.create_trial(state=TrialState.RUNNING)
     template.datetime_start = datetime.now()
-    return add_trial(study, template, lambda number: below is None or number < below, also=lease_table.give_new)
+    return add_trial(study, template, lambda number: below is None or number < below)
 
 
 @dataclass
@@ -164,30 +163,21 @@ class Held:
     trial_id: int
     lost: bool = False  # another process is known to have taken it, put it back, or deleted it
     thread: int = field(default_factory=threading.get_ident)
-    _ended: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether its lease is still being renewed; if not, Optuna may be about to write its end."""
-        return not self._ended.is_set()
+    ended: threading.Event = field(default_factory=threading.Event)  # its lease is no longer renewed
 
     def require(self, study: Study) -> None:
         """Raise `LostError` if another process has taken it over."""
         if self.lost or status(study, self.trial_id) == LeaseStatus.LOST:
             raise LostError("another process took the trial up, because this one did not renew its lease in time")
 
-    def keep(self, study: Study) -> None:
-        """Keep renewing its lease until `end`, in a thread of its own."""
-        while not self.lost and not self._ended.wait(lease_table.seconds() / 5):
+    def keep(self, engine: sa.Engine) -> None:
+        """Keep renewing its lease until it has ended, in a thread of its own."""
+        while not self.lost and not self.ended.wait(lease_table.seconds() / 5):
             try:
-                stands = _in_table(study, lambda rows: lease_table.touch(rows, self.trial_id), True, with_retry=False)
-                self.lost = not stands
+                with engine.begin() as connection:
+                    self.lost = not lease_table.touch(connection, self.trial_id)
             except Exception:  # the database is away or busy, which the training's thread will report
                 logger.debug("the lease of a trial was not renewed", exc_info=True)
-
-    def end(self) -> None:
-        """Stop renewing its lease."""
-        self._ended.set()
 
 
 def _held_in(study: Study) -> dict[int, Held]:
@@ -201,12 +191,13 @@ def hold(study: Study, trial_id: int) -> Iterator[Held]:
     """Keep renewing the lease of a trial that this process took."""
     # Until `close`, this process writes to the trial only while the lease stands.
     held = _held_in(study)[trial_id] = Held(trial_id)
-    if has_leases(study):
-        threading.Thread(target=held.keep, args=(study,), name="nas-optuna-lease", daemon=True).start()
+    database = internals.database_of(internals.storage_of(study))
+    if database is not None:
+        threading.Thread(target=held.keep, args=(database.engine,), name="nas-optuna-lease", daemon=True).start()
     try:
         yield held
     finally:
-        held.end()
+        held.ended.set()
 
 
 @contextmanager
@@ -214,57 +205,45 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
     """`hold` for a trial from ``study.ask`` that has no lease yet, or that this thread already holds."""
     study, trial_id = trial.study, internals.trial_id_of(trial)
     found = _held_in(study).get(trial_id)
-    is_running = found is not None and found.is_running
+    is_running = found is not None and not found.ended.is_set()
     if found is not None and is_running and found.thread == threading.get_ident():
         yield found
         return
     for before in list(_held_in(study).values()):
-        if before.trial_id != trial_id and not before.is_running and before.thread == threading.get_ident():
+        if before.trial_id != trial_id and before.ended.is_set() and before.thread == threading.get_ident():
             close(study, before.trial_id)  # Optuna has told its end meanwhile
     if not _held_in(study):  # in a plain script, where nobody else looks: before each trial, of many threads the first
         release_abandoned(study, again=True)
-    is_mine = _take(study, trial_id, None) or status(study, trial_id) == LeaseStatus.HELD
-    if is_running or not is_mine:
+    with suppress(IntegrityError):  # it has a lease, which may be this process's
+        _in_table(study, lambda connection: lease_table.give(connection, trial_id))
+    if is_running or status(study, trial_id) != LeaseStatus.HELD:
         raise LostError(f"another process or thread runs trial {trial.number}")
     with hold(study, trial_id) as held:
         yield held
 
 
 def close(study: Study, trial_id: int) -> None:
-    """Remove the lease of a trial that has ended, once everybody has been told."""
-    _drop(study, trial_id)
+    """Remove this process's lease of a trial that has ended, once everybody has been told."""
+    mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == this_worker())
+    _in_table(study, lambda connection: connection.execute(sa.delete(LEASES).where(mine)))
     _held_in(study).pop(trial_id, None)
 
 
 def status(study: Study, trial_id: int) -> LeaseStatus:
     """Look up whether this process still runs a trial that it took."""
-    try:
-        state = internals.read_trial(study, trial_id).state
-    except KeyError:
+    mine = next((claim for claim in claims(study, trial_id) if claim.worker == this_worker()), None)
+    if mine is None or mine.state == TrialState.WAITING.name:
         return LeaseStatus.LOST
-    owner = leases_of(study, trial_id).get(trial_id)
-    theirs = has_leases(study) and (owner is None or owner.worker != this_worker())
-    if theirs or state == TrialState.WAITING:
-        return LeaseStatus.LOST
-    return LeaseStatus.TOLD if state.is_finished() else LeaseStatus.HELD
+    return LeaseStatus.HELD if mine.state == TrialState.RUNNING.name else LeaseStatus.TOLD
 
 
 def release(study: Study, trial_id: int) -> bool:
     """Put a trial of this process back into the queue, with its params, reports and attributes."""
     # The next worker continues it under its number, so later trials keep their numbers and thereby their proposals.
-    if status(study, trial_id) != LeaseStatus.HELD:
-        return False
-    put_back = _set_state(study, trial_id, TrialState.WAITING)
-    close(study, trial_id)
+    put_back = _put_back(study, trial_id, LEASES.c.worker == this_worker())
+    if put_back:
+        _held_in(study).pop(trial_id, None)
     return put_back
-
-
-def _set_state(study: Study, trial_id: int, state: TrialState) -> bool:
-    """Change a trial's state; False if it has ended, was deleted, or is run by another process."""
-    try:
-        return internals.storage_of(study).set_trial_state_values(trial_id, state)
-    except (UpdateFinishedTrialError, KeyError):
-        return False
 
 
 # --- storages ---------------------------------------------------------------------------------------------------------
@@ -278,7 +257,7 @@ def require_transactions(study: Study) -> None:
 
 def advise(study: Study) -> None:
     """Warn in one line if the storage does not suit so many workers."""
-    workers = {lease.worker for lease in leases_of(study).values()} | {this_worker()}
+    workers = {claim.worker for claim in claims(study) if claim.worker is not None} | {this_worker()}
     url = internals.url_of(study)
     said = advice(url, len(workers)) if url is not None else None
     if said:
@@ -290,26 +269,22 @@ def advise(study: Study) -> None:
 
 def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
     """Put back every running trial whose process has ended or whose lease has lapsed, and say so."""
-    running = internals.all_trials(study, (TrialState.RUNNING,)) if has_leases(study) else []
-    leases = leases_of(study) if running else {}
     released, ended, unseen = [], [], []
-    for trial in running:
-        lease = leases.get(internals.trial_id_of(trial)) or _lease_of_0_2(study, trial)
-        if lease is not None and lease.is_free:
-            worker = lease.owner
-            if not _put_back(study, trial, leases.get(internals.trial_id_of(trial))):
-                continue
-            released.append(trial.number)
+    for claim in _running(study):
+        lease = claim if claim.worker is not None else _of_0_2(study, claim)
+        worker = lease.owner
+        if lease.worker is None:
+            unseen.append(str(claim.number))
+        elif lease.is_free and _put_back(study, claim.trial_id, *claim.lease):
+            released.append(claim.number)
             if worker is None or worker.is_gone():
-                ended.append(str(trial.number))
+                ended.append(str(claim.number))
             else:
                 where = f"process {worker.process} on {worker.host}"
-                logger.warning("going on with trial %d, whose lease %s has not renewed", trial.number, where)
-        elif lease is None and not again and _has_no_lease(study, trial):
-            unseen.append(str(trial.number))
+                logger.warning("going on with trial %d, whose lease %s has not renewed", claim.number, where)
     if ended:
         logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
-    if unseen:
+    if unseen and not again:
         logger.warning(
             "trial %s runs where this process cannot see it; if its own has ended: %s",
             ", ".join(unseen),
@@ -320,10 +295,8 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
 
 def release_those_of(study: Study, worker: str) -> list[int]:
     """Put back the trials of a worker that has ended, as the process that started it knows."""
-    leases = {trial_id: lease for trial_id, lease in leases_of(study).items() if lease.worker == worker}
-    running = internals.all_trials(study, (TrialState.RUNNING,)) if leases else []
-    theirs = [trial for trial in running if internals.trial_id_of(trial) in leases]
-    return [trial.number for trial in theirs if _put_back(study, trial, leases[internals.trial_id_of(trial)])]
+    theirs = [claim for claim in _running(study) if claim.worker == worker]
+    return [claim.number for claim in theirs if _put_back(study, claim.trial_id, *claim.lease)]
 
 
 def release_by_hand(study: Study, number: int) -> None:
@@ -334,41 +307,30 @@ def release_by_hand(study: Study, number: int) -> None:
     if trial.state != TrialState.RUNNING:
         state = "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
         raise StudyError(f"trial {number} is {state}, not running; there is nothing to put back")
-    row = leases_of(study).get(internals.trial_id_of(trial))
-    lease = row or _lease_of_0_2(study, trial)
-    worker = None if lease is None else lease.owner
-    if worker is not None and worker.is_here() and not worker.is_gone():
-        raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
-    if not _put_back(study, trial, row):
+    claim = next((claim for claim in _running(study) if claim.number == number), None)
+    if claim is not None:
+        worker = (claim if claim.worker is not None else _of_0_2(study, claim)).owner
+        if worker is not None and worker.is_here() and not worker.is_gone():
+            raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
+    if claim is None or not _put_back(study, claim.trial_id, *claim.lease):
         raise StudyError(f"trial {number} was ended or taken up by another process just now; look again")
 
 
 def take_unclosed(study: Study) -> list[FrozenTrial]:
     """Take the ended trials whose process died before it had told everybody; `close` them afterwards."""
-    free = [(trial_id, lease) for trial_id, lease in leases_of(study).items() if lease.is_free]
-    found = [(internals.read_trial(study, trial_id), lease) for trial_id, lease in free]
-    return [t for t, lease in found if t.state.is_finished() and _take(study, internals.trial_id_of(t), lease)]
+
+    def take(claim: Claim) -> bool:
+        return _in_table(study, lambda rows: lease_table.change(rows, claim.trial_id, *claim.lease))
+
+    ended = [c for c in claims(study) if c.state not in (TrialState.RUNNING.name, TrialState.WAITING.name)]
+    return [internals.read_trial(study, c.trial_id) for c in ended if c.is_free and take(c)]
 
 
-def _has_no_lease(study: Study, trial: FrozenTrial) -> bool:
-    """Whether a trial still runs without a lease; trials are read before their leases."""
-    found = internals.read_trial(study, internals.trial_id_of(trial))
-    return found.state == TrialState.RUNNING and internals.trial_id_of(trial) not in leases_of(study)
+def _running(study: Study) -> list[Claim]:
+    return [claim for claim in claims(study) if claim.state == TrialState.RUNNING.name]
 
 
-def _put_back(study: Study, trial: FrozenTrial, seen: Lease | None) -> bool:
-    trial_id = internals.trial_id_of(trial)
-    if not _take(study, trial_id, seen):
-        return False
-    put_back = _set_state(study, trial_id, TrialState.WAITING)
-    _drop(study, trial_id)
-    return put_back
-
-
-def _lease_of_0_2(study: Study, trial: FrozenTrial) -> Lease | None:
-    """The lease that release 0.2 kept as attributes of a running trial."""
-    worker, until = trial.user_attrs.get(TrialKey.WORKER), trial.user_attrs.get(TrialKey.LEASE)
-    if worker is None and until is None:
-        return None
-    now = _in_table(study, lambda c: float(c.execute(sa.select(lease_table.clock(c))).scalar_one()), 0.0)
-    return Lease(worker or "", until or 0.0, until is not None and until < now)
+def _of_0_2(study: Study, claim: Claim) -> Claim:
+    """A running trial with the lease that release 0.2 kept as attributes of it."""
+    attributes = internals.read_trial(study, claim.trial_id).user_attrs
+    return replace(claim, worker=attributes.get(TrialKey.WORKER), until=attributes.get(TrialKey.LEASE))

@@ -1,7 +1,7 @@
 """The table of leases: who has a trial, and until when, beside Optuna's tables in the same database.
 
-Every change is one statement and goes by the database's own clock, so the hosts' clocks may differ. A worker is a
-process, identified across all machines; for one of this machine it is known whether it has ended.
+Every change goes by the database's own clock, so the hosts' clocks may differ. A worker is a process, identified across
+all machines; for one of this machine it is known whether it has ended.
 """
 
 from __future__ import annotations
@@ -48,12 +48,15 @@ HELD: WeakKeyDictionary[BaseStorage, dict[int, Any]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
-class Lease:
-    """A row of the table: the process that has a trial, and when its claim ends unless it is renewed."""
+class Claim:
+    """A trial that runs or has a lease: its state, the process that has it, and until when."""
 
-    worker: str
-    until: float  # seconds, by the database's clock
-    has_lapsed: bool  # whether that has passed
+    trial_id: int
+    number: int
+    state: str
+    worker: str | None  # None without a lease
+    until: float | None  # seconds, by the database's clock; renewed while the process works
+    now: float  # by the same clock, when it was read
 
     @property
     def owner(self) -> Worker | None:
@@ -63,7 +66,13 @@ class Lease:
     @property
     def is_free(self) -> bool:
         """Whether anybody may take the trial from its worker."""
-        return self.has_lapsed or (self.owner is not None and self.owner.is_gone())
+        has_lapsed = self.until is not None and self.until < self.now
+        return has_lapsed or (self.owner is not None and self.owner.is_gone())
+
+    @property
+    def lease(self) -> tuple[sa.ColumnElement[bool], ...]:
+        """What tells that a row of the table is still as it was read; nothing without a lease."""
+        return () if self.worker is None else (LEASES.c.worker == self.worker, LEASES.c.until == self.until)
 
 
 def create(engine: sa.Engine) -> None:
@@ -106,15 +115,16 @@ def give(connection: Connection, trial_id: int) -> None:
     connection.execute(sa.insert(LEASES).values(trial_id=trial_id, **_mine(connection)))
 
 
-def give_new(connection: Connection, trial_id: int) -> None:
-    """Give the lease of a trial that was made in this transaction, replacing one that a deleted trial has left."""
+def give_new(connection: Connection, trial_id: int) -> bool:
+    """Give the lease of a trial that begins in this transaction, replacing one that a deleted trial has left."""
     connection.execute(sa.delete(LEASES).where(LEASES.c.trial_id == trial_id))
     give(connection, trial_id)
+    return True
 
 
-def change(connection: Connection, trial_id: int, which: sa.ColumnElement[bool]) -> bool:
+def change(connection: Connection, trial_id: int, *lease: sa.ColumnElement[bool]) -> bool:
     """Make a lease this process's, if it still is as expected."""
-    renewed = sa.update(LEASES).where(LEASES.c.trial_id == trial_id, which).values(_mine(connection))
+    renewed = sa.update(LEASES).where(LEASES.c.trial_id == trial_id, *lease).values(_mine(connection))
     return connection.execute(renewed).rowcount == 1
 
 
@@ -124,8 +134,7 @@ def _mine(connection: Connection) -> dict[str, Any]:
 
 def clock(connection: Connection) -> sa.ColumnElement[float]:
     """The time in seconds by the database's clock."""
-    text = _CLOCKS.get(connection.dialect.name)
-    return sa.literal(time.time(), sa.Float(53)) if text is None else sa.literal_column(text, sa.Float(53))
+    return sa.literal_column(_CLOCKS.get(connection.dialect.name, str(time.time())), sa.Float(53))
 
 
 # --- workers ----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, String, Table, delete, func, insert, select, 
 from sqlalchemy.exc import IntegrityError
 
 from nas_optuna.study.database import RetryingStorage, persistently
-from nas_optuna.study.lease_table import require_held
+from nas_optuna.study.lease_table import give_new, require_held
 from nas_optuna.study.optuna_internals import (
     METRIC_NAMES,
     all_trials,
@@ -33,7 +33,7 @@ from nas_optuna.study.optuna_internals import (
 T = TypeVar("T")
 
 
-def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_retry: bool = True) -> T:
+def transaction(storage: BaseStorage, work: Callable[[Connection], T]) -> T:
     """Run `work` in one transaction of a storage's database."""
     database = database_of(storage)
     assert database is not None
@@ -42,7 +42,7 @@ def transaction(storage: BaseStorage, work: Callable[[Connection], T], *, with_r
         with database.engine.begin() as connection:
             return work(connection)
 
-    return retried(storage, once) if with_retry else once()
+    return retried(storage, once)
 
 
 def retried(storage: BaseStorage, work: Callable[[], T]) -> T:
@@ -173,13 +173,8 @@ def set_trial_attributes(
     known.intermediate_values.update(reports)
 
 
-def add_trial(
-    study: Study,
-    trial: FrozenTrial,
-    is_due: Callable[[int], bool],
-    also: Callable[[Connection, int], None] | None = None,
-) -> int | None:
-    """Add a trial without params if its number is due; return its number within the storage."""
+def add_trial(study: Study, trial: FrozenTrial, is_due: Callable[[int], bool]) -> int | None:
+    """Add a trial without params if its number is due, with a lease if it runs; return its number in the storage."""
     storage, study_id, trials = storage_of(study), study_id_of(study), tables()["trials"]
     if database_of(storage) is None:
         return storage.create_new_trial(study_id, template_trial=trial) if is_due(len(all_trials(study))) else None
@@ -198,8 +193,8 @@ def add_trial(
             ("trial_user_attributes", trial.user_attrs),
         ):
             _write(connection, tables()[table], "trial_id", made[0], values)
-        if also is not None:
-            also(connection, made[0])
+        if trial.state == TrialState.RUNNING:
+            give_new(connection, made[0])
         return int(made[0])
 
     added = transaction(storage, add)

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease, lease_table
-from nas_optuna.study.lease import LeaseStatus, leases_of
+from nas_optuna.study.lease import LeaseStatus, claims
 from nas_optuna.study.lease_table import Worker, this_worker
 from nas_optuna.study.optuna_internals import database_of
 from nas_optuna.study.storage import open_storage
@@ -106,20 +106,9 @@ def test_a_storage_without_leases_gives_a_trial_to_one_worker(without_leases: op
     assert lease.status(study, taken) == LeaseStatus.LOST
     assert lease.take_waiting(study) == taken
     lease.take_new(study)
-    assert lease.release_abandoned(study) == []
-    lease.release_by_hand(study, 1)
-    assert states(study) == ["RUNNING", "WAITING"]
+    assert lease.release_abandoned(study) == lease.take_unclosed(study) == []
     study.tell(0, 1.0)
     assert lease.status(study, taken) == LeaseStatus.TOLD
-
-
-def test_a_worker_that_was_killed_before_its_trial_ran_keeps_nobody_from_it(study: optuna.Study) -> None:
-    study.enqueue_trial({"x": 1})
-    (waiting,) = study.trials
-    leases.give(study, waiting._trial_id, ELSEWHERE)
-    assert lease.take_waiting(study) is None, "it is about to let it run"
-    leases.give(study, waiting._trial_id, GONE)
-    assert lease.take_waiting(study) == waiting._trial_id
 
 
 def test_a_number_that_is_used_again_does_not_bring_a_lease_along(study: optuna.Study) -> None:
@@ -138,12 +127,11 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running(study, GONE)
-    seen = lease.internals.all_trials(study, (TrialState.RUNNING,)), leases_of(study)
+    seen = claims(study)
     assert lease.release_abandoned(study) == [0]
     taken = lease.take_waiting(study)
     assert taken is not None
-    monkeypatch.setattr(lease.internals, "all_trials", lambda study, states: seen[0])
-    monkeypatch.setattr(lease, "leases_of", lambda study: seen[1])
+    monkeypatch.setattr(lease, "claims", lambda study: seen)
     assert lease.release_abandoned(study) == []
     monkeypatch.undo()
     assert lease.status(study, taken) == LeaseStatus.HELD
@@ -151,9 +139,9 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
 
 def test_a_lease_that_was_renewed_meanwhile_is_not_taken(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
     running(study, ELSEWHERE, lasts=-1.0)
-    seen = leases_of(study)
+    seen = claims(study)
     leases.give(study, study.trials[0]._trial_id, ELSEWHERE, lasts=60.0)
-    monkeypatch.setattr(lease, "leases_of", lambda study: seen)
+    monkeypatch.setattr(lease, "claims", lambda study: seen)
     assert lease.release_abandoned(study) == []
     assert states(study) == ["RUNNING"]
 

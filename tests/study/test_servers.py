@@ -27,7 +27,7 @@ def server(request: pytest.FixtureRequest) -> Server | MariaDB:
 
 @pytest.mark.parametrize(
     "ask",
-    [lease.leases_of, lambda study: lease._take(study, 7, None)],
+    [lease.claims, lambda study: lease.status(study, 7)],
     ids=["all leases", "a lease"],
 )
 def test_a_worker_whose_first_question_of_leases_meets_no_server_waits(
