@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sqlite3
@@ -192,10 +193,8 @@ def _parsed(url: str) -> URL:
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
-    if not url.isprintable():
-        raise StudyError("the storage's URL holds a character that no URL has, such as a line break or NUL")
-    if len(url) > _LONGEST_URL:
-        raise StudyError(f"the storage's URL has {len(url):,} characters; it may have at most {_LONGEST_URL:,}")
+    if not url.isprintable() or len(url) > _LONGEST_URL:
+        raise StudyError(_not_a_url())
     scheme = url.partition(":")[0].partition("+")[0].lower()
     if scheme in _REFUSED or url.lower().endswith((".log", ".journal")):
         raise StudyError(refusal(scheme if scheme in _REFUSED else "journal"))
@@ -226,15 +225,16 @@ def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
 
 
 def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
-    from nas_optuna.study.database import IDLE_LIMITS, Database, RetryingStorage, idle_limit, roll_back
+    from nas_optuna.study.database import IDLE_LIMITS, Database, RetryingStorage, idle_limit
 
+    if database is None and url.startswith("sqlite"):  # in memory
+        return RetryingStorage(Database(url, {}))
     if database is None:
-        in_memory = url.startswith("sqlite")
+        # A connection whose server has gone is replaced, but first the pool logs a traceback, although nothing is lost.
+        logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         scheme = url.partition(":")[0].partition("+")[0]
-        events = [(roll_back, "reset"), *([(idle_limit(scheme), "connect")] if scheme in IDLE_LIMITS else [])]
-        server = {"pool_pre_ping": True, "pool_reset_on_return": None, "pool_events": events}
-        opened = Database(url, {} if in_memory else server)
-        return RetryingStorage(opened, 0.0 if in_memory else patience)
+        events = [(idle_limit(scheme), "connect")] if scheme in IDLE_LIMITS else []
+        return RetryingStorage(Database(url, {"pool_pre_ping": True, "pool_events": events}), patience)
     file = database.absolute()
     mode, timeout = _sqlite_settings(url, patience)
     opened = Database(url.partition("?")[0], {"creator": partial(_connect, file, timeout, mode)})
