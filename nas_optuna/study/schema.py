@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Required
 
@@ -90,33 +90,27 @@ class _Earlier(TypedDict):
     names: list[str]
 
 
-_Kind = tuple[str, Any]
-"""A name for people, and a type as Pydantic understands it."""
-_NUMBER: _Kind = "a number", Number
-_ANYTHING: _Kind = "anything", Any
-_OF_A_TRIAL: dict[str, _Kind] = {}
-"""The kind of each user attribute of a trial; every other one of ours is a cost, and a number."""
-_OF_A_STUDY: dict[str, _Kind] = {}
-_PARTS: dict[str, _Kind] = {}
-"""The kind of numbered parts, by the prefix of their keys."""
-_OF_OPTUNA: Mapping[str, _Kind] = {
-    "fixed_params": ("a mapping", dict[str, Any]),
-    "constraints": ("a list of numbers", list[Number]),
-    "grid_id": ("a whole number", Count),
-    "nas_optuna:plan": ("a whole number", Count),
+_OF_A_TRIAL: dict[str, Any] = {}
+"""The type of each user attribute of a trial, as Pydantic understands it; every other one of ours is a cost."""
+_OF_A_STUDY: dict[str, Any] = {}
+_PARTS: dict[str, Any] = {}
+"""The type of numbered parts, by the prefix of their keys."""
+_OF_OPTUNA: Mapping[str, Any] = {
+    "fixed_params": dict[str, Any],
+    "constraints": list[Number],
+    "grid_id": Count,
+    "nas_optuna:plan": Count,
 }
 """System attributes of a trial that we read."""
 
 
-def _key(kinds: dict[str, _Kind], name: str, what: str = "a number", kind: Any = Number) -> str:
+def _key(types: dict[str, Any], name: str, kind: Any = Number) -> str:
     key = f"{PREFIX}{name}"
-    kinds[key] = what, kind
+    types[key] = kind
     return key
 
 
 _trial_key, _study_key, _parts = partial(_key, _OF_A_TRIAL), partial(_key, _OF_A_STUDY), partial(_key, _PARTS)
-_TEXT, _COUNT, _SECONDS = ("a text", str), ("a whole number", Count), ("a number of seconds", Seconds)
-_MAPPING = "a mapping", dict[str, Any]
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -125,62 +119,62 @@ _MAPPING = "a mapping", dict[str, Any]
 class TrialKey:
     """User attributes of a trial. The type of each value is in its description."""
 
-    ARCHITECTURE = _trial_key("architecture", *_TEXT)
+    ARCHITECTURE = _trial_key("architecture", str)
     """str: the canonical string of the architecture."""
-    FEASIBLE = _trial_key("feasible", "true or false", bool)
+    FEASIBLE = _trial_key("feasible", bool)
     """bool: whether the trial is inside the study's limits; absent where there are none."""
     ACCURACY = _trial_key("accuracy")
     """float: validation accuracy after the last epoch trained, 0 to 1, whatever the objectives."""
-    METRICS = _trial_key("metrics", "numbers by name", dict[str, Number])
+    METRICS = _trial_key("metrics", dict[str, Number])
     """dict[str, float]: every metric after the last epoch trained, by name."""
-    REPORTS = _trial_key("reports", "numbers by epoch", dict[Epoch, Number])
+    REPORTS = _trial_key("reports", dict[Epoch, Number])
     """dict[str, float]: epoch → value that a study of several objectives is pruned by."""
-    IDENTITY = _trial_key("identity", *_TEXT)
+    IDENTITY = _trial_key("identity", str)
     """str: digest of everything that decides the trial's value beside the architecture."""
-    RECIPE = _trial_key("recipe", *_TEXT)
+    RECIPE = _trial_key("recipe", str)
     """str: the recipe's fingerprint."""
-    SEED = _trial_key("seed", *_COUNT)
+    SEED = _trial_key("seed", Count)
     """int: seed of the training."""
-    DEVICE = _trial_key("device", *_TEXT)
+    DEVICE = _trial_key("device", str)
     """str: name of the device that trained it."""
-    ORIGIN = _trial_key("origin", *_TEXT)
+    ORIGIN = _trial_key("origin", str)
     """str: who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
-    WORKER = _trial_key("worker", "a text", str | None)
+    WORKER = _trial_key("worker", str | None)
     """str: the process that ran it, in studies of release 0.2; see `nas_optuna.study.lease` for what is now."""
-    LEASE = _trial_key("lease", "a number", Number | None)
+    LEASE = _trial_key("lease", Number | None)
     """float: until when, in seconds by the database's clock, that process had the trial."""
-    EPOCHS = _trial_key("epochs", *_COUNT)
+    EPOCHS = _trial_key("epochs", Count)
     """int: epochs trained, over all seeds."""
-    STEPS = _trial_key("steps", *_COUNT)
+    STEPS = _trial_key("steps", Count)
     """int: optimiser steps, if the time decided how many."""
-    RUNG = _trial_key("rung", *_COUNT)
+    RUNG = _trial_key("rung", Count)
     """int: rung of a search with a clock, 1 is the shortest; each further run continues the numbers."""
-    SHARE = _trial_key("share", *_SECONDS)
+    SHARE = _trial_key("share", Seconds)
     """float: seconds that a search with a clock gave to the training; absent if the recipe decided."""
-    SECONDS = _trial_key("seconds", *_SECONDS)
+    SECONDS = _trial_key("seconds", Seconds)
     """float: seconds of training, over all processes that worked on it."""
-    SPREAD = _trial_key("spread", "a number", Number | None)
+    SPREAD = _trial_key("spread", Number | None)
     """float: standard deviation of the accuracy over the recipe's repeats."""
-    MICRO_BATCHES = _trial_key("micro_batches", *_COUNT)
+    MICRO_BATCHES = _trial_key("micro_batches", Count)
     """int: parts that a batch was divided into, if it did not fit in memory."""
-    CAUSE = _trial_key("cause", *_TEXT)
+    CAUSE = _trial_key("cause", str)
     """str: why the trial ended, if neither the pruner nor the last epoch ended it."""
-    DUPLICATE_OF = _trial_key("duplicate_of", *_COUNT)
+    DUPLICATE_OF = _trial_key("duplicate_of", Count)
     """int: number of the trial whose training was reused."""
-    PAUSED = _trial_key("paused", *_COUNT)
+    PAUSED = _trial_key("paused", Count)
     """int: epochs after which the trial was stopped, if its state was kept to be continued."""
-    REMOVED = _trial_key("removed", "a list of whole numbers", list[Count])
+    REMOVED = _trial_key("removed", list[Count])
     """list[int]: numbers of stopped trials whose state was removed to make room for this one's."""
-    CONTINUES = _trial_key("continues", *_COUNT)
+    CONTINUES = _trial_key("continues", Count)
     """int: number of the stopped trial whose training this one continued."""
-    PROPOSALS = _trial_key("proposals", "a whole number above 0", Positive)
+    PROPOSALS = _trial_key("proposals", Positive)
     """int: how many proposals it took until one was inside the limits."""
     LOG_PROB = _trial_key("controller:log_prob")
     """float: log probability that the controller gave to its proposal."""
     ENTROPY = _trial_key("controller:entropy")
     """float: mean entropy of the controller's policy, in nats."""
 
-    UNREADABLE = _trial_key("unreadable", *_TEXT)
+    UNREADABLE = _trial_key("unreadable", str)
     """str: what is wrong with the trial's rows; set when they are read, never stored."""
 
     @staticmethod
@@ -192,45 +186,45 @@ class TrialKey:
 class StudyKey:
     """User attributes of a study."""
 
-    UID = _study_key("uid", *_TEXT)
+    UID = _study_key("uid", str)
     """str: distinguishes the study from all others, even from a later one of the same name."""
-    FORMAT = _study_key("format", *_COUNT)
+    FORMAT = _study_key("format", Count)
     """int: `FORMAT` of the version that made the study."""
-    SPEC = _study_key("spec", *_MAPPING)
+    SPEC = _study_key("spec", dict[str, Any])
     """dict: the study spec."""
-    SPACE = _study_key("space", "a description of a space", _Space)
+    SPACE = _study_key("space", _Space)
     """dict: what must not change about the search space during the study."""
-    DATA = _study_key("data", *_MAPPING)
+    DATA = _study_key("data", dict[str, Any])
     """dict: fingerprint and figures of the data set that the study began with."""
-    FIT = _study_key("fit", "what a fit has decided", _Fit)
+    FIT = _study_key("fit", _Fit)
     """dict: how a fit divides its time, how much of it is spent, and what it has decided."""
-    WITHIN = _study_key("within", *_MAPPING)
+    WITHIN = _study_key("within", dict[str, Any])
     """dict: the same for ``run --within``, which may also continue the study of a fit."""
-    REFERENCE = _study_key("reference", "a reference", _Reference)
+    REFERENCE = _study_key("reference", _Reference)
     """dict: the user's own network that the search is compared with: its name, accuracy and training."""
-    RETRAINED = _study_key("retrained", "a list of retrainings", list[_Report])
+    RETRAINED = _study_key("retrained", list[_Report])
     """list[dict]: the report of every retraining."""
-    CONFUSION = _parts("retrained:confusion:", "a list", list[str | Count])
+    CONFUSION = _parts("retrained:confusion:", list[str | Count])
     """list[str], list[int], list[str]: classes, confusion matrix and mistakes of each retraining, in numbered parts."""
-    NOTE = _study_key("note", *_TEXT)
+    NOTE = _study_key("note", str)
     """str: digest of the note that was written for the dashboard, which shows whether a person has changed it."""
-    SUPERNET = _study_key("supernet", "a mapping", dict[str, Finite])
+    SUPERNET = _study_key("supernet", dict[str, Finite])
     """dict: settings and findings of the supernet's training; written last."""
-    ALPHAS = _parts("supernet:alphas:", "lists of numbers by name", dict[str, list[Number]])
+    ALPHAS = _parts("supernet:alphas:", dict[str, list[Number]])
     """dict[str, list[float]]: logits by parameter, in numbered parts."""
-    SCORE = _parts("supernet:score:", "a list of numbers", list[Number])
+    SCORE = _parts("supernet:score:", list[Number])
     """list[float]: intercept and coefficients of the predictor of the supernet's score, in numbered parts."""
-    STARTS = _parts("supernet:starts:", "lists of whole numbers", list[list[Count]])
+    STARTS = _parts("supernet:starts:", list[list[Count]])
     """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
-    TEACHERS = _parts("supernet:teachers:", "lists of numbers", list[list[Number]])
+    TEACHERS = _parts("supernet:teachers:", list[list[Number]])
     """list[list]: tokens and accuracy of the short trainings that the score was fitted to, in numbered parts."""
-    CHOICES = _parts("supernet:choices:", "a list of lists", list[Pair])
+    CHOICES = _parts("supernet:choices:", list[Pair])
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
-    FILES = _study_key("files", "a list of texts", list[str])
+    FILES = _study_key("files", list[str])
     """list[str]: absolute paths of the folders that were named for the study's files, the latest last."""
-    EARLIER = _study_key("earlier", "a mapping with its parts", _Earlier)
+    EARLIER = _study_key("earlier", _Earlier)
     """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
-    EARLIER_TRIALS = _parts("earlier:trials:", "a list of lists", list[list[Any]])
+    EARLIER_TRIALS = _parts("earlier:trials:", list[list[Any]])
     """list: the first objective's gain and the params of each copied trial, in numbered parts."""
 
 
@@ -274,48 +268,42 @@ def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | N
 
     Examples:
         >>> flaw_of_trial({"nas_optuna:accuracy": []}, {})
-        'accuracy is not a number'
+        'accuracy: Input should be a valid number'
     """
-    for key, value in user.items():
-        if key.startswith(PREFIX):
-            what, kind = _OF_A_TRIAL.get(key, _NUMBER)
-            if not _is(value, kind):
-                return f"{key.removeprefix(PREFIX)} is not {what}"
-    for key, value in system.items():
-        what, kind = _NUMBER if key.startswith("constraints:") else _OF_OPTUNA.get(key, _ANYTHING)
-        if not _is(value, kind):
-            return f"{key} is not {what}"
-    return None
+
+    def of_optuna(key: str) -> Any:
+        return Number if key.startswith("constraints:") else _OF_OPTUNA.get(key, Any)
+
+    ours = {key: value for key, value in user.items() if key.startswith(PREFIX)}
+    return _flaw(ours, lambda key: _OF_A_TRIAL.get(key, Number)) or _flaw(system, of_optuna)
 
 
 def flaw_of_study(user: Mapping[str, Any]) -> str | None:
-    """What is wrong with a study's user attributes, in a few words; None if nothing is.
+    """What is wrong with a study's user attributes, in a few words; None if nothing is."""
 
-    Examples:
-        >>> flaw_of_study({"nas_optuna:supernet": True})
-        'supernet is not a mapping'
-    """
-    for key, value in user.items():
-        part = next((start for start in _PARTS if key.startswith(start)), None)
-        what, kind = _PARTS[part] if part is not None else _OF_A_STUDY.get(key, _ANYTHING)
-        if not _is(value, kind):
-            return f"{key.removeprefix(PREFIX)} is not {what}"
+    def kind(key: str) -> Any:
+        return next((_PARTS[start] for start in _PARTS if key.startswith(start)), _OF_A_STUDY.get(key, Any))
+
+    return _flaw(user, kind)
+
+
+def _flaw(values: Mapping[str, Any], kind: Callable[[str], Any]) -> str | None:
+    from pydantic import ValidationError  # late, because the names alone do not need it
+
+    for key, value in values.items():
+        try:
+            _type(kind(key)).validate_python(value, strict=True)
+        except ValidationError as error:
+            found = error.errors()[0]
+            return f"{'.'.join(map(str, (key.removeprefix(PREFIX), *found['loc'])))}: {found['msg']}"
     return None
 
 
 @cache
 def _type(kind: Any) -> Any:
-    from pydantic import TypeAdapter  # late, because the names alone do not need it
+    from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
-
-
-def _is(value: Any, kind: Any) -> bool:
-    try:
-        _type(kind).validate_python(value, strict=True)
-    except (ValueError, OverflowError, RecursionError):
-        return False
-    return True
 
 
 # --- long lists -------------------------------------------------------------------------------------------------------

@@ -128,10 +128,10 @@ def test_none_of_300_altered_rows_is_a_traceback(database: Path, command: Comman
 @pytest.mark.parametrize(
     ("key", "value", "flaw"),
     [
-        ("nas_optuna:accuracy", "[]", "accuracy is not a number"),
-        ("nas_optuna:params", '"x"', "params is not a number"),
-        ("nas_optuna:seconds", '"long"', "seconds is not a number of seconds"),
-        ("nas_optuna:metrics", "3", "metrics is not numbers by name"),
+        ("nas_optuna:accuracy", "[]", "accuracy: Input should be a valid number"),
+        ("nas_optuna:params", '"x"', "params: Input should be a valid number"),
+        ("nas_optuna:seconds", '"long"', "seconds: Input should be a valid number"),
+        ("nas_optuna:metrics", "3", "metrics: Input should be a valid dictionary"),
         ("nas_optuna:architecture", "{", "nas_optuna:architecture is not JSON"),
     ],
 )
@@ -156,9 +156,9 @@ def test_a_trial_that_cannot_be_read_is_shown_as_such(
 @pytest.mark.parametrize(
     ("key", "value", "flaw"),
     [
-        (StudyKey.SUPERNET, "true", "supernet is not a mapping"),
-        (StudyKey.RETRAINED, '[{"mean": "x"}]', "retrained is not a list of retrainings"),
-        (StudyKey.SPACE, "[]", "space is not a description of a space"),
+        (StudyKey.SUPERNET, "true", "supernet: Input should be a valid dictionary"),
+        (StudyKey.RETRAINED, '[{"mean": "x"}]', "retrained.0.architecture: Field required"),
+        (StudyKey.SPACE, "[]", "space: Input should be a valid dictionary"),
         (StudyKey.SPEC, "spec", "nas_optuna:spec is not JSON"),
     ],
 )

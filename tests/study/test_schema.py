@@ -13,14 +13,9 @@ HUGE = 10**400
 
 @pytest.mark.parametrize("value", [HUGE, True, "1", None, [], 1e31])
 def test_what_is_no_number_is_said(value: Any) -> None:
-    for key, what in (
-        (TrialKey.ACCURACY, "accuracy is not a number"),
-        (TrialKey.cost("macs"), "macs is not a number"),
-        (TrialKey.SECONDS, "seconds is not a number of seconds"),
-        (TrialKey.EPOCHS, "epochs is not a whole number"),
-    ):
-        assert flaw_of_trial({key: value}, {}) == what
-    assert flaw_of_trial({}, {"constraints:macs": value}) == "constraints:macs is not a number"
+    for key in (TrialKey.ACCURACY, TrialKey.cost("macs"), TrialKey.SECONDS, TrialKey.EPOCHS):
+        assert str(flaw_of_trial({key: value}, {})).startswith(f"{key.removeprefix('nas_optuna:')}: ")
+    assert str(flaw_of_trial({}, {"constraints:macs": value})).startswith("constraints:macs: ")
 
 
 @pytest.mark.parametrize("value", [0, 3, -0.5, math.nan, math.inf])
@@ -33,7 +28,7 @@ def test_a_report_has_what_is_shown_of_it() -> None:
     altered = [{**REPORT, name: value} for name in REPORT for value in (HUGE, {}, True, [])]
     missing = [{key: value for key, value in REPORT.items() if key != name} for name in REPORT]
     for report in altered + missing:
-        assert flaw_of_study({StudyKey.RETRAINED: [report]}) == "retrained is not a list of retrainings", report
+        assert str(flaw_of_study({StudyKey.RETRAINED: [report]})).startswith("retrained.0."), report
 
 
 @pytest.mark.parametrize("size", [8, [8, 16]])
@@ -41,4 +36,4 @@ def test_a_space_tells_enough_to_be_built(size: Any) -> None:
     space = {"in_channels": 1, "classes": 10, "input_size": size, "parameters": {"conv1.filters": [16, None, "x"]}}
     assert flaw_of_study({StudyKey.SPACE: space}) is None
     for altered in ({"input_size": [8, "x"]}, {"input_size": 10**6}, {"classes": 0}, {"parameters": [1]}):
-        assert flaw_of_study({StudyKey.SPACE: {**space, **altered}}) == "space is not a description of a space"
+        assert str(flaw_of_study({StudyKey.SPACE: {**space, **altered}})).startswith("space.")
