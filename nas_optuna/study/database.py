@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
@@ -25,7 +24,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from nas_optuna.errors import Gone, StudyError
 from nas_optuna.study.lease_table import is_held, require_held, seconds
-from nas_optuna.study.optuna_internals import METRIC_NAMES, CachedStorage, models, tables, trial_id_of
+from nas_optuna.study.optuna_internals import CachedStorage, models, tables, trial_id_of
 from nas_optuna.study.schema import flaw_of_study
 from nas_optuna.study.trial_rows import Unreadable, attributes_of, read_trials
 
@@ -118,30 +117,11 @@ class Database(RDBStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Read and check a study's user attributes."""
-        found = self._attributes_of_study(study_id, "study_user_attributes")
-        if (flaw := flaw_of_study(found)) is not None:
-            raise self._damaged(study_id, flaw)
-        return found
+        return self._attributes_of_study(study_id, "study_user_attributes")
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Read and check a study's system attributes."""
-        found = self._attributes_of_study(study_id, "study_system_attributes")
-        names = found.get(METRIC_NAMES, [])
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise self._damaged(study_id, f"{METRIC_NAMES} is not a list of texts")
-        return found
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Read and check the direction of each objective."""
-        try:
-            found = super().get_study_directions(study_id)
-        except LookupError as error:
-            if isinstance(error, KeyError):
-                raise
-            raise self._damaged(study_id, "a direction is neither minimize nor maximize") from None
-        if not found:
-            raise self._damaged(study_id, "it has no direction")
-        return found
+        return self._attributes_of_study(study_id, "study_system_attributes")
 
     def _attributes_of_study(self, study_id: int, name: str) -> dict[str, Any]:
         table, studies = tables()[name], tables()["studies"]
@@ -150,13 +130,13 @@ class Database(RDBStorage):
             if not rows and connection.execute(select(studies).where(studies.c.study_id == study_id)).first() is None:
                 raise KeyError(f"no study has the id {study_id}")
         try:
-            return attributes_of(rows)
+            found = attributes_of(rows)
+            if (flaw := flaw_of_study(found)) is None:
+                return found
         except Unreadable as error:
-            raise self._damaged(study_id, str(error)) from None
-
-    def _damaged(self, study_id: int, flaw: str) -> StudyError:
-        name = self.get_study_name_from_id(study_id)
-        return StudyError(f"study {name!r} cannot be read: {flaw}; restore a copy of the database, or delete the study")
+            flaw = str(error)
+        study = self.get_study_name_from_id(study_id)
+        raise StudyError(f"study {study!r} cannot be read: {flaw}; restore a copy of the database, or delete the study")
 
 
 def change_state(connection: Connection, trial_id: int, state: TrialState) -> bool:

@@ -8,7 +8,7 @@ The reasons:
 - A trial's end is written only while its worker's lease stands, and a new trial has its lease from the first moment.
 - Optuna's own reading of trials takes several times as long, and fails as a whole because of one damaged row.
 - Samplers, pruners and notes get frozen trials, and need the storage behind them.
-- What a front dominates is measured by Optuna alone.
+- A front, and what it dominates, is found by Optuna alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -198,6 +198,13 @@ def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value
 
 
 # --- fronts -----------------------------------------------------------------------------------------------------------
+
+
+def pareto_front(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> list[FrozenTrial]:
+    """The complete trials that no other one beats in every objective, in their order."""
+    from optuna.study._multi_objective import _get_pareto_front_trials_by_trials
+
+    return _get_pareto_front_trials_by_trials(trials, directions)
 
 
 def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:

@@ -16,7 +16,7 @@ from nas_optuna.errors import SpecError, unknown
 from nas_optuna.hyperparameters import PREFIX
 from nas_optuna.objectives import COSTS, Criterion, parse_criterion
 from nas_optuna.quantities import Direction
-from nas_optuna.study.optuna_internals import hypervolume, read_once
+from nas_optuna.study.optuna_internals import hypervolume, pareto_front, read_once
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, costs_of
 from nas_optuna.study.studies import maximizes
 
@@ -200,16 +200,7 @@ def best_trials(study: Study) -> list[FrozenTrial]:
 
 def front_trials(study: Study) -> list[FrozenTrial]:
     """The comparable complete trials that no other one beats in every objective, by number."""
-    trials = longest_trained(complete_trials(study))
-    losses = losses_of(study, trials)
-    front: list[int] = []
-    left = np.lexsort(losses.T[::-1])  # whatever beats a trial comes before it
-    while len(left):
-        first, left = left[0], left[1:]
-        front.append(int(first))
-        beaten = (losses[first] <= losses[left]).all(1) & (losses[first] < losses[left]).any(1)
-        left = left[~beaten]
-    return [trials[i] for i in sorted(front)]
+    return pareto_front(longest_trained(complete_trials(study)), study.directions)
 
 
 # --- the front of several objectives ----------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class _Earlier(TypedDict):
 
 _OF_A_TRIAL: dict[str, Any] = {}
 """The type of each user attribute of a trial, as Pydantic understands it; every other one of ours is a cost."""
-_OF_A_STUDY: dict[str, Any] = {}
+_OF_A_STUDY: dict[str, Any] = {"study:metric_names": list[str]}
 _PARTS: dict[str, Any] = {}
 """The type of numbered parts, by the prefix of their keys."""
 _OF_OPTUNA: Mapping[str, Any] = {
@@ -278,13 +278,13 @@ def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | N
     return _flaw(ours, lambda key: _OF_A_TRIAL.get(key, Number)) or _flaw(system, of_optuna)
 
 
-def flaw_of_study(user: Mapping[str, Any]) -> str | None:
-    """What is wrong with a study's user attributes, in a few words; None if nothing is."""
+def flaw_of_study(attributes: Mapping[str, Any]) -> str | None:
+    """What is wrong with a study's user or system attributes, in a few words; None if nothing is."""
 
     def kind(key: str) -> Any:
         return next((_PARTS[start] for start in _PARTS if key.startswith(start)), _OF_A_STUDY.get(key, Any))
 
-    return _flaw(user, kind)
+    return _flaw(attributes, kind)
 
 
 def _flaw(values: Mapping[str, Any], kind: Callable[[str], Any]) -> str | None:

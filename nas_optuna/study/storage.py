@@ -173,7 +173,8 @@ def failure(error: BaseException) -> str | None:
     from nas_optuna.study.database import cause_of
 
     error = cause_of(error)
-    return f"the storage failed: {_reason(error)}" if isinstance(error, SQLAlchemyError) else None
+    is_altered = isinstance(error, LookupError) and "defined enum values" in str(error)  # SQLAlchemy's, for a row
+    return f"the storage failed: {_reason(error)}" if isinstance(error, SQLAlchemyError) or is_altered else None
 
 
 def is_of_the_deleted(error: BaseException) -> bool:

@@ -38,12 +38,10 @@ _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{i}" for port in ("
 def check_name(name: str) -> None:
     """Refuse what cannot be the name of a study."""
     require_kind(name, str, "the study's name", "give words")
-    if not name.strip():
-        raise StudyError("a study's name must not be empty; e.g. mine")
-    if len(name) > LONGEST_NAME:
-        raise StudyError(f"a study's name has at most {LONGEST_NAME} characters, this one {len(name):,}")
-    if not name.isprintable():
-        raise StudyError("a study's name holds only characters that can be printed, no line break or control character")
+    if not (name.strip() and name.isprintable() and len(name) <= LONGEST_NAME):
+        raise StudyError(
+            f"a study's name has 1 to {LONGEST_NAME} characters that can be printed, no line break; e.g. mine"
+        )
 
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> Study:
@@ -176,7 +174,7 @@ def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Itera
         raise StudyError(unknown("study", name, study_names(storage)))
     optuna.delete_study(study_name=name, storage=storage)
     for files in folders:
-        _remove_child(files / "checkpoints", checkpoint_folder(files, name))
+        shutil.rmtree(checkpoint_folder(files, name), ignore_errors=True)
 
 
 def checkpoint_folder(files: Path, study_name: str) -> Path:
@@ -204,15 +202,6 @@ def file_name(name: str) -> str:
     readable = "-".join(re.findall(r"[a-z0-9]+", name.lower()))[:40].strip("-")
     digest = hex_digest(name.encode("utf-8", "surrogatepass"), 32, "sha256")
     return f"{readable or 'study'}~{digest}"
-
-
-def _remove_child(parent: Path, folder: Path) -> None:
-    """Remove a folder only if it is a direct child of another."""
-    if folder.is_symlink() or not folder.exists():
-        return
-    if folder.resolve().parent != parent.resolve():
-        raise StudyError(f"{folder} is not in {parent}; it is left alone")
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def maximizes(study: Study) -> bool:

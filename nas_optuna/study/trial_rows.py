@@ -17,7 +17,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, String, Table, select, type_coerce
+from sqlalchemy import ColumnElement, Connection, Table, literal_column, select
 
 from nas_optuna.errors import describe_error, printable, shortened, shown
 from nas_optuna.study.schema import TrialKey, flaw_of_trial
@@ -32,8 +32,6 @@ _PARTS = {
     "trial_intermediate_values": ("step", "intermediate_value", "intermediate_value_type"),
 }
 """Table → the columns that are read from it."""
-_AS_TEXT = ("state", "datetime_start", "datetime_complete", "value_type", "intermediate_value_type")
-"""Columns that SQLAlchemy would convert, where one altered row would fail the whole query."""
 _NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
 _LARGEST = 1e30
 _SHOWN = 120
@@ -48,7 +46,8 @@ def read_trials(
 ) -> list[FrozenTrial]:
     """Read trials, in the order in which they were made."""
     trials = tables["trials"]
-    rows = connection.execute(select(*_columns(trials, _TRIAL)).where(which).order_by(trials.c.trial_id)).all()
+    query = select(*_columns(trials, _TRIAL)).select_from(trials)
+    rows = connection.execute(query.where(which).order_by(trials.c.trial_id)).all()
     if not rows:
         return []
     parts = [_parts(connection, trials, tables[name], columns, which) for name, columns in _PARTS.items()]
@@ -56,7 +55,8 @@ def read_trials(
 
 
 def _columns(table: Table, names: Iterable[str]) -> list[ColumnElement[Any]]:
-    return [type_coerce(table.c[name], String) if name in _AS_TEXT else table.c[name] for name in names]
+    """Columns as the driver gives them: where SQLAlchemy converts, one altered row would fail the whole query."""
+    return [literal_column(f"{table.name}.{name}") for name in names]
 
 
 def _parts(

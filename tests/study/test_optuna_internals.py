@@ -51,6 +51,8 @@ PRIVATE = (
     "BaseDistribution._contains",
     "GridSampler._get_unvisited_grid_ids",
     "optuna._hypervolume",
+    "optuna.study._multi_objective",
+    "optuna.study._multi_objective._get_pareto_front_trials_by_trials",
 )
 """What is not public and may change in any release."""
 VALUES = {"text": "f16k3s1", "number": 3, "real": 0.1, "none": None, "list": [1, "é"], "dict": {"a": {"b": 1}}}
