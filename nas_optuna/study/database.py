@@ -40,12 +40,6 @@ class Database(RDBStorage):
         # its locks for ever: the server waits for the rest as within a statement, which no limit on idle sessions ends.
         self.engine.dialect.use_insertmanyvalues_wo_returning = self.engine.dialect.use_insertmanyvalues
 
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Open it again in another process; what a SQLite URL says after ``?`` is for `storage` alone."""
-        url = state["url"]
-        super().__setstate__(state | {"url": url.partition("?")[0]} if "creator" in state["engine_kwargs"] else state)
-        self.url = url
-
     def _get_trials(
         self,
         study_id: int,
@@ -156,24 +150,6 @@ T = TypeVar("T")
 # --- waiting for a server ---------------------------------------------------------------------------------------------
 
 
-_DISCONNECT_MARKERS = (
-    "refused",
-    "closed the connection",
-    "connection is closed",
-    "connection is lost",
-    "terminating connection",
-    "shutting down",
-    "starting up",
-    "not yet accepting",
-    "recovery mode",
-    "reset by peer",
-    "broken pipe",
-    "gone away",
-    "lost connection",
-    "too many clients",
-    "no such file or directory",  # the server's socket
-)
-"""What drivers say when a server is away and may come back."""
 _RETRYABLE_MARKERS = ("deadlock", "could not serialize access", "try restarting transaction")
 """What PostgreSQL and MySQL say when they have rolled back a transaction that may be repeated."""
 _ATTEMPTS = 20
@@ -191,9 +167,6 @@ class RetryingStorage(CachedStorage):
         self.give_up: Callable[[], bool] = never
         self._file = file
         self._file_identity = _identity_of(file)
-
-    def __getstate__(self) -> dict[Any, Any]:
-        return super().__getstate__() | {"give_up": never}
 
     def with_retry(self, work: Callable[[], T]) -> T:
         """Run one transaction, and repeat it if the server was away or has rolled it back in favour of another."""
@@ -255,8 +228,6 @@ IDLE_LIMITS = {
     "mariadb": "SET SESSION wait_timeout = {:.0f}",
 }
 """What tells each server to end a session that idles within a transaction; MySQL's ends any idle session."""
-_LONGEST_IDLE = 1e6
-"""Seconds; servers refuse a limit of more than some 24 days."""
 
 
 def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
@@ -266,7 +237,7 @@ def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
     # that was ended outside of a transaction.
     def limit(connection: Any, record: ConnectionPoolEntry) -> None:
         with closing(connection.cursor()) as cursor:
-            cursor.execute(IDLE_LIMITS[scheme].format(min(max(1.0, seconds()), _LONGEST_IDLE)))
+            cursor.execute(IDLE_LIMITS[scheme].format(max(1.0, seconds())))
         connection.commit()
 
     return limit
@@ -297,7 +268,7 @@ def is_away(error: BaseException) -> bool:
     error = cause_of(error)
     if not isinstance(error, DBAPIError) or type(error.orig).__module__.startswith("sqlite3"):
         return False
-    return error.connection_invalidated or any(sign in str(error.orig).lower() for sign in _DISCONNECT_MARKERS)
+    return error.connection_invalidated or error.statement is None  # it was lost, or could not be made
 
 
 def _is_undone(error: BaseException) -> bool:

@@ -177,22 +177,13 @@ class Worker:
     def is_gone(self) -> bool:
         """Whether it has certainly ended; False if that cannot be known from here."""
         here = _here()
-        if self.boot != here.boot:
-            return self._is_of_an_earlier_boot(here)
-        if self.boot == _UNKNOWN and (self.machine != here.machine or _UNKNOWN in (self.machine, here.machine)):
+        if not self.is_here():
             return False
-        if self.namespace != here.namespace:
-            return False
-        return not _may_be_there(self.process, self.started)
-
-    def _is_of_an_earlier_boot(self, here: Worker) -> bool:
-        """A machine's identity alone does not tell: containers are copied with it, and then several share it."""
-        return (
-            _UNKNOWN not in (self.machine, self.boot, here.boot)
-            and self.machine == here.machine
-            and self.host == here.host
-            and self.namespace == here.namespace == _FIRST_NAMESPACE
-        )
+        if self.boot == here.boot:
+            return not _may_be_there(self.process, self.started)
+        # An earlier boot, unless it is a copy: containers are copied with the machine's identity, and then share it.
+        is_outside = self.host == here.host and self.namespace == _FIRST_NAMESPACE
+        return is_outside and _UNKNOWN not in (self.boot, here.boot)
 
     def is_here(self) -> bool:
         """Whether it can be seen from here, dead or alive."""

@@ -27,8 +27,6 @@ PATIENCE = 60.0
 
 _LONGEST_URL = 4000
 _LONGEST_WAIT = 1e7
-_WITHOUT_EFFECT = ("check_same_thread", "uri")
-"""What the URL of a SQLite file may say because others have it so; our connections need neither."""
 _REMEDIES = {
     "readonly": "may you write to it, and to its folder? A URL with ?mode=ro only reads",
     "Incorrect string value": "the database lacks these letters; use others, or make one with CHARACTER SET utf8mb4",
@@ -248,7 +246,7 @@ def _sqlite_settings(url: str, patience: float) -> tuple[str, float]:
     given = _parsed(url).normalized_query
     mode, timeout = given.get("mode", ("rw",))[-1], given.get("timeout", ("",))[-1]
     read = all(part.partition("=")[2] for part in url.partition("?")[2].split("&") if part)  # or it is dropped
-    known = read and given.keys() <= {"mode", "timeout", *_WITHOUT_EFFECT} and mode in ("ro", "rw", "rwc")
+    known = read and given.keys() <= {"mode", "timeout"} and mode in ("ro", "rw", "rwc")
     try:
         seconds = float(timeout or patience)
     except ValueError:

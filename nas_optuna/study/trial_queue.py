@@ -37,9 +37,7 @@ def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
         raise ArchitectureError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
     try:
         entries = json.loads(text)
-    except RecursionError:
-        raise ArchitectureError(f"{name} is nested too deeply; a JSON list of params dicts is expected") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         entries = text.split()
     if not isinstance(entries, list):
         entries = [entries]

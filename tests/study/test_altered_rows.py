@@ -215,7 +215,6 @@ def test_a_supernet_that_lost_a_part_is_refused_in_a_line(database: Path, comman
         ("UPDATE study_user_attributes SET key = x'ff00' WHERE key = 'nas_optuna:space'", 2),
         ("UPDATE trial_params SET param_name = NULL WHERE trial_id = 2", 0),
         ("UPDATE trial_user_attributes SET key = x'ff00' WHERE trial_id = 2 AND key LIKE '%:accuracy'", 0),
-        ("UPDATE study_directions SET direction = 'SIDEWAYS'", 2),
         ("UPDATE trials SET state = 'GONE', datetime_start = 'x', number = 'y' WHERE trial_id = 2", 0),
     ],
 )

@@ -81,14 +81,6 @@ def test_a_process_that_stands_still_within_a_transaction_keeps_its_rows_no_long
         connection.invalidate()
 
 
-def test_a_lease_may_last_longer_than_a_server_lets_a_session_idle(
-    server: Server | MariaDB, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NAS_OPTUNA_LEASE", "9000000")
-    storage = open_storage(server.fresh(), create=True, with_retry=True)
-    optuna.create_study(study_name="s", storage=storage).optimize(cheap, n_trials=1)
-
-
 def test_nothing_is_written_in_pieces(postgresql: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that freezes between two of them would keep its locks for ever."""
     import psycopg
