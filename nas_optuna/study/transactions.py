@@ -13,7 +13,7 @@ from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
-from sqlalchemy import Connection, String, Table, delete, func, insert, select, type_coerce, update
+from sqlalchemy import Connection, String, delete, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
 from nas_optuna.study.database import RetryingStorage, persistently
@@ -74,9 +74,8 @@ def create_whole_study(
         assert made is not None
         rows = [{"study_id": made[0], "objective": i, "direction": d} for i, d in enumerate(chosen)]
         connection.execute(insert(tables()["study_directions"]), rows)
-        names = {METRIC_NAMES: list(metric_names)}
-        for table, values in (("study_system_attributes", names), ("study_user_attributes", user_attributes)):
-            _write(connection, tables()[table], "study_id", made[0], values)
+        _write(connection, "study_system_attributes", made[0], {METRIC_NAMES: list(metric_names)})
+        _write(connection, "study_user_attributes", made[0], user_attributes)
 
     try:
         transaction(storage, create)
@@ -87,12 +86,11 @@ def create_whole_study(
 def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None:
     """Set system attributes of a study, in which tools such as optuna-dashboard keep their data."""
     storage, study_id = storage_of(study), study_id_of(study)
-    if database_of(storage) is None:
-        for key, value in values.items():
-            storage.set_study_system_attr(study_id, key, value)
+    if database_of(storage) is not None:
+        transaction(storage, lambda connection: _write(connection, "study_system_attributes", study_id, values))
         return
-    table = tables()["study_system_attributes"]
-    transaction(storage, lambda connection: _write(connection, table, "study_id", study_id, values))
+    for key, value in values.items():
+        storage.set_study_system_attr(study_id, key, value)
 
 
 def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -109,7 +107,7 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
         _lock_study(connection, study_id)
         found = connection.execute(select(rows.c.key, rows.c.value_json).where(rows.c.study_id == study_id))
         values = change({key: json.loads(text) for key, text in found})
-        _write(connection, rows, "study_id", study_id, values)
+        _write(connection, "study_user_attributes", study_id, values)
         return values
 
     return transaction(storage, read_and_write)
@@ -161,7 +159,7 @@ def set_trial_attributes(
         if connection.execute(lock).rowcount != 1:
             raise UpdateFinishedTrialError(f"trial {trial_id} has ended, or was deleted")
         require_held(database_of(trial.storage), connection, trial_id)
-        _write(connection, tables()["trial_user_attributes"], "trial_id", trial_id, new)
+        _write(connection, "trial_user_attributes", trial_id, new)
         for step, value in reports.items():  # where a trial goes on after a crash, it has reported its last step
             number, kind = models().TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
             connection.execute(delete(steps).where(steps.c.trial_id == trial_id, steps.c.step == step))
@@ -188,11 +186,8 @@ def add_trial(study: Study, trial: FrozenTrial, is_due: Callable[[int], bool]) -
         row = insert(trials).values(study_id=study_id, number=number, state=trial.state, datetime_start=began)
         made = connection.execute(row).inserted_primary_key
         assert made is not None
-        for table, values in (
-            ("trial_system_attributes", trial.system_attrs),
-            ("trial_user_attributes", trial.user_attrs),
-        ):
-            _write(connection, tables()[table], "trial_id", made[0], values)
+        _write(connection, "trial_system_attributes", made[0], trial.system_attrs)
+        _write(connection, "trial_user_attributes", made[0], trial.user_attrs)
         if trial.state == TrialState.RUNNING:
             give_new(connection, made[0])
         return int(made[0])
@@ -210,9 +205,10 @@ def _lock_study(connection: Connection, study_id: int) -> None:
         raise KeyError(f"no study has the id {study_id}")
 
 
-def _write(connection: Connection, table: Table, owner: str, owner_id: int, values: Mapping[str, Any]) -> None:
+def _write(connection: Connection, name: str, owner_id: int, values: Mapping[str, Any]) -> None:
     """Put rows into one of Optuna's attribute tables, replacing those with the same keys."""
     if values:
+        table, owner = tables()[name], f"{name.partition('_')[0]}_id"
         connection.execute(delete(table).where(table.c[owner] == owner_id, table.c.key.in_(list(values))))
         written = [{owner: owner_id, "key": key, "value_json": json.dumps(value)} for key, value in values.items()]
         connection.execute(insert(table), written)
