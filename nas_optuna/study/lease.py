@@ -269,21 +269,12 @@ def advise(study: Study) -> None:
 
 def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
     """Put back every running trial whose process has ended or whose lease has lapsed, and say so."""
-    released, ended, unseen = [], [], []
-    for claim in _running(study):
-        lease = claim if claim.worker is not None else _of_0_2(study, claim)
-        worker = lease.owner
-        if lease.worker is None:
-            unseen.append(str(claim.number))
-        elif lease.is_free and _put_back(study, claim.trial_id, *claim.lease):
-            released.append(claim.number)
-            if worker is None or worker.is_gone():
-                ended.append(str(claim.number))
-            else:
-                where = f"process {worker.process} on {worker.host}"
-                logger.warning("going on with trial %d, whose lease %s has not renewed", claim.number, where)
-    if ended:
-        logger.warning("going on with what no process runs any more: trial %s", ", ".join(ended))
+    running = _running(study)
+    released = [c.number for c in running if c.is_free and _put_back(study, c.trial_id, *c.lease)]
+    if released:
+        numbers = ", ".join(map(str, released))
+        logger.warning("going on with trial %s, whose process has ended, or has not renewed its lease", numbers)
+    unseen = [str(claim.number) for claim in running if claim.worker is None]
     if unseen and not again:
         logger.warning(
             "trial %s runs where this process cannot see it; if its own has ended: %s",
@@ -301,19 +292,12 @@ def release_those_of(study: Study, worker: str) -> list[int]:
 
 def release_by_hand(study: Study, number: int) -> None:
     """Put back a running trial whose process only a person can know to be gone, e.g. one of another host."""
-    trial = next((t for t in study.get_trials(deepcopy=False) if t.number == number), None)
-    if trial is None:
-        raise StudyError(f"study {study.study_name!r} has no trial {number}")
-    if trial.state != TrialState.RUNNING:
-        state = "failed" if trial.state == TrialState.FAIL else trial.state.name.lower()
-        raise StudyError(f"trial {number} is {state}, not running; there is nothing to put back")
     claim = next((claim for claim in _running(study) if claim.number == number), None)
-    if claim is not None:
-        worker = (claim if claim.worker is not None else _of_0_2(study, claim)).owner
-        if worker is not None and worker.is_here() and not worker.is_gone():
-            raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
+    worker = claim.owner if claim is not None else None
+    if worker is not None and worker.is_here() and not worker.is_gone():
+        raise StudyError(f"trial {number} is run by process {worker.process} of this machine; end that first")
     if claim is None or not _put_back(study, claim.trial_id, *claim.lease):
-        raise StudyError(f"trial {number} was ended or taken up by another process just now; look again")
+        raise StudyError(f"study {study.study_name!r} has no running trial {number}; there is nothing to put back")
 
 
 def take_unclosed(study: Study) -> list[FrozenTrial]:
@@ -327,10 +311,11 @@ def take_unclosed(study: Study) -> list[FrozenTrial]:
 
 
 def _running(study: Study) -> list[Claim]:
-    return [claim for claim in claims(study) if claim.state == TrialState.RUNNING.name]
-
-
-def _of_0_2(study: Study, claim: Claim) -> Claim:
-    """A running trial with the lease that release 0.2 kept as attributes of it."""
-    attributes = internals.read_trial(study, claim.trial_id).user_attrs
-    return replace(claim, worker=attributes.get(TrialKey.WORKER), until=attributes.get(TrialKey.LEASE))
+    """Every trial that runs, also with the lease that release 0.2 kept as attributes of the trial."""
+    found = [claim for claim in claims(study) if claim.state == TrialState.RUNNING.name]
+    for i, claim in enumerate(found):
+        if claim.worker is None:
+            old = internals.read_trial(study, claim.trial_id).user_attrs
+            worker, until = old.get(TrialKey.WORKER), old.get(TrialKey.LEASE)
+            found[i] = replace(claim, worker=worker, until=until, has_row=False)
+    return found

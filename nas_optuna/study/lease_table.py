@@ -57,6 +57,7 @@ class Claim:
     worker: str | None  # None without a lease
     until: float | None  # seconds, by the database's clock; renewed while the process works
     now: float  # by the same clock, when it was read
+    has_row: bool = True  # False if the lease is one of release 0.2
 
     @property
     def owner(self) -> Worker | None:
@@ -72,7 +73,7 @@ class Claim:
     @property
     def lease(self) -> tuple[sa.ColumnElement[bool], ...]:
         """What tells that a row of the table is still as it was read; nothing without a lease."""
-        return () if self.worker is None else (LEASES.c.worker == self.worker, LEASES.c.until == self.until)
+        return (LEASES.c.worker == self.worker, LEASES.c.until == self.until) if self.has_row else ()
 
 
 def create(engine: sa.Engine) -> None:

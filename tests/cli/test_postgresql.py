@@ -40,7 +40,7 @@ def test_a_study_lives_in_postgresql(command: Command, url: str) -> None:
     assert command("run", *storage, "--trials", 1).code == 0
     again = command("study", "release", "nas", trial.number, *storage)
     assert (again.code, len(again.err.splitlines())) == (2, 1)
-    assert f"trial {trial.number} is complete, not running" in again.err
+    assert f"has no running trial {trial.number}" in again.err
 
     assert command("study", "delete", "nas", "--yes", *storage).code == 0
     assert command("study", "list", "--json", *storage).json == []

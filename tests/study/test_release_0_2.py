@@ -25,7 +25,7 @@ def old(place: Path) -> optuna.Study:
 
 def test_its_leases_are_obeyed(old: optuna.Study, caplog: pytest.LogCaptureFixture) -> None:
     assert lease.release_abandoned(old) == [3]
-    assert "trial 3, whose lease process" in caplog.text
+    assert "going on with trial 3, whose process" in caplog.text
     states = [trial.state for trial in old.trials]
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.WAITING, TrialState.RUNNING, TrialState.WAITING]
     taken = lease.take_waiting(old)
