@@ -41,10 +41,10 @@ from sqlalchemy.exc import IntegrityError
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease_table
 from nas_optuna.study import optuna_internals as internals
-from nas_optuna.study.database import change_state
+from nas_optuna.study.database import change_state, persistently
 from nas_optuna.study.lease_table import HELD, LEASES, Claim, this_worker
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.storage import advice, refusal
+from nas_optuna.study.storage import advice, has_raced, refusal
 from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import add_trial, retried, transaction
 
@@ -82,7 +82,8 @@ def has_leases(study: Study) -> bool:
         return False
     engine = database.engine
     if engine not in _MADE:
-        retried(internals.storage_of(study), lambda: lease_table.create(engine))
+        create = partial(LEASES.create, engine, checkfirst=True)
+        retried(internals.storage_of(study), lambda: persistently(create, 0.0, is_undone=has_raced))
         _MADE.add(engine)
     return True
 

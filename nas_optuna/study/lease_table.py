@@ -20,8 +20,6 @@ import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from sqlalchemy import Connection
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.schema import CreateTable
 
 from nas_optuna.study.storage import seconds_of
 
@@ -74,17 +72,6 @@ class Claim:
     def lease(self) -> tuple[sa.ColumnElement[bool], ...]:
         """What tells that a row of the table is still as it was read; nothing without a lease."""
         return (LEASES.c.worker == self.worker, LEASES.c.until == self.until) if self.has_row else ()
-
-
-def create(engine: sa.Engine) -> None:
-    """Create the table if it is missing; other processes may do so at the same moment."""
-    try:
-        with engine.begin() as connection:
-            connection.execute(CreateTable(LEASES, if_not_exists=True))
-    except DBAPIError:
-        with engine.connect() as connection:
-            if not engine.dialect.has_table(connection, LEASES.name):
-                raise  # no other process was faster: the database may not be written, or is full
 
 
 def seconds() -> float:

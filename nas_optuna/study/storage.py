@@ -116,7 +116,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
             # It gets its tables as every new database does; SQLite drops a log that an earlier file has left.
             database.touch()
         return persistently(
-            partial(_open, url, database, patience), patience if with_retry else 0.0, is_undone=_has_raced
+            partial(_open, url, database, patience), patience if with_retry else 0.0, is_undone=has_raced
         )
     except ArgumentError:
         raise StudyError(_not_a_url()) from None
@@ -283,7 +283,7 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
     return connection
 
 
-def _has_raced(error: BaseException) -> bool:
+def has_raced(error: BaseException) -> bool:
     """Whether other processes have created the tables at the same moment; theirs are then used."""
     from sqlalchemy.exc import IntegrityError
 

@@ -246,7 +246,7 @@ def test_a_worker_that_lost_its_trial_records_nothing(tmp_path: Path) -> None:
     for value in (1.0, float("inf"), -0.5):
         trial_id = lease.take_new(study)
         assert trial_id is not None
-        kept = internals.open_trial(study, trial_id)
+        kept = optuna.Trial(study, trial_id)
         with lease.hold(study, trial_id):
             set_trial_attributes(kept, {"a": 1})
         study.tell(kept, [value, 2.0])
@@ -257,7 +257,7 @@ def test_a_worker_that_lost_its_trial_records_nothing(tmp_path: Path) -> None:
         assert study.trials[-1].user_attrs == {"a": 1}
     lost = lease.take_new(study)
     assert lost is not None
-    trial = internals.open_trial(study, lost)
+    trial = optuna.Trial(study, lost)
     with lease.hold(study, lost):
         leases.give(study, lost, "elsewhere/m/b/n/1/1")
         with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="another runs it"):
@@ -272,14 +272,13 @@ def test_times_are_optunas(tmp_path: Path) -> None:
     script = """
 import optuna, sys
 from nas_optuna.study import lease
-from nas_optuna.study.optuna_internals import open_trial
 from nas_optuna.study.storage import open_storage
 study = optuna.create_study(storage=open_storage(sys.argv[1], create=True))
 study.enqueue_trial({})
 for take in (lease.take_waiting, lease.take_new):
     number = take(study)
     with lease.hold(study, number):
-        study.tell(open_trial(study, number), 1.0)
+        study.tell(optuna.Trial(study, number), 1.0)
 found = study.trials + optuna.load_study(study_name=study.study_name, storage=sys.argv[1]).trials
 for trial in found:
     for moment in (trial.datetime_start, trial.datetime_complete):
