@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 REFERENCE = "reference"
 """The origin of the trial that trains what a space names as its reference."""
-_LONGEST = 100_000
-"""Characters of an architecture: each takes many times its size while it is read."""
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
@@ -47,8 +45,6 @@ def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
 
 
 def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture:
-    if isinstance(entry, str) and len(entry) > _LONGEST:
-        raise ArchitectureError(f"{place}: it has {len(entry):,} characters; no architecture is so long")
     try:
         if isinstance(entry, str):
             return space.parse(entry)

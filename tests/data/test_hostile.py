@@ -199,15 +199,6 @@ def test_hostile_queue_files(tmp_path: Path, text: str) -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_a_queue_of_one_architecture_of_twenty_megabytes(tmp_path: Path) -> None:
-    before = new_peak()
-    for text in ("f4k3s1-" * 3_000_000, '["' + "f4k3s1-" * 3_000_000 + '"]'):
-        (tmp_path / "queue.json").write_text(text)
-        with pytest.raises(NasOptunaError, match="it has 21,000,000 characters"):
-            read_architectures(tmp_path / "queue.json", SPACE)
-    assert peak() - before < 200_000, "kilobytes"
-
-
 @pytest.mark.parametrize("inside", ["", "a/"])
 def test_a_link_to_itself_is_named(tmp_path: Path, inside: str) -> None:
     for part in ("a", "b"):
