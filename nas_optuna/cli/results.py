@@ -167,10 +167,8 @@ def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
         _print_winner(facts) if len(facts.names) == 1 else _print_front(facts, front_of(facts.study))
     share = feasible_share(facts.trials)
     if share is not None:
-        say(
-            f"inside the limits: {share.feasible} of {share.proposals} proposals ({share.share:.0%});"
-            f" {share.recent:.0%} for the last ten trials"
-        )
+        inside, proposals = share
+        say(f"inside the limits: {inside} of {proposals} proposals ({inside / proposals:.0%})")
 
 
 def _print_front(facts: StudyFacts, front: Front) -> None:

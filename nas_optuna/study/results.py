@@ -261,25 +261,9 @@ def _ends(objective: Criterion, place: int, trials: Sequence[FrozenTrial]) -> tu
     return best, worst if worst != best else best - sign
 
 
-@dataclass(frozen=True)
-class FeasibleShare:
-    """How many of a study's proposals were inside its limits, and their share among the last ten trials."""
-
-    feasible: int
-    proposals: int
-    recent: float
-
-    @property
-    def share(self) -> float:
-        """Fraction of proposals that were feasible."""
-        return self.feasible / self.proposals
-
-
-def feasible_share(trials: Sequence[FrozenTrial]) -> FeasibleShare | None:
-    """How many proposals were inside the limits; None in a study without limits."""
-    looked_at = [(is_feasible(trial), attribute(trial, TrialKey.PROPOSALS, 1)) for trial in trials if trial.constraints]
-    if not looked_at:
+def feasible_share(trials: Sequence[FrozenTrial]) -> tuple[int, int] | None:
+    """How many of a study's proposals were inside its limits, and how many there were; None without limits."""
+    limited = [trial for trial in trials if trial.constraints]
+    if not limited:
         return None
-    inside, proposals = (sum(column) for column in zip(*looked_at, strict=True))
-    recent_inside, recent_proposals = (sum(column) for column in zip(*looked_at[-10:], strict=True))
-    return FeasibleShare(inside, proposals, recent_inside / recent_proposals)
+    return sum(map(is_feasible, limited)), sum(attribute(trial, TrialKey.PROPOSALS, 1) for trial in limited)

@@ -80,9 +80,8 @@ def absolute(url: str) -> str:
 def sqlite_file(url: str) -> Path | None:
     """The file of a SQLite URL, or None for another storage or SQLite in memory."""
     parsed = _parsed(url)
-    path = parsed.database or ""
-    is_file = parsed.get_backend_name() == "sqlite" and path not in ("", ":memory:") and not path.startswith("file:")
-    return Path(path) if is_file else None
+    path = parsed.database
+    return Path(path) if parsed.get_backend_name() == "sqlite" and path and path != ":memory:" else None
 
 
 FORGETS = "this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it"
@@ -91,9 +90,7 @@ FORGETS = "this storage forgets everything when the command ends; --storage sqli
 
 def is_kept(url: str) -> bool:
     """Whether what is stored there outlives the process, which SQLite in memory does not."""
-    parsed = _parsed(url)
-    in_memory = parsed.database in (None, "", ":memory:") or "memory" in parsed.normalized_query.get("mode", ())
-    return parsed.get_backend_name() != "sqlite" or not in_memory
+    return not url.startswith("sqlite") or sqlite_file(url) is not None
 
 
 def open_storage(url: str, *, create: bool = False, with_retry: bool = False) -> RetryingStorage:

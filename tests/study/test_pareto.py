@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.study.optuna_internals import hypervolume
-from nas_optuna.study.results import FeasibleShare, feasible_share
+from nas_optuna.study.results import feasible_share
 
 
 def test_hypervolume_of_a_staircase() -> None:
@@ -41,4 +41,4 @@ def trial(**constraints: float) -> optuna.trial.FrozenTrial:
 def test_share_of_feasible_proposals() -> None:
     assert feasible_share([trial(), trial()]) is None
     trials = [trial(macs=0.5), trial(macs=0.0), trial(macs=-1.0, params=0.1), *[trial(macs=-0.1)] * 9]
-    assert feasible_share(trials) == FeasibleShare(feasible=10, proposals=12, recent=0.9)
+    assert feasible_share(trials) == (10, 12)
