@@ -22,7 +22,6 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Sub
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.study import lease, lease_table, optuna_internals
 from nas_optuna.study.database import giving_up, is_away
-from nas_optuna.study.lease import LeaseStatus
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.storage import failure
 
@@ -253,21 +252,21 @@ class _Run:
             return None, TrialState.FAIL
 
     def _tell(self, trial: Trial, trial_id: int, value: Any, state: TrialState | None) -> FrozenTrial:
-        if lease.status(self.study, trial_id) == LeaseStatus.LOST:
+        if lease.state(self.study, trial_id) is None:
             raise lease.LostError
         try:
             return self.study.tell(trial, value, state)
         except (UpdateFinishedTrialError, KeyError) as error:
             # Either the server went away after it had written the end, so the call was repeated; or a grid sampler
             # looked up the grid point of an enqueued trial, which has none.
-            if errors.place_of(error) or lease.status(self.study, trial_id) != LeaseStatus.TOLD:
+            if errors.place_of(error) or lease.state(self.study, trial_id) in (None, TrialState.RUNNING):
                 raise
             return optuna_internals.read_trial(self.study, trial_id)
 
     def _is_lost(self, trial_id: int) -> bool:
         """Whether the trial no longer belongs to this process, which explains an error."""
         with suppress(Exception):  # the database still fails
-            return lease.status(self.study, trial_id) == LeaseStatus.LOST
+            return lease.state(self.study, trial_id) is None
         return False
 
     def _give_back(self, trial_id: int, error: BaseException) -> None:

@@ -25,7 +25,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from enum import Enum
 from functools import partial
 from weakref import WeakSet
 
@@ -52,17 +51,6 @@ logger = logging.getLogger(__name__)
 
 _MADE: WeakSet[sa.Engine] = WeakSet()
 """Databases in which the table of leases is known to exist."""
-
-
-class LeaseStatus(Enum):
-    """Whether a worker still has a trial that it took."""
-
-    HELD = "held"
-    """It runs the trial."""
-    TOLD = "told"
-    """It has told the trial's end."""
-    LOST = "lost"
-    """The trial was put back, taken up by another worker, or deleted."""
 
 
 class LostError(BaseException):
@@ -97,7 +85,7 @@ def claims(study: Study, trial_id: int | None = None) -> list[Claim]:
     """Every trial of a study that runs or has a lease, or one trial in whatever state, as they are at one moment."""
     if not has_leases(study):  # whoever asks has the trial
         found = [t for t in internals.all_trials(study) if trial_id in (None, internals.trial_id_of(t))]
-        return [Claim(internals.trial_id_of(t), t.number, t.state.name, this_worker(), math.inf, 0.0) for t in found]
+        return [Claim(internals.trial_id_of(t), t.number, t.state, this_worker(), math.inf, 0.0) for t in found]
     trials = internals.tables()["trials"]
     is_claimed = (trials.c.state == TrialState.RUNNING) | LEASES.c.worker.is_not(None)
     which = is_claimed if trial_id is None else trials.c.trial_id == trial_id
@@ -107,7 +95,8 @@ def claims(study: Study, trial_id: int | None = None) -> list[Claim]:
         found = sa.select(*of_trial, LEASES.c.worker, LEASES.c.until, lease_table.clock(connection))
         joined = found.outerjoin_from(trials, LEASES, trials.c.trial_id == LEASES.c.trial_id)
         of_study = joined.where(trials.c.study_id == internals.study_id_of(study), which).order_by(trials.c.trial_id)
-        return [Claim(*row) for row in connection.execute(of_study)]
+        rows = connection.execute(of_study)
+        return [Claim(i, n, TrialState.__members__.get(state, TrialState.FAIL), *row) for i, n, state, *row in rows]
 
     return transaction(internals.storage_of(study), read)
 
@@ -168,7 +157,7 @@ class Held:
 
     def require(self, study: Study) -> None:
         """Raise `LostError` if another process has taken it over."""
-        if self.lost or status(study, self.trial_id) == LeaseStatus.LOST:
+        if self.lost or state(study, self.trial_id) is None:
             raise LostError("another process took the trial up, because this one did not renew its lease in time")
 
     def keep(self, engine: sa.Engine) -> None:
@@ -217,7 +206,7 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
         release_abandoned(study, again=True)
     with suppress(IntegrityError):  # it has a lease, which may be this process's
         _in_table(study, lambda connection: lease_table.give(connection, trial_id))
-    if is_running or status(study, trial_id) != LeaseStatus.HELD:
+    if is_running or state(study, trial_id) != TrialState.RUNNING:
         raise LostError(f"another process or thread runs trial {trial.number}")
     with hold(study, trial_id) as held:
         yield held
@@ -230,12 +219,10 @@ def close(study: Study, trial_id: int) -> None:
     _held_in(study).pop(trial_id, None)
 
 
-def status(study: Study, trial_id: int) -> LeaseStatus:
-    """Look up whether this process still runs a trial that it took."""
-    mine = next((claim for claim in claims(study, trial_id) if claim.worker == this_worker()), None)
-    if mine is None or mine.state == TrialState.WAITING.name:
-        return LeaseStatus.LOST
-    return LeaseStatus.HELD if mine.state == TrialState.RUNNING.name else LeaseStatus.TOLD
+def state(study: Study, trial_id: int) -> TrialState | None:
+    """The state of a trial that this process took; None if it was put back, taken by another, or deleted."""
+    mine = [claim.state for claim in claims(study, trial_id) if claim.worker == this_worker()]
+    return mine[0] if mine and mine[0] != TrialState.WAITING else None
 
 
 def release(study: Study, trial_id: int) -> bool:
@@ -307,13 +294,13 @@ def take_unclosed(study: Study) -> list[FrozenTrial]:
     def take(claim: Claim) -> bool:
         return _in_table(study, lambda rows: lease_table.change(rows, claim.trial_id, *claim.lease))
 
-    ended = [c for c in claims(study) if c.state not in (TrialState.RUNNING.name, TrialState.WAITING.name)]
-    return [internals.read_trial(study, c.trial_id) for c in ended if c.is_free and take(c)]
+    ended = [claim for claim in claims(study) if claim.state.is_finished() and claim.is_free]
+    return [internals.read_trial(study, claim.trial_id) for claim in ended if take(claim)]
 
 
 def _running(study: Study) -> list[Claim]:
     """Every trial that runs, also with the lease that release 0.2 kept as attributes of the trial."""
-    found = [claim for claim in claims(study) if claim.state == TrialState.RUNNING.name]
+    found = [claim for claim in claims(study) if claim.state == TrialState.RUNNING]
     for i, claim in enumerate(found):
         if claim.worker is None:
             old = internals.read_trial(study, claim.trial_id).user_attrs

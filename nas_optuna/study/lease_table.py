@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import sqlalchemy as sa
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
+from optuna.trial import TrialState
 from sqlalchemy import Connection
 
 from nas_optuna.study.storage import seconds_of
@@ -51,7 +52,7 @@ class Claim:
 
     trial_id: int
     number: int
-    state: str
+    state: TrialState
     worker: str | None  # None without a lease
     until: float | None  # seconds, by the database's clock; renewed while the process works
     now: float  # by the same clock, when it was read

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import StudyError
 from nas_optuna.study import lease, lease_table
-from nas_optuna.study.lease import LeaseStatus, claims
+from nas_optuna.study.lease import claims
 from nas_optuna.study.lease_table import Worker, this_worker
 from nas_optuna.study.optuna_internals import database_of
 from nas_optuna.study.storage import open_storage
@@ -79,7 +79,7 @@ def test_a_trial_has_its_lease_from_its_first_moment_to_its_release(study: optun
     assert worker == this_worker()
     assert lease_table.seconds() - 5 < lasts < lease_table.seconds() + 5
     assert study.trials[0].datetime_start is not None
-    assert lease.status(study, new) == LeaseStatus.HELD
+    assert lease.state(study, new) == TrialState.RUNNING
     assert lease.release(study, new)
     assert states(study) == ["WAITING"]
     assert leases.of(study, new) is None
@@ -87,10 +87,10 @@ def test_a_trial_has_its_lease_from_its_first_moment_to_its_release(study: optun
     assert lease.take_waiting(study) == new
     assert lease.take_waiting(study) is None
     study.tell(0, 1.0)
-    assert lease.status(study, new) == LeaseStatus.TOLD
+    assert lease.state(study, new) == TrialState.COMPLETE
     assert not lease.release(study, new)
     assert states(study) == ["COMPLETE"]
-    assert lease.status(study, new + 9) == LeaseStatus.LOST
+    assert lease.state(study, new + 9) is None
 
 
 def test_a_storage_without_leases_gives_a_trial_to_one_worker(without_leases: optuna.Study) -> None:
@@ -99,16 +99,16 @@ def test_a_storage_without_leases_gives_a_trial_to_one_worker(without_leases: op
     taken = lease.take_waiting(study)
     assert taken is not None
     assert lease.take_waiting(study) is None
-    assert lease.status(study, taken) == LeaseStatus.HELD
+    assert lease.state(study, taken) == TrialState.RUNNING
     with lease.hold(study, taken) as held:
         held.require(study)
     assert lease.release(study, taken)
-    assert lease.status(study, taken) == LeaseStatus.LOST
+    assert lease.state(study, taken) is None
     assert lease.take_waiting(study) == taken
     lease.take_new(study)
     assert lease.release_abandoned(study) == lease.take_unclosed(study) == []
     study.tell(0, 1.0)
-    assert lease.status(study, taken) == LeaseStatus.TOLD
+    assert lease.state(study, taken) == TrialState.COMPLETE
 
 
 def test_a_number_that_is_used_again_does_not_bring_a_lease_along(study: optuna.Study) -> None:
@@ -120,7 +120,7 @@ def test_a_number_that_is_used_again_does_not_bring_a_lease_along(study: optuna.
     optuna.delete_study(study_name="s", storage=storage)
     again = optuna.create_study(study_name="s", storage=storage)
     assert lease.take_new(again) == first
-    assert lease.status(again, first) == LeaseStatus.HELD
+    assert lease.state(again, first) == TrialState.RUNNING
 
 
 def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
@@ -134,7 +134,7 @@ def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
     monkeypatch.setattr(lease, "claims", lambda study: seen)
     assert lease.release_abandoned(study) == []
     monkeypatch.undo()
-    assert lease.status(study, taken) == LeaseStatus.HELD
+    assert lease.state(study, taken) == TrialState.RUNNING
 
 
 def test_a_lease_that_was_renewed_meanwhile_is_not_taken(study: optuna.Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,4 +236,4 @@ def test_a_storage_of_optunas_own_class_has_leases_too(tmp_path: Path) -> None:
     study = optuna.create_study(storage=optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/own.db"))
     trial_id = lease.take_new(study)
     assert trial_id is not None
-    assert lease.status(study, trial_id) == lease.LeaseStatus.HELD
+    assert lease.state(study, trial_id) == TrialState.RUNNING

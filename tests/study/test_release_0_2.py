@@ -30,7 +30,7 @@ def test_its_leases_are_obeyed(old: optuna.Study, caplog: pytest.LogCaptureFixtu
     assert states == [TrialState.COMPLETE] * 3 + [TrialState.WAITING, TrialState.RUNNING, TrialState.WAITING]
     taken = lease.take_waiting(old)
     assert taken == 4
-    assert lease.status(old, taken) == lease.LeaseStatus.HELD
+    assert lease.state(old, taken) == TrialState.RUNNING
     assert lease.release_abandoned(old) == []
     lease.release_by_hand(old, 4)
     assert old.trials[4].state == TrialState.WAITING

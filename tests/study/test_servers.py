@@ -27,7 +27,7 @@ def server(request: pytest.FixtureRequest) -> Server | MariaDB:
 
 @pytest.mark.parametrize(
     "ask",
-    [lease.claims, lambda study: lease.status(study, 7)],
+    [lease.claims, lambda study: [lease.state(study, 7)]],
     ids=["all leases", "a lease"],
 )
 def test_a_worker_whose_first_question_of_leases_meets_no_server_waits(
