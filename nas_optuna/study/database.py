@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -53,28 +53,20 @@ class Database(RDBStorage):
             which |= trials.c.trial_id.in_(sorted(included_trial_ids)[:_MOST_VARIABLES])
         if len(included_trial_ids) > _MOST_VARIABLES:
             which = trials.c.trial_id >= min(included_trial_ids)
-        found = self._read(study_id, (trials.c.study_id == study_id) & which)
+        with self.engine.connect() as connection:
+            found = read_trials(connection, (trials.c.study_id == study_id) & which)
+        if not found:
+            self.get_study_name_from_id(study_id)  # which raises a `KeyError` if it was deleted
         wanted = [t for t in found if trial_id_of(t) in included_trial_ids or trial_id_of(t) > trial_id_greater_than]
         return [trial for trial in wanted if states is None or trial.state in states]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """Read a trial."""
-        trials = tables()["trials"]
         with self.engine.connect() as connection:
-            study_id = connection.execute(select(trials.c.study_id).where(trials.c.trial_id == trial_id)).scalar()
-        found = [] if study_id is None else self._read(study_id, trials.c.trial_id == trial_id)
+            found = read_trials(connection, tables()["trials"].c.trial_id == trial_id)
         if not found:
             raise KeyError(f"no trial has the id {trial_id}")
         return found[0]
-
-    def _read(self, study_id: int, which: Any) -> list[FrozenTrial]:
-        directions = tables()["study_directions"]
-        count = select(func.count()).select_from(directions).where(directions.c.study_id == study_id)
-        with self.engine.connect() as connection:
-            objectives = connection.execute(count).scalar_one()
-            if not objectives:
-                raise KeyError(f"no study has the id {study_id}")
-            return read_trials(connection, tables(), which, objectives)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Write a trial's end only while this process's lease stands, and let one worker take a waiting trial."""

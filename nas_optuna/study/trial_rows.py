@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import index
@@ -17,9 +17,10 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import ColumnElement, Connection, Table, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Table, func, literal_column, select
 
 from nas_optuna.errors import describe_error, printable, shortened, shown
+from nas_optuna.study.optuna_internals import tables
 from nas_optuna.study.schema import TrialKey, flaw_of_trial
 
 Row = Sequence[Any]
@@ -41,17 +42,16 @@ class Unreadable(Exception):  # noqa: N818 - a property of rows
     """A row that neither Optuna nor this package would write."""
 
 
-def read_trials(
-    connection: Connection, tables: Mapping[str, Table], which: ColumnElement[bool], objectives: int
-) -> list[FrozenTrial]:
+def read_trials(connection: Connection, which: ColumnElement[bool]) -> list[FrozenTrial]:
     """Read trials, in the order in which they were made."""
-    trials = tables["trials"]
-    query = select(*_columns(trials, _TRIAL)).select_from(trials)
+    trials, directions = tables()["trials"], tables()["study_directions"]
+    objectives = select(func.count()).where(directions.c.study_id == trials.c.study_id).scalar_subquery()
+    query = select(*_columns(trials, _TRIAL), objectives).select_from(trials)
     rows = connection.execute(query.where(which).order_by(trials.c.trial_id)).all()
     if not rows:
         return []
-    parts = [_parts(connection, trials, tables[name], columns, which) for name, columns in _PARTS.items()]
-    return [_trial(row, [part.get(row[0], ()) for part in parts], objectives) for row in rows]
+    parts = [_parts(connection, tables()[name], columns, which) for name, columns in _PARTS.items()]
+    return [_trial(row, [part.get(row[0], ()) for part in parts]) for row in rows]
 
 
 def _columns(table: Table, names: Iterable[str]) -> list[ColumnElement[Any]]:
@@ -60,8 +60,9 @@ def _columns(table: Table, names: Iterable[str]) -> list[ColumnElement[Any]]:
 
 
 def _parts(
-    connection: Connection, trials: Table, table: Table, columns: Sequence[str], which: ColumnElement[bool]
+    connection: Connection, table: Table, columns: Sequence[str], which: ColumnElement[bool]
 ) -> dict[int, list[Row]]:
+    trials = tables()["trials"]
     query = select(table.c.trial_id, *_columns(table, columns)).join(trials, trials.c.trial_id == table.c.trial_id)
     found: dict[int, list[Row]] = defaultdict(list)
     for trial_id, *values in connection.execute(query.where(which)):
@@ -82,10 +83,10 @@ def attributes_of(rows: Iterable[Row]) -> dict[str, Any]:
     return found
 
 
-def _trial(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenTrial:
+def _trial(row: Row, parts: Sequence[Sequence[Row]]) -> FrozenTrial:
     trial_id, number, *_ = row
     try:
-        return _readable(row, parts, objectives)
+        return _readable(row, parts)
     except Unreadable as error:
         why = str(error)
     except Exception as error:  # Python and Optuna may raise anything for unforeseen values
@@ -106,8 +107,8 @@ def _trial(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenT
     )
 
 
-def _readable(row: Row, parts: Sequence[Sequence[Row]], objectives: int) -> FrozenTrial:
-    trial_id, number, state, start, complete = row
+def _readable(row: Row, parts: Sequence[Sequence[Row]]) -> FrozenTrial:
+    trial_id, number, state, start, complete, objectives = row
     values, params, user, system, steps = parts
     attributes, of_optuna = attributes_of(user), attributes_of(system)
     if (flaw := flaw_of_trial(attributes, of_optuna)) is not None:
