@@ -164,13 +164,13 @@ def test_a_database_in_a_folder_where_nobody_may_write_is_read(
 
     with closing(sqlite3.connect("nas-optuna.db")) as connection:  # the copy's only reader empties its log
         connection.execute("SELECT * FROM studies").fetchall()
-    real, may_write = sqlite3.connect, [True]
+    real, access, may_write = sqlite3.connect, os.access, [True]
 
     def connect(file: str, **options: Any) -> sqlite3.Connection:
         return real(file, factory=sqlite3.Connection if "immutable=1" in file else WithoutLog, **options)
 
     monkeypatch.setattr(sqlite3, "connect", connect)
-    monkeypatch.setattr(os, "access", lambda path, mode: may_write[0])
+    monkeypatch.setattr(os, "access", lambda path, mode: may_write[0] if mode == os.W_OK else access(path, mode))
     refused = command("study", "list")
     assert (refused.code, len(refused.err.splitlines())) == (2, 1)
     may_write[0] = False
