@@ -214,7 +214,7 @@ class _Run:
         number: int | str = "?"
         try:
             with self.stop.evaluating():
-                trial = optuna.Trial(self.study, trial_id)  # its sampler's `before_trial` runs here
+                trial = optuna_internals.open_trial(self.study, trial_id)
                 number = trial.number
                 subject = Subject(f"trial {trial.number}", trial, study=self.study)
                 self.told.trial_started(subject)

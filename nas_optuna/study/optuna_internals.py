@@ -162,6 +162,11 @@ def trial_id_of(trial: Trial | FrozenTrial) -> int:
     return trial._trial_id
 
 
+def open_trial(study: Study, trial_id: int) -> Trial:
+    """Return a running trial, as ``study.ask`` does; its sampler's ``before_trial`` runs here."""
+    return optuna.Trial(study, trial_id)
+
+
 def read_trial(study: Study, trial_id: int) -> FrozenTrial:
     """Read a trial as it is now."""
     return storage_of(study).get_trial(trial_id)
