@@ -27,6 +27,7 @@ from nas_optuna.costs.latency import Check, check_table, compare, measure_table
 from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.runtimes import Conditions
+from nas_optuna.costs.timing import fastest
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spec_text import with_overrides
 
@@ -57,7 +58,7 @@ def elsewhere(in_torch: LatencyTable, table: LatencyTable, space: SearchSpace) -
     """How well PyTorch's latency tells that of the kit's networks."""
     if not table.whole:
         return check_table(in_torch.model_copy(update={"networks": table.networks, "kit": table.kit}), space)
-    truth = table.network_ms()
+    truth = {text: fastest(visits) for text, visits in table.networks.items()}
     return compare(list(truth.values()), [in_torch.architecture_ms(space, space.parse(text)) for text in truth])
 
 

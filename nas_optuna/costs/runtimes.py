@@ -10,7 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from annotated_types import Ge
 
 from nas_optuna.errors import DeviceError, SpecError, TrainingError, unknown
 from nas_optuna.registry import Registry
@@ -102,8 +104,8 @@ class Conditions:
     device_name: str  # its maker's name for it
     runtime: str  # a name of `nas_optuna.costs.runtimes.RUNTIMES`, e.g. ``"torch"``
     version: str  # the runtime's version
-    threads: int  # threads of one operation on the CPU
-    batch_size: int  # images per call
+    threads: Annotated[int, Ge(1)]  # threads of one operation on the CPU
+    batch_size: Annotated[int, Ge(1)]  # images per call
     precision: str  # number format of weights and activations, e.g. ``"fp32"`` or ``"int8"``
 
     @classmethod
@@ -117,8 +119,6 @@ class Conditions:
         precision: str = "fp32",
     ) -> Conditions:
         """The conditions on this machine."""
-        if threads < 1 or batch_size < 1:
-            raise SpecError(f"threads and batch size must be at least 1, got {threads} and {batch_size}")
         from nas_optuna.devices import device_name
 
         made = make_runtime(runtime)
@@ -152,11 +152,8 @@ class TorchEager(Runtime):
         import torch
 
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-        module, images = self._ready(module.to(device, dtype)), images.to(device, dtype)
+        module, images = module.to(device, dtype), images.to(device, dtype)
         return _cuda_call(module, images) if device == "cuda" else _host_call(module, images)
-
-    def _ready(self, module: nn.Module) -> nn.Module:
-        return module
 
 
 class TorchCompile(TorchEager):
@@ -164,9 +161,10 @@ class TorchCompile(TorchEager):
 
     name = "torch-compile"
 
-    def _ready(self, module: nn.Module) -> nn.Module:
-        module.compile(dynamic=False)
-        return module
+    def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
+        """See `Runtime`."""
+        module.compile(dynamic=False)  # when it is first called
+        return super().prepare(module, images, device, precision, threads)
 
 
 class OnnxRuntime(Runtime):

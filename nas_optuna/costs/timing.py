@@ -14,18 +14,9 @@ import random
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import (  # Python 3.9 knows no newer ones
-    Any,
-    Callable,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Mapping,
-    Sequence,
-    Tuple,
-)
+from typing import Any
 
 FORMAT = "nas-optuna latency kit 1"
 TABLE_FORMAT = "nas-optuna latency table 1"
@@ -46,7 +37,7 @@ SPREAD = 1.25
 TRUSTED_ERROR = 0.1
 PRECISIONS = ("fp32", "int8")
 
-Visit = Tuple[float, float, float]
+Visit = tuple[float, float, float]
 """Lower quartile, median and upper quartile of one visit's calls, in milliseconds."""
 _LOOKS = ("looks", "reference")
 """The key of the visits of the reference operation."""
@@ -56,7 +47,7 @@ def visit(call: Callable[[], float], seconds: float) -> Visit:
     """Time repeated calls."""
     for _ in range(WARM_UP):
         call()
-    times: List[float] = []
+    times: list[float] = []
     end = time.perf_counter() + seconds
     while len(times) < CALLS or time.perf_counter() < end:
         times.append(call())
@@ -158,7 +149,7 @@ def main() -> int:
 
 def _measure(
     folder: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any], rounds: int, again: bool
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Visit every operation and network, each round in another order, continuing an earlier call."""
     precision = conditions["precision"]
     models = {("entries", key): files[precision] for key, files in kit["operations"].items()}
@@ -167,7 +158,7 @@ def _measure(
     if again and log.exists():
         log.unlink()
     begun, visits = _earlier(log, dict(conditions), kit["id"])
-    calls: Dict[str, Callable[[], float]] = {}
+    calls: dict[str, Callable[[], float]] = {}
     looks = visits.pop(_LOOKS, [])
     watch = _Watch(session_call(str(folder / kit["reference"]), conditions["threads"]), looks)
     total, done = rounds * len(models), sum(min(rounds, len(found)) for found in visits.values())
@@ -188,7 +179,7 @@ def _measure(
                 kept.write(json.dumps([*_LOOKS, looked]) + "\n")
             kept.flush()
     watch.report(visits)
-    table: Dict[str, Any] = {"format": TABLE_FORMAT, "space": kit["space"], "conditions": conditions, "date": begun}
+    table: dict[str, Any] = {"format": TABLE_FORMAT, "space": kit["space"], "conditions": conditions, "date": begun}
     for kind in ("entries", "networks"):
         table[kind] = {key: found for (where, key), found in visits.items() if where == kind}
     return {**table, "looks": looks, "kit": kit["id"], "overhead_ms": _overhead(kit, table)}
@@ -213,29 +204,27 @@ def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
 class _Watch:
     """Reports progress, and whether the device was throttled or busy meanwhile."""
 
-    def __init__(self, reference: Callable[[], float], looks: List[Visit]) -> None:
+    def __init__(self, reference: Callable[[], float], looks: list[Visit]) -> None:
         self._reference = reference
         self._looks = looks
         self._said = self._looked = time.monotonic() - 10
-        self._begun = time.monotonic()
-        self._first = -1
+        self._begun, self._visits = time.monotonic(), 0
 
     def look(self, done: int, total: int) -> Visit | None:
         """Visit the reference operation now and then, and report progress every five seconds."""
         now, looked = time.monotonic(), None
-        if self._first < 0:
-            self._first = done - 1
+        self._visits += 1
         if now - self._looked > LOOK:
             looked = visit(self._reference, SECONDS)
             self._looks.append(looked)
             self._looked = now
         if now - self._said > 5 or done == total:
-            left = (now - self._begun) / max(1, done - self._first) * (total - done)
+            left = (now - self._begun) / self._visits * (total - done)
             _say(f"{done} of {total} visits, about {left:.0f} s left")
             self._said = now
         return looked
 
-    def report(self, visits: Mapping[Tuple[str, str], List[Visit]]) -> None:
+    def report(self, visits: Mapping[tuple[str, str], list[Visit]]) -> None:
         """Print what cannot be trusted."""
         slow = slow_looks(self._looks)
         if slow:
@@ -255,9 +244,9 @@ class _Watch:
             )
 
 
-def _earlier(log: Path, conditions: Mapping[str, Any], kit: str) -> Tuple[str, Dict[Tuple[str, str], List[Visit]]]:
+def _earlier(log: Path, conditions: Mapping[str, Any], kit: str) -> tuple[str, dict[tuple[str, str], list[Visit]]]:
     """The beginning of an earlier call, and its visits of this kit under these conditions."""
-    visits: Dict[Tuple[str, str], List[Visit]] = {}
+    visits: dict[tuple[str, str], list[Visit]] = {}
     try:
         lines = log.read_text(encoding="utf-8").splitlines()
         head = json.loads(lines[0])

@@ -53,7 +53,6 @@ def test_conditions_are_kept() -> None:
     [
         ({"precision": "fp8"}, "unknown precision of runtime 'torch': 'fp8'"),
         ({"runtime": "tflite"}, "unknown runtime 'tflite'"),
-        ({"batch_size": 0}, "at least 1, got 1 and 0"),
         ({"runtime": "onnxruntime", "precision": "bf16"}, "precision of runtime 'onnxruntime'"),
     ],
 )
