@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -128,26 +129,9 @@ def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> M
         macs=counter.get_total_flops() // 2,
         params=sum(w.numel() for w in weights),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*weights, *module.buffers()]),
-        activation_bytes=x.nbytes + live.peak,
+        activation_bytes=x.nbytes + live["most"],
         input_bytes=x.nbytes,
     )
-
-
-class _Live:
-    """Bytes of the storages that live now, and the most at any time."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        self.peak = 0
-
-    def add(self, storage: Any) -> None:
-        size = storage.nbytes()
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._remove, size).atexit = False
-
-    def _remove(self, size: int) -> None:
-        self.bytes -= size
 
 
 def flop_counter() -> FlopCounterMode:
@@ -193,13 +177,13 @@ def flop_counter() -> FlopCounterMode:
 
 
 @contextmanager
-def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
-    """Follow every storage that torch makes inside the block, other than those of `module` and `x`."""
+def _tracked(module: nn.Module, x: Tensor) -> Iterator[Counter[str]]:
+    """The bytes of the storages that torch makes inside the block: those that live now, and the most at any time."""
     from torch.utils.weak import WeakIdKeyDictionary
 
     from nas_optuna.spaces.shapes import tensors_in
 
-    known, live = WeakIdKeyDictionary(), _Live()
+    known, live = WeakIdKeyDictionary(), Counter(now=0, most=0)
     for tensor in (x, *module.parameters(), *module.buffers()):
         known[tensor.untyped_storage()] = True
 
@@ -207,7 +191,9 @@ def _tracked(module: nn.Module, x: Tensor) -> Iterator[_Live]:
         for storage in (tensor.untyped_storage() for tensor in tensors_in(result)):
             if storage not in known:
                 known[storage] = True
-                live.add(storage)
+                live.update(now=storage.nbytes())
+                live["most"] = max(live.values())
+                weakref.finalize(storage, live.update, now=-storage.nbytes()).atexit = False
 
     with operators_noted(note):
         yield live

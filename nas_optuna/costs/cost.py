@@ -76,6 +76,7 @@ class Cost(ABC):
     direction: ClassVar[Direction] = "minimize"
     format: ClassVar[str] = ""
     conditions: str = ""
+    proxy: str | None = None
 
     def __init__(self, context: CostContext) -> None:
         self.context = context
@@ -84,11 +85,6 @@ class Cost(ABC):
     def always(cls, context: CostContext) -> bool:
         """Whether every trial records it, even if no objective and no limit needs it."""
         return False
-
-    @cached_property
-    def proxy(self) -> str | None:
-        """See the class."""
-        return None
 
     @cached_property
     def margin(self) -> float | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
@@ -18,7 +18,7 @@ from nas_optuna.costs.runtimes import Conditions, make_runtime
 from nas_optuna.costs.timing import Visit, fastest, rounds_of, visit
 from nas_optuna.errors import TableError
 from nas_optuna.quantities import plural
-from nas_optuna.spaces import SearchSpace, Shape, require_operations
+from nas_optuna.spaces import SearchSpace, Shape
 from nas_optuna.spaces.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _SECONDS, _AGAIN_SECONDS = 0.1, 0.01
 """How long a network is timed at first, and after each epoch of its training."""
 
 _Make = Callable[[], "tuple[nn.Module, Shape]"]
+_Place = TypeVar("_Place")
 
 
 def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, seconds: float = 0.1) -> Visit:
@@ -53,18 +54,22 @@ def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, secon
 
 
 def measure_in_rounds(
-    modules: Mapping[str, _Make],
-    visits: dict[str, list[Visit]],
+    modules: Mapping[_Place, _Make],
+    visits: dict[_Place, list[Visit]],
     conditions: Conditions,
     *,
     rounds: int,
     seconds: float,
-) -> Iterator[str]:
-    """Time many modules, each once a round, and add to their visits; yield the key of each."""
-    for key in rounds_of(modules, visits, rounds):
-        module, input_shape = modules[key]()
-        visits.setdefault(key, []).append(measure(module, input_shape, conditions, seconds))
-        yield key
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[_Place]:
+    """Time many modules, each once a round, and add to their visits; yield the place of each."""
+    done, total = sum(min(len(visits.get(place, ())), rounds) for place in modules), rounds * len(modules)
+    progress(done, total)
+    for place in rounds_of(modules, visits, rounds):
+        module, input_shape = modules[place]()
+        visits.setdefault(place, []).append(measure(module, input_shape, conditions, seconds))
+        yield place
+        progress(done := done + 1, total)
 
 
 def measure_table(
@@ -84,15 +89,16 @@ def measure_table(
         table.require_space(space, path)
     else:
         table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
-    parts = {place: (found, make) for found, made in _parts(space, table) for place, make in made.items()}
-    visits = {place: list(found.get(place, ())) for place, (found, _) in parts.items()}
-    done, total = sum(min(len(found), rounds) for found in visits.values()), rounds * len(parts)
-    progress(done, total)
-    modules, finished, saved = {place: make for place, (_, make) in parts.items()}, done == total, time.monotonic()
+    operations = measurable_operations(space, table.conditions.runtime)
+    drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
+    modules = {("entries", op.key): partial(_drawn, op.make, op.input_shape) for op in operations}
+    modules |= {("networks", str(architecture)): partial(_whole_network, space, architecture) for architecture in drawn}
+    visits = {place: list(getattr(table, place[0]).get(place[1], ())) for place in modules}
+    saved, finished = time.monotonic(), True
+    visited = measure_in_rounds(modules, visits, conditions, rounds=rounds, seconds=seconds, progress=progress)
     try:
-        for place in measure_in_rounds(modules, visits, conditions, rounds=rounds, seconds=seconds):
-            parts[place][0][place] = visits[place]
-            progress(done := done + 1, total)
+        for kind, key in visited:
+            getattr(table, kind)[key], finished = visits[kind, key], False
             if time.monotonic() - saved > _SAVE_EVERY:
                 table.save(path)
                 saved = time.monotonic()
@@ -103,15 +109,6 @@ def measure_table(
     finally:
         table.save(path)
     return table
-
-
-def _parts(space: SearchSpace, table: LatencyTable) -> Iterator[tuple[dict[str, list[Visit]], dict[str, _Make]]]:
-    """What is to be measured of a space, with the part of the table that keeps it."""
-    operations = measurable_operations(space, table.conditions.runtime)
-    if operations:
-        yield table.entries, {op.key: partial(_drawn, op.make, op.input_shape) for op in operations}
-    drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
-    yield table.networks, {str(architecture): partial(_whole_network, space, architecture) for architecture in drawn}
 
 
 def _whole_network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
@@ -166,15 +163,11 @@ def check_table(
     drawn = space.sample_distinct(networks + len(table.networks), random.Random(seed))
     # If possible others than the table's own, to which its overhead is fitted.
     drawn = sorted(drawn, key=lambda architecture: str(architecture) in table.networks)[:networks]
-    architectures = {str(architecture): architecture for architecture in drawn}
     told = [table.architecture_ms(space, architecture) for architecture in drawn]
-    visits: dict[str, list[Visit]] = {text: [] for text in architectures}
-    modules = {text: partial(_whole_network, space, architecture) for text, architecture in architectures.items()}
-    total = rounds * len(architectures)
-    progress(0, total)
-    visited = measure_in_rounds(modules, visits, table.conditions, rounds=rounds, seconds=seconds)
-    for done, _ in enumerate(visited, start=1):
-        progress(done, total)
+    visits: dict[str, list[Visit]] = {str(architecture): [] for architecture in drawn}
+    modules = {str(architecture): partial(_whole_network, space, architecture) for architecture in drawn}
+    for _ in measure_in_rounds(modules, visits, table.conditions, rounds=rounds, seconds=seconds, progress=progress):
+        pass
     return compare(list(map(fastest, visits.values())), told, table.overhead_ms)
 
 
@@ -214,8 +207,6 @@ class LatencyCost(Cost):
         self._measured: dict[Architecture, float] = {}
         if settings.table is not None:
             self._table = LatencyTable.open(settings.table, context.space, force=settings.force)
-            if not self._table.whole:
-                require_operations(context.space, "a latency table")
         if self._table is not None and self._table.kit:  # of another device, on purpose
             self._conditions = self._table.conditions
         else:
@@ -224,17 +215,12 @@ class LatencyCost(Cost):
             if self._table is not None and not settings.force:
                 remedy = "use it as it is: --set latency.force=true"
                 self._table.require(self._conditions, Path(settings.table or ""), remedy)
-        self.conditions = str(self._conditions)
+        self.conditions, self.proxy = str(self._conditions), None if self._table else "macs"
 
     @classmethod
     def always(cls, context: CostContext) -> bool:
         """With a table it is known at no cost."""
         return context.latency.table is not None
-
-    @cached_property
-    def proxy(self) -> str | None:
-        """MACs, if the latency has to be measured."""
-        return "macs" if self._table is None else None
 
     @cached_property
     def margin(self) -> float | None:

@@ -38,42 +38,38 @@ def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = Fa
     # layer whose output is read twice (by an addition, or a SiLU) in full precision, which takes several times as long.
     # An inner model ends without the conversion of its output, with which the next layer begins. Nodes in `kept` stay
     # as they are.
-    try:
-        return _quantised(model, batches, inner, kept)
-    except Exception as error:  # whatever ONNX Runtime's tool raises
-        raise TrainingError(f"ONNX Runtime cannot quantise this network: {reason_of(error, 200)}") from error
-
-
-def _quantised(model: bytes, batches: Iterable[NDArray[Any]], inner: bool, kept: Sequence[str]) -> bytes:
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-    loaded = onnx.load_model_from_string(model)
-    _give_each_its_own_weights(loaded.graph)
-    name = loaded.graph.input[0].name
-    feeds = iter({name: batch} for batch in batches)
-
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def get_next(self) -> Any:
-            return next(feeds, None)
+        def __init__(self, name: str) -> None:
+            self._feeds = iter({name: batch} for batch in batches)
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
-        out = Path(folder) / "int8.onnx"
-        quantize_static(
-            loaded,
-            str(out),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(kept),
-        )
-        made = onnx.load(str(out))
-    _pool_in_full_precision(made)
-    if inner:
-        _cut_end(made)
-    return bytes(made.SerializeToString())
+        def get_next(self) -> Any:
+            return next(self._feeds, None)
+
+    try:
+        loaded = onnx.load_model_from_string(model)
+        _give_each_its_own_weights(loaded.graph)
+        with tempfile.TemporaryDirectory() as folder, _quiet():
+            out = Path(folder) / "int8.onnx"
+            quantize_static(
+                loaded,
+                str(out),
+                Reader(loaded.graph.input[0].name),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=list(kept),
+            )
+            made = onnx.load(str(out))
+        _pool_in_full_precision(made)
+        if inner:
+            _cut_end(made)
+        return bytes(made.SerializeToString())
+    except Exception as error:  # whatever ONNX Runtime's tool raises
+        raise TrainingError(f"ONNX Runtime cannot quantise this network: {reason_of(error, 200)}") from error
 
 
 def _give_each_its_own_weights(graph: onnx.GraphProto) -> None:

@@ -24,7 +24,7 @@ from nas_optuna.data.images import ImageSet
 from nas_optuna.data.pixels import MAX_SIDE
 from nas_optuna.data.source import FunctionSource, InputSize, Source, hold_out
 from nas_optuna.data_sets import DATA_SETS
-from nas_optuna.errors import DataError, NasOptunaError, SpecError, named, reason_of, shown, unknown
+from nas_optuna.errors import DataError, SpecError, named, reason_of, shown, unknown
 from nas_optuna.files import scratch_folder
 from nas_optuna.spec import DataSpec
 
@@ -143,9 +143,6 @@ def is_code(name: str) -> bool:
     return name.partition(":")[0] not in FROM_FILES and DATA_SETS.is_code(name)
 
 
-_WANTED = "; give a folder with a directory of pictures for each class, or a .npz file of the arrays images and labels"
-
-
 def data_name(text: str) -> str:
     """The full name of a data set: ``folder:PATH`` for a folder, ``npz:FILE`` for a file, a name unchanged."""
     if not text.strip():
@@ -155,18 +152,19 @@ def data_name(text: str) -> str:
     path = Path(text).expanduser()
     if ":" in text and not path.exists():
         kind, _, place = text.partition(":")
-        return f"{kind.casefold()}:{place}" if kind.casefold() in ("folder", "npz") else text
+        return f"{kind.casefold()}:{place}" if kind.casefold() in FROM_FILES else text
     if path.is_dir() and not (text.isidentifier() and text in DATA_SETS):
         return f"folder:{path.absolute()}"
-    if path.is_file():
-        if path.suffix != ".npz":
-            raise DataError(f"{named(path)} is no folder of pictures and no .npz file{_WANTED}")
+    if path.is_file() and path.suffix == ".npz":
         return f"npz:{path.absolute()}"
     if text in DATA_SETS:
         return text
-    if path.suffix or "/" in text:
-        problem = "is neither a file nor a folder" if path.exists() else "does not exist"
-        raise DataError(f"{named(path)} {problem}{_WANTED}")
+    if path.exists() or path.suffix or "/" in text:
+        problem = "is no folder and no .npz file" if path.exists() else "does not exist"
+        raise DataError(
+            f"{named(path)} {problem}; give a folder with a directory of pictures for each class, or a .npz file of the"
+            " arrays images and labels"
+        )
     raise SpecError(unknown("folder, file or data set", text, DATA_SETS.names()))
 
 
@@ -218,16 +216,9 @@ def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize 
 
 
 def _part(name: str, train: bool, place: Path) -> ImageSet:
-    """The training or the test part of a named data set; errors of somebody's function say which."""
+    """The training or the test part of a named data set."""
     DATA_SETS.find(name)  # it belongs to no part that this cannot be imported
-    try:
-        made: ImageSet = DATA_SETS.make(name, train, place, options={}, wanted=ImageSet)
-    except NasOptunaError as error:
-        if name in DATA_SETS.builtin:
-            raise
-        part = "training" if train else "test"
-        kind = next(k for k in type(error).__mro__ if k.__module__ == NasOptunaError.__module__)  # theirs may differ
-        raise kind(f"{error}; it was asked for the {part} part") from error
+    made: ImageSet = DATA_SETS.make(name, train, place, options={}, wanted=ImageSet)
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,10 +66,6 @@ _GREY_MODES = frozenset({"1", "L", "LA", "La"})
 _VISIBLE = 16
 """Difference of brightness, 0 … 255, below which a drawing is practically invisible."""
 
-_LARGE = 8_000_000
-"""Pictures with at least this many pixels are decoded one at a time, so that threads do not multiply the memory."""
-_one_large = threading.Lock()
-
 
 @dataclass(frozen=True)
 class PictureFacts:
@@ -130,11 +125,7 @@ def shared_background(facts: list[PictureFacts]) -> int:
 @contextmanager
 def _opened(file: Path) -> Iterator[Image.Image]:
     with _told_in_one_line(named(file)), open_picture(file) as picture:
-        if picture.width * picture.height < _LARGE:
-            yield picture
-        else:
-            with _one_large:
-                yield picture
+        yield picture
 
 
 @contextmanager

@@ -203,19 +203,13 @@ def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
     mode, transparent = "L" if pixels.channels == 1 else "RGB", picture.has_transparency_data
     if picture.mode == mode and not transparent:
         return picture
-    result = Image.new(mode, picture.size)
-    rows = max(1, _STRIP // picture.width)  # in strips, or the picture would be in memory four times
-    for top in range(0, picture.height, rows):
-        box = (0, top, picture.width, min(top + rows, picture.height))
-        strip = picture.crop(box)
-        if strip.mode == "LAB":  # Pillow converts it to nothing else
-            strip = strip.convert("RGB")
-        if transparent:
-            strip = strip.convert("RGBA")
-            ground = Image.new("RGBA", strip.size, (pixels.background,) * 3 + (255,))
-            strip = Image.alpha_composite(ground, strip)
-        result.paste(strip.convert(mode), box)
-    return result
+    if picture.mode == "LAB":  # Pillow converts it to nothing else
+        picture = picture.convert("RGB")
+    if transparent:
+        picture = picture.convert("RGBA")
+        ground = Image.new("RGBA", picture.size, (pixels.background,) * 3 + (255,))
+        picture = Image.alpha_composite(ground, picture)
+    return picture.convert(mode)
 
 
 def eight_bits(values: np.ndarray, pixels: PixelFormat) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -82,11 +82,13 @@ class FileSource:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
 class FunctionSource:
     """A function from ``train`` to an `ImageSet`, the training or the test part; there is no validation part."""
 
-    def __init__(self, load: Callable[[bool], ImageSet], spec: DataSpec, input_size: InputSize) -> None:
-        self._load, self._spec, self._input_size = load, spec, input_size
+    load: Callable[[bool], ImageSet]
+    spec: DataSpec
+    input_size: InputSize
 
     @property
     def labels(self) -> Tensor:
@@ -101,7 +103,7 @@ class FunctionSource:
     @property
     def test_count(self) -> int:
         """The number of test images."""
-        return len(self._load(False))
+        return len(self.load(False))
 
     def training(self, indices: np.ndarray | None = None) -> ImageSet:
         """The training part, or some of it with the statistics of all."""
@@ -109,11 +111,11 @@ class FunctionSource:
 
     def test(self) -> ImageSet:
         """The test part."""
-        return fitted(self._load(False), self._spec, self._input_size)
+        return fitted(self.load(False), self.spec, self.input_size)
 
     @cached_property
     def _training_part(self) -> ImageSet:
-        return fitted(self._load(True), self._spec, self._input_size)
+        return fitted(self.load(True), self.spec, self.input_size)
 
 
 Source = FileSource | FunctionSource
