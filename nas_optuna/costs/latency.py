@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
 from nas_optuna.costs.runtimes import Conditions, make_runtime
-from nas_optuna.costs.timing import Visit, fastest, rounds_of, visit
+from nas_optuna.costs.timing import SAVE_EVERY, Visit, fastest, rounds_of, visit
 from nas_optuna.errors import TableError
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace, Shape
@@ -30,8 +30,6 @@ WHOLE_NETWORKS = 300
 """How many networks are measured if no operations are."""
 BESIDE = 30
 """How many networks are measured beside the operations, to correct their sums and to estimate the error."""
-_SAVE_EVERY = 5.0
-"""Seconds of measuring that a killed process can lose."""
 _SECONDS, _AGAIN_SECONDS = 0.1, 0.01
 """How long a network is timed at first, and after each epoch of its training."""
 
@@ -99,7 +97,7 @@ def measure_table(
     try:
         for kind, key in visited:
             getattr(table, kind)[key], finished = visits[kind, key], False
-            if time.monotonic() - saved > _SAVE_EVERY:
+            if time.monotonic() - saved > SAVE_EVERY:
                 table.save(path)
                 saved = time.monotonic()
         if table.entries and table.networks and not finished:

@@ -35,12 +35,12 @@ DRIFT = 1.15
 SPREAD = 1.25
 """A measurement is doubtful if the two fastest visits of an operation differ by more than this factor."""
 TRUSTED_ERROR = 0.1
+SAVE_EVERY = 5.0
+"""Seconds of measuring that a killed process can lose."""
 PRECISIONS = ("fp32", "int8")
 
 Visit = tuple[float, float, float]
 """Lower quartile, median and upper quartile of one visit's calls, in milliseconds."""
-_LOOKS = ("looks", "reference")
-"""The key of the visits of the reference operation."""
 
 
 def visit(call: Callable[[], float], seconds: float) -> Visit:
@@ -151,38 +151,50 @@ def _measure(
     folder: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any], rounds: int, again: bool
 ) -> dict[str, Any]:
     """Visit every operation and network, each round in another order, continuing an earlier call."""
-    precision = conditions["precision"]
-    models = {("entries", key): files[precision] for key, files in kit["operations"].items()}
-    models.update({("networks", text): files[precision] for text, files in kit["networks"].items()})
-    log = folder / f"measured-{precision}-{conditions['threads']}.jsonl"
-    if again and log.exists():
-        log.unlink()
-    begun, visits = _earlier(log, dict(conditions), kit["id"])
+    precision, threads = conditions["precision"], conditions["threads"]
+    parts = {"entries": kit["operations"], "networks": kit["networks"]}
+    models = {(kind, key): files[precision] for kind, part in parts.items() for key, files in part.items()}
+    file = folder / f"measured-{precision}-{threads}.json"
+    table = _begun(file, kit, conditions, again)
+    visits = {(kind, key): table[kind].setdefault(key, []) for kind, key in models}
     calls: dict[str, Callable[[], float]] = {}
-    looks = visits.pop(_LOOKS, [])
-    watch = _Watch(session_call(str(folder / kit["reference"]), conditions["threads"]), looks)
+    watch = _Watch(session_call(str(folder / kit["reference"]), threads), table["looks"])
     total, done = rounds * len(models), sum(min(rounds, len(found)) for found in visits.values())
-    with log.open("a", encoding="utf-8") as kept:
-        if not begun:
-            begun = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
-            kept.write(json.dumps({"kit": kit["id"], "conditions": dict(conditions), "date": begun}) + "\n")
+    saved = time.monotonic()
+    try:
         for place in rounds_of(models, visits, rounds):
-            file = models[place]
-            if file not in calls:
-                calls[file] = session_call(str(folder / file), conditions["threads"])
-            found = visit(calls[file], SECONDS)
-            visits.setdefault(place, []).append(found)
-            kept.write(json.dumps([*place, found]) + "\n")
+            model = models[place]
+            if model not in calls:
+                calls[model] = session_call(str(folder / model), threads)
+            visits[place].append(visit(calls[model], SECONDS))
             done += 1
-            looked = watch.look(done, total)
-            if looked:
-                kept.write(json.dumps([*_LOOKS, looked]) + "\n")
-            kept.flush()
+            watch.look(done, total)
+            if time.monotonic() - saved > SAVE_EVERY:
+                _save(file, table)
+                saved = time.monotonic()
+    finally:
+        _save(file, table)
     watch.report(visits)
-    table: dict[str, Any] = {"format": TABLE_FORMAT, "space": kit["space"], "conditions": conditions, "date": begun}
-    for kind in ("entries", "networks"):
-        table[kind] = {key: found for (where, key), found in visits.items() if where == kind}
-    return {**table, "looks": looks, "kit": kit["id"], "overhead_ms": _overhead(kit, table)}
+    return {**table, "overhead_ms": _overhead(kit, table)}
+
+
+def _begun(file: Path, kit: Mapping[str, Any], conditions: Mapping[str, Any], again: bool) -> dict[str, Any]:
+    """The table of an earlier call with this kit under these conditions, or an empty one."""
+    date = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    head = {"format": TABLE_FORMAT, "space": kit["space"], "conditions": conditions, "kit": kit["id"]}
+    empty: dict[str, Any] = {**head, "date": date, "entries": {}, "networks": {}, "looks": []}
+    try:
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return known if not again and all(known[key] == head[key] for key in head) else empty
+    except (OSError, ValueError, KeyError, TypeError):
+        return empty
+
+
+def _save(file: Path, table: Mapping[str, Any]) -> None:
+    """Write the table atomically."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(table), encoding="utf-8")
+    os.replace(partial, file)
 
 
 def _overhead(kit: Mapping[str, Any], table: Mapping[str, Any]) -> float:
@@ -210,19 +222,17 @@ class _Watch:
         self._said = self._looked = time.monotonic() - 10
         self._begun, self._visits = time.monotonic(), 0
 
-    def look(self, done: int, total: int) -> Visit | None:
+    def look(self, done: int, total: int) -> None:
         """Visit the reference operation now and then, and report progress every five seconds."""
-        now, looked = time.monotonic(), None
+        now = time.monotonic()
         self._visits += 1
         if now - self._looked > LOOK:
-            looked = visit(self._reference, SECONDS)
-            self._looks.append(looked)
+            self._looks.append(visit(self._reference, SECONDS))
             self._looked = now
         if now - self._said > 5 or done == total:
             left = (now - self._begun) / self._visits * (total - done)
             _say(f"{done} of {total} visits, about {left:.0f} s left")
             self._said = now
-        return looked
 
     def report(self, visits: Mapping[tuple[str, str], list[Visit]]) -> None:
         """Print what cannot be trusted."""
@@ -242,27 +252,6 @@ class _Watch:
             _say(
                 f"not to be trusted: {len(doubtful)} of {len(visits)}, whose visits differ; more --rounds help:{shown}"
             )
-
-
-def _earlier(log: Path, conditions: Mapping[str, Any], kit: str) -> tuple[str, dict[tuple[str, str], list[Visit]]]:
-    """The beginning of an earlier call, and its visits of this kit under these conditions."""
-    visits: dict[tuple[str, str], list[Visit]] = {}
-    try:
-        lines = log.read_text(encoding="utf-8").splitlines()
-        head = json.loads(lines[0])
-        if head["kit"] != kit or head["conditions"] != conditions:
-            raise ValueError("measured elsewhere")
-        for line in lines[1:]:
-            try:
-                where, key, (lower, median, upper) = json.loads(line)
-            except ValueError:  # the last line of a call that was killed
-                continue
-            visits.setdefault((where, key), []).append((lower, median, upper))
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
-        if log.exists():
-            log.unlink()
-        return "", {}
-    return head["date"], visits
 
 
 def device_name() -> str:
