@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
 from nas_optuna.costs.runtimes import Conditions, make_runtime
-from nas_optuna.costs.timing import SAVE_EVERY, Visit, fastest, rounds_of, visit
+from nas_optuna.costs.timing import Visit, fastest, visit, visit_in_rounds
 from nas_optuna.errors import TableError
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace, Shape
@@ -33,9 +32,6 @@ BESIDE = 30
 _SECONDS, _AGAIN_SECONDS = 0.1, 0.01
 """How long a network is timed at first, and after each epoch of its training."""
 
-_Make = Callable[[], "tuple[nn.Module, Shape]"]
-_Place = TypeVar("_Place")
-
 
 def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, seconds: float = 0.1) -> Visit:
     """Time a module's forward pass."""
@@ -49,25 +45,6 @@ def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, secon
         return visit(call, seconds)
     finally:
         torch.set_num_threads(threads)
-
-
-def measure_in_rounds(
-    modules: Mapping[_Place, _Make],
-    visits: dict[_Place, list[Visit]],
-    conditions: Conditions,
-    *,
-    rounds: int,
-    seconds: float,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[_Place]:
-    """Time many modules, each once a round, and add to their visits; yield the place of each."""
-    done, total = sum(min(len(visits.get(place, ())), rounds) for place in modules), rounds * len(modules)
-    progress(done, total)
-    for place in rounds_of(modules, visits, rounds):
-        module, input_shape = modules[place]()
-        visits.setdefault(place, []).append(measure(module, input_shape, conditions, seconds))
-        yield place
-        progress(done := done + 1, total)
 
 
 def measure_table(
@@ -92,19 +69,19 @@ def measure_table(
     modules = {("entries", op.key): partial(_drawn, op.make, op.input_shape) for op in operations}
     modules |= {("networks", str(architecture)): partial(_whole_network, space, architecture) for architecture in drawn}
     visits = {place: list(getattr(table, place[0]).get(place[1], ())) for place in modules}
-    saved, finished = time.monotonic(), True
-    visited = measure_in_rounds(modules, visits, conditions, rounds=rounds, seconds=seconds, progress=progress)
-    try:
-        for kind, key in visited:
-            getattr(table, kind)[key], finished = visits[kind, key], False
-            if time.monotonic() - saved > SAVE_EVERY:
-                table.save(path)
-                saved = time.monotonic()
-        if table.entries and table.networks and not finished:
-            table.overhead_ms = 0.0
-            told, measured = table.own_networks(space)
-            table.overhead_ms = statistics.median(m - t for m, t in zip(measured, told, strict=True))
-    finally:
+    finished = all(len(found) >= rounds for found in visits.values())
+
+    def save() -> None:
+        for (kind, key), found in visits.items():
+            if found:
+                getattr(table, kind)[key] = found
+        table.save(path)
+
+    visit_in_rounds(visits, lambda place: measure(*modules[place](), conditions, seconds), rounds, progress, save)
+    if table.entries and table.networks and not finished:
+        table.overhead_ms = 0.0
+        told, measured = table.own_networks(space)
+        table.overhead_ms = statistics.median(m - t for m, t in zip(measured, told, strict=True))
         table.save(path)
     return table
 
@@ -162,10 +139,13 @@ def check_table(
     # If possible others than the table's own, to which its overhead is fitted.
     drawn = sorted(drawn, key=lambda architecture: str(architecture) in table.networks)[:networks]
     told = [table.architecture_ms(space, architecture) for architecture in drawn]
-    visits: dict[str, list[Visit]] = {str(architecture): [] for architecture in drawn}
-    modules = {str(architecture): partial(_whole_network, space, architecture) for architecture in drawn}
-    for _ in measure_in_rounds(modules, visits, table.conditions, rounds=rounds, seconds=seconds, progress=progress):
-        pass
+    known = {str(architecture): architecture for architecture in drawn}
+    visits: dict[str, list[Visit]] = {text: [] for text in known}
+
+    def timed(text: str) -> Visit:
+        return measure(*_whole_network(space, known[text]), table.conditions, seconds)
+
+    visit_in_rounds(visits, timed, rounds, progress)
     return compare(list(map(fastest, visits.values())), told, table.overhead_ms)
 
 

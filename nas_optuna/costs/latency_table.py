@@ -68,9 +68,8 @@ class LatencyTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    format: str = Field(
-        default=TABLE_FORMAT, pattern=f"^{TABLE_FORMAT}$"
-    )  # marks the file, and the version of its layout
+    # marks the file, and the version of its layout
+    format: str = Field(default=TABLE_FORMAT, pattern=f"^{TABLE_FORMAT}$")
     space: str  # name of the space whose operations these are
     conditions: Annotated[Conditions, AfterValidator(_known)]
     date: str  # when measuring began, ISO 8601 in UTC

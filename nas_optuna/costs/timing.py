@@ -7,6 +7,7 @@ without PyTorch is measured exactly as this machine. It runs alone, under Python
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,32 @@ def visit(call: Callable[[], float], seconds: float) -> Visit:
     return lower, median, upper
 
 
-def rounds_of(places: Iterable[Any], visits: Mapping[Any, Sequence[Visit]], rounds: int) -> Iterator[Any]:
-    """Each place once a round, every round in another random order, without those already visited so often."""
+def visit_in_rounds(
+    visits: Mapping[Any, list[Visit]],
+    measure: Callable[[Any], Visit],
+    rounds: int,
+    told: Callable[[int, int], None],
+    save: Callable[[], None] = lambda: None,
+) -> None:
+    """Add to the visits of each place one a round, every round in another random order, unless it has as many."""
     # A machine's speed drifts and is disturbed for seconds. With several visits in random order this affects all places
-    # alike, and leaves some visits undisturbed.
-    for turn in range(rounds):
-        order = sorted(places)
-        random.Random(turn).shuffle(order)
-        yield from (place for place in order if len(visits.get(place, ())) <= turn)
+    # alike, and leaves some visits undisturbed. What is measured is saved as it grows and when it is interrupted.
+    total, done = rounds * len(visits), sum(min(rounds, len(found)) for found in visits.values())
+    told(done, total)
+    saved = time.monotonic()
+    try:
+        for turn in range(rounds):
+            order = sorted(place for place, found in visits.items() if len(found) <= turn)
+            random.Random(turn).shuffle(order)
+            for place in order:
+                visits[place].append(measure(place))
+                done += 1
+                told(done, total)
+                if time.monotonic() - saved > SAVE_EVERY:
+                    save()
+                    saved = time.monotonic()
+    finally:
+        save()
 
 
 def fastest(visits: Iterable[Visit]) -> float:
@@ -157,23 +176,11 @@ def _measure(
     file = folder / f"measured-{precision}-{threads}.json"
     table = _begun(file, kit, conditions, again)
     visits = {(kind, key): table[kind].setdefault(key, []) for kind, key in models}
-    calls: dict[str, Callable[[], float]] = {}
-    watch = _Watch(session_call(str(folder / kit["reference"]), threads), table["looks"])
-    total, done = rounds * len(models), sum(min(rounds, len(found)) for found in visits.values())
-    saved = time.monotonic()
-    try:
-        for place in rounds_of(models, visits, rounds):
-            model = models[place]
-            if model not in calls:
-                calls[model] = session_call(str(folder / model), threads)
-            visits[place].append(visit(calls[model], SECONDS))
-            done += 1
-            watch.look(done, total)
-            if time.monotonic() - saved > SAVE_EVERY:
-                _save(file, table)
-                saved = time.monotonic()
-    finally:
-        _save(file, table)
+    call = functools.lru_cache(None)(lambda model: session_call(str(folder / model), threads))
+    watch = _Watch(call(kit["reference"]), table["looks"])
+    visit_in_rounds(
+        visits, lambda place: visit(call(models[place]), SECONDS), rounds, watch.look, lambda: _save(file, table)
+    )
     watch.report(visits)
     return {**table, "overhead_ms": _overhead(kit, table)}
 
@@ -220,17 +227,19 @@ class _Watch:
         self._reference = reference
         self._looks = looks
         self._said = self._looked = time.monotonic() - 10
-        self._begun, self._visits = time.monotonic(), 0
+        self._begun, self._first = time.monotonic(), -1
 
     def look(self, done: int, total: int) -> None:
         """Visit the reference operation now and then, and report progress every five seconds."""
         now = time.monotonic()
-        self._visits += 1
+        if self._first < 0:
+            self._first = done
+            return
         if now - self._looked > LOOK:
             self._looks.append(visit(self._reference, SECONDS))
             self._looked = now
         if now - self._said > 5 or done == total:
-            left = (now - self._begun) / self._visits * (total - done)
+            left = (now - self._begun) / (done - self._first) * (total - done)
             _say(f"{done} of {total} visits, about {left:.0f} s left")
             self._said = now
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.costs.latency import measure, measure_in_rounds
+from nas_optuna.costs.latency import measure
 from nas_optuna.costs.runtimes import Conditions
-from nas_optuna.costs.timing import Visit, fastest
+from nas_optuna.costs.timing import Visit, fastest, visit_in_rounds
 from nas_optuna.errors import DeviceError, SpecError
 
 CPU = torch.device("cpu")
@@ -74,16 +74,22 @@ def test_onnx_runtime_runs_the_same_network() -> None:
     assert 0 < small < large
 
 
-def test_rounds_visit_every_module_in_changing_order_and_skip_what_is_done() -> None:
-    modules = {name: lambda: (Sleep(0), (1,)) for name in "abcdefgh"}
+def test_rounds_visit_every_place_in_changing_order_and_skip_what_is_done() -> None:
     known: Visit = (1.0, 2.0, 3.0)
-    visits = {"a": [known], "b": [known] * 2, "c": [known] * 5}
-    keys = list(measure_in_rounds(modules, visits, HERE, rounds=2, seconds=0))
-    assert sorted(keys) == sorted("defgh" * 2 + "a")
+    places: list[str] = []
+
+    def measure(place: str) -> Visit:
+        places.append(place)
+        return known
+
+    visits = {name: [] for name in "abcdefgh"} | {"a": [known], "b": [known] * 2, "c": [known] * 5}
+    visit_in_rounds(visits, measure, 2, lambda done, total: None)
+    assert sorted(places) == sorted("defgh" * 2 + "a")
     assert {key: len(found) for key, found in visits.items()} == {**dict.fromkeys("abdefgh", 2), "c": 5}
-    full = list(measure_in_rounds(modules, {}, HERE, rounds=2, seconds=0))
-    assert full[:8] != full[8:]
-    assert set(full[:8]) == set(full[8:]) == set("abcdefgh")
+    places.clear()
+    visit_in_rounds({name: [] for name in "abcdefgh"}, measure, 2, lambda done, total: None)
+    assert places[:8] != places[8:]
+    assert set(places[:8]) == set(places[8:]) == set("abcdefgh")
 
 
 def test_visits_that_something_disturbed_do_not_count() -> None:

@@ -113,7 +113,7 @@ def test_a_device_that_throttles_is_told_in_one_line(
     monkeypatch.setattr(timing, "LOOK", 0.0)
     pause = 0.001
     watch = timing._Watch(lambda: (time.sleep(pause), pause * 1e3)[1], [])
-    for done in range(1, 9):
+    for done in range(9):
         pause = 0.001 if done < 5 else 0.002
         watch.look(done, 8)
     watch.report({("entries", "steady"): [(1.0, 1.0, 1.0)] * 2})
