@@ -11,7 +11,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -115,18 +115,13 @@ def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> M
     from nas_optuna.spaces.shapes import QuickMeta
 
     with torch.device("meta"):
-        one = torch.empty(1, *input_shape)
         x = torch.empty(batch_size, *input_shape)
-    module.eval()
     counter = flop_counter()
-    if batch_size != 1:
-        with torch.no_grad(), counter, QuickMeta():
-            module(one)
-    with torch.no_grad(), _tracked(module, x) as live, counter if batch_size == 1 else nullcontext(), QuickMeta():
+    with torch.no_grad(), _tracked(module.eval(), x) as live, counter, QuickMeta():
         module(x)
     weights = list(module.parameters())
     return ModelComplexity(
-        macs=counter.get_total_flops() // 2,
+        macs=counter.get_total_flops() // (2 * batch_size),
         params=sum(w.numel() for w in weights),
         weight_bytes=sum(t.numel() * t.element_size() for t in [*weights, *module.buffers()]),
         activation_bytes=x.nbytes + live["most"],

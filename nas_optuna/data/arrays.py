@@ -141,13 +141,8 @@ class NpzSource(FileSource):
     @cached_property
     def _whites(self) -> dict[str, Any]:
         """The values that become 255 in arrays of whole numbers and of fractions, if any are not uint8."""
-        found = []
-        for header in (self._arrays[part]["images"] for part in self._arrays):
-            if header.dtype != np.uint8:
-                try:
-                    found.append(find_white(self._array(header)))
-                except DataError as error:
-                    raise DataError(f"array {named(header.name)!r}: {error}") from error
+        headers = [roles["images"] for roles in self._arrays.values()]
+        found = [find_white(self._array(header)) for header in headers if header.dtype != np.uint8]
         if {("fraction_white", 1), ("fraction_white", 255)} <= set(found):
             raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
         return shared_whites(found)

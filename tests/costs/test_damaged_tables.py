@@ -81,7 +81,10 @@ DAMAGED: dict[str, tuple[Change, str]] = {
     "true": (one(True), "entries"),
     "text": (one("0.1"), "entries"),
     "null": (one(None), "entries"),
-    "quartiles out of order": (lambda t: first(t).__setitem__(0, [3.0, 2.0, 1.0]), "no lower quartile"),
+    "quartiles out of order": (
+        lambda t: first(t).__setitem__(0, [3.0, 2.0, 1.0]),
+        "3, 2, 1 cannot be the milliseconds",
+    ),
     "seconds": (scaled("entries", 1e-3), "cannot be the milliseconds of a call"),
     "operations in microseconds": (scaled("entries", 1e3), "contradicts itself"),
     "networks in microseconds": (scaled("networks", 1e3), "contradicts itself"),
