@@ -7,7 +7,6 @@ A named function takes ``(train, directory)``, the wanted part and the folder fo
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
@@ -25,7 +24,6 @@ from nas_optuna.data.pixels import MAX_SIDE
 from nas_optuna.data.source import FunctionSource, InputSize, Source, hold_out
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import DataError, SpecError, named, reason_of, shown, unknown
-from nas_optuna.files import scratch_folder
 from nas_optuna.spec import DataSpec
 
 NETWORK_TIMEOUT = 15.0
@@ -39,12 +37,11 @@ _ABSENT = (RuntimeError, FileNotFoundError)
 class TorchvisionSet:
     """One of torchvision's data sets: a function ``(train, directory)`` that returns its images."""
 
-    # It is downloaded if it is absent. Any number of processes may ask at once: one downloads, into a temporary folder,
-    # the others wait, and no file gets its name before it is complete.
+    # It is downloaded if it is absent. Any number of processes may ask at once: one downloads, and the others wait.
+    # torchvision knows most files by their checksums, so that a download that was stopped is begun anew.
 
     class_name: str
     files: str  # which torchvision expects in the data directory, for the error message
-    archive: str = ""  # a download that a person may have placed there, if it is not a folder of the class's name
     part: tuple[str, object, object] = ("train", True, False)  # a keyword, with its values for training and test
     options: Mapping[str, object] = field(default_factory=dict)
     mean: tuple[float, ...] = ()  # of each channel; measured if it is empty
@@ -79,14 +76,16 @@ class TorchvisionSet:
         from filelock import FileLock
 
         directory.mkdir(parents=True, exist_ok=True)
-        with suppress(*_ABSENT):
-            return self._read(train, directory, download=False)
         lock = FileLock(directory / f".{self.class_name}.lock") if os.access(directory, os.W_OK) else nullcontext()
         with lock:
-            with suppress(*_ABSENT):  # another process may have downloaded it in the meantime
+            with suppress(*_ABSENT):
                 return self._read(train, directory, download=False)
-            self._download(train, directory)
-            return self._read(train, directory, download=False)
+            before = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, and would wait forever
+            try:
+                return self._read(train, directory, download=True)
+            finally:
+                socket.setdefaulttimeout(before)
 
     def _read(self, train: bool, directory: Path, *, download: bool) -> Any:
         import torchvision
@@ -95,25 +94,6 @@ class TorchvisionSet:
         make = getattr(torchvision.datasets, self.class_name)
         options = {keyword: for_training if train else for_test, **self.options}
         return make(str(directory), download=download, **options)
-
-    def _download(self, train: bool, directory: Path) -> None:
-        """Download into a temporary folder, then move each complete file to its place."""
-        with scratch_folder(directory) as scratch:
-            own = scratch / self.class_name
-            own.mkdir()
-            if (given := directory / (self.archive or self.class_name)).exists():
-                copy = shutil.copytree if given.is_dir() else shutil.copy2
-                copy(given, own / given.name)
-            before = socket.getdefaulttimeout()
-            socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, and would wait forever
-            try:
-                self._read(train, own, download=True)
-            finally:
-                socket.setdefaulttimeout(before)
-            for file in sorted(path for path in own.rglob("*") if path.is_file()):
-                target = directory / file.relative_to(own)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
 
 
 mnist = TorchvisionSet(
@@ -131,8 +111,8 @@ emnist = TorchvisionSet(
 qmnist = TorchvisionSet("QMNIST", "the qmnist-* files in QMNIST/raw", part=("what", "train", "test10k"))
 usps = TorchvisionSet("USPS", "usps.bz2 and usps.t.bz2")
 svhn = TorchvisionSet("SVHN", "train_32x32.mat and test_32x32.mat", part=("split", "train", "test"))
-cifar10 = TorchvisionSet("CIFAR10", "the folder cifar-10-batches-py", archive="cifar-10-python.tar.gz")
-cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python", archive="cifar-100-python.tar.gz")
+cifar10 = TorchvisionSet("CIFAR10", "the folder cifar-10-batches-py")
+cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python")
 
 FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
 """Prefix of a name that is a path → the class that reads it."""

@@ -18,6 +18,7 @@ from nas_optuna.data.pixels import (
     is_deep,
     open_picture,
     orientation,
+    read_picture,
     require_decodable,
 )
 from nas_optuna.errors import DataError, named, reason_of
@@ -35,9 +36,7 @@ def find_white(pixels: np.ndarray) -> tuple[str, int]:
         raise DataError(f"its pixels are of type {pixels.dtype}; numbers are needed, best uint8")
     low, high, whole = float(pixels.min(initial=0)), float(pixels.max(initial=0)), pixels.dtype.kind != "f"
     understood = "0 … 65535" if whole else "0 … 1 or 0 … 255"
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise DataError(f"its pixels hold numbers that are not finite; {understood} is understood")
-    if low < 0 or high > (65535 if whole else 255):
+    if not (low >= 0 and high <= (65535 if whole else 255)):  # NaN is not either
         raise DataError(f"its pixels lie in {low:g} … {high:g}, and only {understood} is understood; scale them")
     if whole:
         return "whole_white", 2 ** next(bits for bits in _DEPTHS if high < 2**bits) - 1
@@ -82,7 +81,7 @@ class PictureFacts:
 
 def inspect_picture(file: Path) -> PictureFacts:
     """Read a picture's header, and its pixels if they are transparent or not 8 bits deep."""
-    with _opened(file) as picture:
+    with _told_in_one_line(named(file)), open_picture(file) as picture:
         # A PNG's orientation may come after its pixels, which are not decoded just for that.
         turn = orientation(picture) if picture.format != "PNG" or "exif" in picture.info else 1
         width, height = picture.size if turn < 5 else picture.size[::-1]
@@ -109,23 +108,14 @@ def inspect_picture(file: Path) -> PictureFacts:
 
 def picture_pixels(picture: Path | Image.Image, pixels: PixelFormat) -> np.ndarray:
     """A picture in a format: ``[channels, height, width]``, uint8."""
-    if not isinstance(picture, Path):
-        with _told_in_one_line("the picture"):
-            return convert_picture(picture, pixels)
-    with _opened(picture) as opened:
-        return convert_picture(opened, pixels)
+    with _told_in_one_line(named(picture) if isinstance(picture, Path) else "the picture"):
+        return read_picture(picture, pixels) if isinstance(picture, Path) else convert_picture(picture, pixels)
 
 
 def shared_background(facts: list[PictureFacts]) -> int:
     """The shade on which the fewest drawings of a data set are invisible; white if that does not matter."""
     hidden = [fact.hidden_on for fact in facts if fact.hidden_on is not None]
     return min(BACKGROUNDS, key=lambda shade: sum(shade in found for found in hidden))
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Image.Image]:
-    with _told_in_one_line(named(file)), open_picture(file) as picture:
-        yield picture
 
 
 @contextmanager
