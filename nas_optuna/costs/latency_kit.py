@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,9 @@ from nas_optuna.costs.latency_table import least_networks, measurable_operations
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TableError, unknown
 from nas_optuna.files import write_file
-from nas_optuna.spaces import Operation, SearchSpace, Shape, require_operations
-from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces import SearchSpace, require_operations
 
 if TYPE_CHECKING:
-    import onnx
     from torch import nn
 
 _SHARED_BYTES = 256
@@ -35,7 +33,6 @@ def write_kit(
     precisions: Sequence[str] = timing.PRECISIONS,
     batch_size: int = 1,
     networks: int | None = None,
-    seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write a kit for a space, replacing an earlier one, and return the content of its ``kit.json``."""
@@ -47,13 +44,27 @@ def write_kit(
     count = networks or (BESIDE if operations else WHOLE_NETWORKS)
     if not operations and count < (least := least_networks(space)):
         raise SpecError(f"a kit of space {space.name!r} needs at least {least} networks, to tell the latency of all")
-    architectures = space.sample_distinct(count, random.Random(seed))
-    total = len(precisions) * (len(operations) + len(architectures))
+    architectures = space.sample_distinct(count, random.Random(0))
+    # Modules that end in logits convert these themselves.
+    modules = {
+        ("operations", op.key): (op.make, op.input_shape, op.output_shape != (space.classes,)) for op in operations
+    }
+    modules |= {
+        ("networks", str(each)): (partial(space.build, each), space.input_shape, False) for each in architectures
+    }
+    described: dict[str, Any] = {"format": timing.FORMAT, "space": space.name, "batch_size": batch_size}
+    kit: dict[str, Any] = {**described, "precisions": list(precisions), "operations": {}, "networks": {}}
+    longest = dict.fromkeys(_WEIGHTS, 0)
     try:
         _begin(folder)
-        writer = _Writer(folder / "models", precisions, batch_size, lambda done: progress(done, total))
-        described: dict[str, Any] = {"format": timing.FORMAT, "space": space.name, "batch_size": batch_size}
-        kit = described | {"precisions": list(precisions)} | _written(space, operations, architectures, writer)
+        for done, ((kind, key), (build, shape, inner)) in enumerate(modules.items(), start=1):
+            models = _models(build, (batch_size, *shape), precisions, inner)
+            kit[kind][key] = {precision: _written(folder, model, longest) for precision, model in models}
+            progress(done, len(modules))
+        _write_weights(folder / "models", longest)
+        for each in architectures:
+            keys = [o.key for o in require_operations(space, "a kit").operations(each)] if operations else []
+            kit["networks"][str(each)]["operations"] = keys
         kit["reference"] = next(iter((kit["operations"] or kit["networks"]).values()))[precisions[0]]
         kit["id"] = hex_digest(json.dumps(kit, sort_keys=True), 16)
         shutil.copyfile(timing.__file__, folder / "measure.py")
@@ -61,22 +72,6 @@ def write_kit(
     except OSError as error:
         raise TableError(f"the kit cannot be written to {folder}: {error.strerror}") from error
     return kit
-
-
-def _written(
-    space: SearchSpace, operations: Sequence[Operation], architectures: Sequence[Architecture], writer: _Writer
-) -> dict[str, Any]:
-    """The files of all operations and networks; those that end in logits convert them themselves."""
-    files: dict[str, Any] = {"operations": {}, "networks": {}}
-    for operation in operations:
-        inner = operation.output_shape != (space.classes,)
-        files["operations"][operation.key] = writer.add(operation.make, operation.input_shape, inner=inner)
-    for architecture in architectures:
-        keys = [o.key for o in require_operations(space, "a kit").operations(architecture)] if operations else []
-        written = writer.add(partial(space.build, architecture), space.input_shape, inner=False)
-        files["networks"][str(architecture)] = {**written, "operations": keys}
-    writer.end()
-    return files
 
 
 def _begin(folder: Path) -> None:
@@ -89,65 +84,50 @@ def _begin(folder: Path) -> None:
     (folder / "models").mkdir(parents=True)
 
 
-class _Writer:
-    """Writes models that share their weights; equal models are written once."""
+def _models(
+    build: Callable[[], nn.Module], shape: Sequence[int], precisions: Sequence[str], inner: bool
+) -> Iterator[tuple[str, bytes]]:
+    """A module as an ONNX model in each precision; see `quantised` for `inner`."""
+    import torch
 
-    def __init__(self, folder: Path, precisions: Sequence[str], batch_size: int, told: Callable[[int], None]) -> None:
-        self._folder, self._precisions, self._batch_size, self._told = folder, precisions, batch_size, told
-        self._longest = dict.fromkeys(_WEIGHTS, 0)
-        self._count = 0
+    from nas_optuna.costs.quantise import quantised
+    from nas_optuna.costs.runtimes import to_onnx
+    from nas_optuna.randomness import seeded
 
-    def add(self, build: Callable[[], nn.Module], shape: Shape, *, inner: bool) -> dict[str, str]:
-        """The file of a module in each precision; see `quantised` for `inner`."""
-        import torch
+    with seeded(0):
+        module, images = build().eval(), torch.randn(*shape)
+    model = to_onnx(module, images)
+    for precision in precisions:
+        yield precision, quantised(model, [images.numpy()], inner=inner) if precision == "int8" else model
 
-        from nas_optuna.costs.quantise import quantised
-        from nas_optuna.costs.runtimes import to_onnx
-        from nas_optuna.randomness import seeded
 
-        with seeded(0):
-            module, images = build().eval(), torch.randn(self._batch_size, *shape)
-        model = to_onnx(module, images)
-        files = {}
-        for precision in self._precisions:
-            wanted = quantised(model, [images.numpy()], inner=inner) if precision == "int8" else model
-            files[precision] = f"models/{self._written(wanted)}"
-            self._count += 1
-            self._told(self._count)
-        return files
+def _written(folder: Path, model: bytes, longest: dict[str, int]) -> str:
+    """The file of a model whose large tensors are the beginning of their type's file of weights."""
+    import onnx
+    from onnx import TensorProto
 
-    def _written(self, model: bytes) -> str:
-        import onnx
+    kinds: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.INT8: "int8"}
+    loaded = onnx.load_model_from_string(model)
+    for weight in loaded.graph.initializer:
+        size, kind = len(weight.raw_data), kinds.get(weight.data_type)
+        if size >= _SHARED_BYTES and kind is not None:
+            longest[kind] = max(longest[kind], size)
+            weight.ClearField("raw_data")
+            weight.data_location = TensorProto.EXTERNAL
+            for key, value in (("location", _WEIGHTS[kind]), ("offset", "0"), ("length", str(size))):
+                weight.external_data.add(key=key, value=value)
+    content = loaded.SerializeToString()
+    name = f"models/{hex_digest(content, 16)}.onnx"  # equal models are written once
+    (folder / name).write_bytes(content)
+    return name
 
-        loaded = onnx.load_model_from_string(model)
-        for weight in loaded.graph.initializer:
-            self._share(weight)
-        content = loaded.SerializeToString()
-        name = f"{hex_digest(content, 16)}.onnx"
-        (self._folder / name).write_bytes(content)
-        return name
 
-    def _share(self, weight: onnx.TensorProto) -> None:
-        """Replace a large tensor by the beginning of its type's file of weights."""
-        from onnx import TensorProto
+def _write_weights(folder: Path, longest: Mapping[str, int]) -> None:
+    """Write the weights that the models share, which are random."""
+    import numpy as np
 
-        kinds: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.INT8: "int8"}
-        size = len(weight.raw_data)
-        if size < _SHARED_BYTES or weight.data_type not in kinds:
-            return
-        kind = kinds[weight.data_type]
-        self._longest[kind] = max(self._longest[kind], size)
-        weight.ClearField("raw_data")
-        weight.data_location = TensorProto.EXTERNAL
-        for key, value in (("location", _WEIGHTS[kind]), ("offset", "0"), ("length", str(size))):
-            weight.external_data.add(key=key, value=value)
-
-    def end(self) -> None:
-        """Write the weights, which are random."""
-        import numpy as np
-
-        rng = np.random.default_rng(0)
-        floats = (rng.standard_normal(self._longest["fp32"] // 4 + 1) * 0.05).astype(np.float32)
-        integers = rng.integers(-127, 128, self._longest["int8"] + 1, dtype=np.int8)
-        (self._folder / _WEIGHTS["fp32"]).write_bytes(floats.tobytes())
-        (self._folder / _WEIGHTS["int8"]).write_bytes(integers.tobytes())
+    rng = np.random.default_rng(0)
+    floats = (rng.standard_normal(longest["fp32"] // 4 + 1) * 0.05).astype(np.float32)
+    integers = rng.integers(-127, 128, longest["int8"] + 1, dtype=np.int8)
+    (folder / _WEIGHTS["fp32"]).write_bytes(floats.tobytes())
+    (folder / _WEIGHTS["int8"]).write_bytes(integers.tobytes())
