@@ -60,13 +60,9 @@ class StudyCosts:
         """Names of the costs."""
         return tuple(self._costs)
 
-    def __call__(self, architecture: Architecture) -> dict[str, float]:
-        """Every cost, by name."""
-        return self.only(self.names, architecture)
-
-    def only(self, names: Iterable[str], architecture: Architecture) -> dict[str, float]:
-        """Some costs, by name, because measuring others would take time."""
-        return {name: self.of(name, architecture) for name in names}
+    def __call__(self, architecture: Architecture, names: Iterable[str] | None = None) -> dict[str, float]:
+        """Every cost, by name, or only some, because measuring others would take time."""
+        return {name: self.of(name, architecture) for name in (self._costs if names is None else names)}
 
     def of(self, name: str, architecture: Architecture) -> float:
         """One cost."""
@@ -151,7 +147,7 @@ class Limits:
 
     def facts(self, architecture: Architecture) -> dict[str, str]:
         """The limited costs of an architecture, for a person."""
-        known = self._costs.only(self._limits, architecture)
+        known = self._costs(architecture, self._limits)
         found = {}
         for name, limit in self._limits.items():
             cost, under = self._costs.quantity(name), self._costs[name].conditions
@@ -170,7 +166,7 @@ class Limits:
 
     def all_excess(self, architecture: Architecture) -> dict[str, float]:
         """`excess` of the costs of an architecture."""
-        return self.excess(self._costs.only(self._limits, architecture))
+        return self.excess(self._costs(architecture, self._limits))
 
     def total_excess(self, architecture: Architecture) -> float:
         """The sum of all excess over limits; 0 if feasible."""

@@ -130,7 +130,7 @@ def _unified_size(
     if len(sizes) == 1 or input_size is not None:
         side = max(max(size) for size in sizes)
     else:
-        side = int(statistics.median(min(size) for size in ((fact.height, fact.width) for fact in facts)))
+        side = int(statistics.median(min(fact.height, fact.width) for fact in facts))
     return min(side, most[0]), min(side, most[0])
 
 

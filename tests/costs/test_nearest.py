@@ -26,11 +26,11 @@ def limited(space: SearchSpace, **limits: float) -> tuple[StudyCosts, Limits]:
 def test_half_the_cost_leaves_every_part_and_uses_most_of_the_limit(space: SearchSpace, name: str) -> None:
     reference = space.reference
     assert reference is not None
-    most = limited(space, **{name: 1.0})[0].only([name], reference)[name] / 2
+    most = limited(space, **{name: 1.0})[0](reference, [name])[name] / 2
     costs, limits = limited(space, **{name: most})
     found = nearest_inside(space, costs, limits, reference)
     assert found is not None
-    assert 0.5 * most < costs.only([name], found)[name] <= most
+    assert 0.5 * most < costs(found, [name])[name] <= most
     depths = [value for key, value in found.params.items() if key.endswith("depth")]
     assert depths == [1, 1, 1] or name == "memory"
 
