@@ -29,7 +29,7 @@ PARTS = tuple(PART_NAMES)
 
 WITHOUT_TEST = "no test part: a fixed fifth of each class is held out for test"
 MAX_INPUT_SIDE = 4096
-"""The largest side of images if neither the recipe nor the spec sets a size."""
+"""The largest side of images if the recipe sets no size; larger ones are reduced to it."""
 
 InputSize = int | tuple[int, int] | None
 """Side of the networks' input in pixels, or ``(height, width)``; None if it is not set."""
@@ -123,20 +123,14 @@ Source = FileSource | FunctionSource
 
 
 def fitted(images: ImageSet, spec: DataSpec, input_size: InputSize) -> ImageSet:
-    """Images in memory with the study's resize policy and size limit; a `DataError` if they are too large."""
-    images = replace(images, resize=spec.resize)
+    """Images in memory with the study's resize policy, reduced to its largest side if no input size is set."""
+    images, side = replace(images, resize=spec.resize), min(spec.max_side or MAX_INPUT_SIDE, MAX_INPUT_SIDE)
+    if input_size is not None or images.side <= side:
+        return images
     height, width = images.images.shape[2:]
-    side = spec.max_side
-    if input_size is None and side is not None and images.side > side:
-        change = f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[spec.resize]}"
-        pixels, sizes = resize_images(images.images, side, spec.resize), ((height, width),)
-        images = replace(images, images=pixels, mean=(), std=(), sizes=sizes, notes=(*images.notes, change))
-    if input_size is None and images.side > MAX_INPUT_SIDE:
-        raise DataError(
-            f"images of {dimensions(height, width)} pixels are too large for a network;"
-            f" reduce them, or set data.max_side (at most {MAX_INPUT_SIDE})"
-        )
-    return images
+    change = f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[spec.resize]}"
+    pixels, sizes = resize_images(images.images, side, spec.resize), ((height, width),)
+    return replace(images, images=pixels, mean=(), std=(), sizes=sizes, notes=(*images.notes, change))
 
 
 def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
