@@ -53,15 +53,33 @@ _BESIDE = "pictures beside the directories"
 class FolderSource(FileSource):
     """Pictures in one directory per class, in ``train/``, ``val/`` and ``test/`` where these exist."""
 
-    # If all pictures have one size, no larger than the study needs, they keep it; otherwise each gets the needed size
-    # while it is read.
+    # A folder with a training directory and a validation or test directory (or nothing else) is divided into these
+    # parts; any other contains one directory per class. If all pictures have one size, no larger than the study needs,
+    # they keep it; otherwise each gets the needed size while it is read.
 
     def __init__(self, root: Path, spec: DataSpec, input_size: InputSize) -> None:
-        self._layout = FolderLayout(root)
-        parts = self._layout.parts
-        labels = {part: torch.tensor([label for _, label in files]) for part, files in parts.items()}
-        super().__init__(labels, self._layout.classes, spec, input_size)
-        self._files = [file for files in parts.values() for file, _ in files]
+        self._root = root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # so that it has a name
+        self._left_out = LeftOut(dict)
+        if not root.is_dir():
+            problem = "is not a directory" if root.exists() else "does not exist"
+            raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
+        self._directories = self._divided()
+        found = {part: self._classes_of(directory) for part, directory in self._directories.items()}
+        train = found["train"]
+        for name in (name for name, files in train.items() if not files):
+            self._left_out["classes without a picture"][name] = None
+        classes = tuple(sorted(name for name, files in train.items() if files))
+        if len(classes) < 2:
+            raise DataError(
+                f"{named(self._directories['train'].name)} has {plural(len(train), 'class folder')}, of which"
+                f" {len(classes)} hold a picture ({', '.join(sorted(ENDINGS))}); at least two are needed"
+            )
+        for part, of_class in found.items():
+            _require_known(of_class, classes, part, self._directories[part])
+        files = {part: [of_class.get(name, []) for name in classes] for part, of_class in found.items()}
+        labels = {part: torch.tensor([i for i, of in enumerate(lists) for _ in of]) for part, lists in files.items()}
+        super().__init__(labels, classes, spec, input_size)
+        self._files = [file for lists in files.values() for of in lists for file in of]
 
     @cached_property
     def _facts(self) -> list[pictures.PictureFacts]:
@@ -104,9 +122,101 @@ class FolderSource(FileSource):
         _for_each(read, [(number, self._files[i]) for number, i in enumerate(chosen)])
         facts = [self._facts[i] for i in chosen]
         sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
-        notes = (*self._layout.remarks(), *_changes(facts, pixels), *left_out_notes(self._layout.left_out))
+        notes = (*self._remarks(), *_changes(facts, pixels), *left_out_notes(self._left_out))
         shades = {name: getattr(pixels, name) for name in ("background", "whole_white", "fraction_white")}
         return images, {"sizes": tuple(sizes), "notes": notes, **shades}
+
+    def _remarks(self) -> Iterator[str]:
+        """Lines about the parts."""
+        if told := [f"{part} in {named(d.name)}/" for part, d in self._directories.items() if d != self._root]:
+            yield f"parts: {', '.join(told)}"
+        if "test" not in self._directories:
+            yield WITHOUT_TEST
+
+    def _divided(self) -> dict[Part, Path]:
+        """The directory of each part; an undivided folder is the training part itself."""
+        directories, pictures = self._entries(self._root)
+        named = {part: [d for d in directories if d.name.casefold() in names] for part, names in PART_NAMES.items()}
+        named = {part: found for part, found in named.items() if found}
+        if "train" not in named and named and sum(map(len, named.values())) == len(directories):
+            raise DataError(
+                f"it holds {listing(d.name for d in directories)} but no train; name the folder that holds one"
+                " directory per class, or add the training part"
+            )
+        if "train" not in named or (len(named) == 1 and len(directories) > 1):
+            return {"train": self._root}  # its entries are then the classes
+        for part, found in named.items():
+            if len(found) > 1:
+                raise DataError(
+                    f"it holds {listing(d.name for d in found)}, which are all the {part} part; keep one of them"
+                )
+        self._leave_out(_BESIDE, *pictures)
+        for directory in directories:
+            if [directory] not in named.values():
+                self._leave_out("directories beside the parts", directory)
+        return {part: directory for part, (directory,) in named.items()}
+
+    def _classes_of(self, directory: Path) -> dict[str, list[Path]]:
+        """The pictures below each of a part's directories, by its name, sorted."""
+        directories, pictures = self._entries(directory)
+        self._leave_out(_BESIDE, *pictures)
+        if pictures and not directories:
+            raise DataError(
+                f"{named(directory.name)} holds pictures but no directory per class, so that nothing says what they"
+                " show; put the pictures of each class into a directory of its own"
+            )
+        found: dict[str, list[Path]] = {}
+        above = frozenset({self._root.resolve(), *self._root.resolve().parents, directory.resolve()})
+        for each in directories:
+            found.setdefault(unicodedata.normalize("NFC", each.name), []).extend(sorted(self._pictures(each, above)))
+        self._refuse_one_level_too_high(directory, found)
+        return found
+
+    def _pictures(self, directory: Path, above: frozenset[Path]) -> Iterator[Path]:
+        """Every picture at any depth; links are followed, except in circles."""
+        real = directory.resolve()
+        if real in above:
+            self._leave_out("links to a directory above", directory)
+            return
+        directories, pictures = self._entries(directory)
+        yield from pictures
+        for each in directories:
+            yield from self._pictures(each, above | {real})
+
+    def _entries(self, directory: Path) -> tuple[list[Path], list[Path]]:
+        """The directories and the pictures in a directory, sorted; what else is there is left out."""
+        found: tuple[list[Path], list[Path]] = ([], [])
+        try:
+            with os.scandir(directory) as scan:
+                entries = sorted((entry.name, entry.is_dir()) for entry in scan)
+        except OSError as error:  # maybe of one of its entries
+            raise DataError(f"{named(error.filename or directory)} cannot be read ({error.strerror})") from error
+        for name, is_directory in entries:
+            path = directory / name
+            if name.startswith(".") or name.casefold() in _JUNK:
+                self._leave_out("hidden and system files", path)
+            elif is_directory or path.suffix.casefold() in ENDINGS:
+                found[not is_directory].append(path)
+            else:
+                self._leave_out("files that are not read; pictures among them can be converted to PNG or JPEG", path)
+        return found
+
+    def _refuse_one_level_too_high(self, directory: Path, classes: Mapping[str, Sequence[Path]]) -> None:
+        """Refuse directories of directories, from which a network would learn the directory and not the class."""
+        deep = {name: _inner_directories(directory / name, files) for name, files in classes.items() if files}
+        suspicious = [name for name, below in deep.items() if len(below) > 1 and all(deep.values())]
+        if not suspicious:
+            return
+        inner = sorted(directory / suspicious[0] / below for below in deep[suspicious[0]])
+        raise DataError(
+            f"its pictures lie too deep, in {listing((os.path.relpath(each, directory) for each in inner), 2)}; if the"
+            f" inner directories are the classes, name folder:{named(os.path.commonpath(inner))} (or rename"
+            " parts to train, val and test); if the outer ones are, move each one's pictures into it"
+        )
+
+    def _leave_out(self, reason: str, *paths: Path) -> None:
+        for path in paths:
+            self._left_out[reason][named(path.relative_to(self._root))] = None
 
 
 def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
@@ -167,135 +277,6 @@ def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Ite
         yield f"{plural(unseen, 'picture')} whose drawing cannot be seen on {on}"
     for remark, count in Counter(remark for fact in facts for remark in fact.remarks).items():
         yield f"{plural(count, 'picture')} {remark}"
-
-
-class FolderLayout:
-    """The classes, parts and files of a folder.
-
-    Attributes:
-        classes: Sorted names of the training part's directories that contain a picture.
-        parts: The files of each part, with the number of their class.
-        left_out: What is not used.
-    """
-
-    # A folder with a training directory and a validation or test directory (or nothing else) is divided into these
-    # parts; any other contains one directory per class.
-
-    def __init__(self, root: Path) -> None:
-        self.root = root = Path(os.path.abspath(root)) if root.name in ("", "..") else root  # so that it has a name
-        self.left_out = LeftOut(dict)
-        if not root.is_dir():
-            problem = "is not a directory" if root.exists() else "does not exist"
-            raise DataError(f"{named(root.name)} {problem}; it should hold one directory per class")
-        self.directories = self._divided()
-        found = {part: self._classes_of(directory) for part, directory in self.directories.items()}
-        train = found["train"]
-        for name in (name for name, files in train.items() if not files):
-            self.left_out["classes without a picture"][name] = None
-        self.classes = tuple(sorted(name for name, files in train.items() if files))
-        if len(self.classes) < 2:
-            raise DataError(
-                f"{named(self.directories['train'].name)} has {plural(len(train), 'class folder')}, of which"
-                f" {len(self.classes)} hold a picture ({', '.join(sorted(ENDINGS))}); at least two are needed"
-            )
-        for part, of_class in found.items():
-            _require_known(of_class, self.classes, part, self.directories[part])
-        self.parts = {
-            part: [(file, number) for number, name in enumerate(self.classes) for file in of_class.get(name, ())]
-            for part, of_class in found.items()
-        }
-
-    def remarks(self) -> Iterator[str]:
-        """Lines about the parts."""
-        if told := [f"{part} in {named(d.name)}/" for part, d in self.directories.items() if d != self.root]:
-            yield f"parts: {', '.join(told)}"
-        if "test" not in self.parts:
-            yield WITHOUT_TEST
-
-    def _divided(self) -> dict[Part, Path]:
-        """The directory of each part; an undivided folder is the training part itself."""
-        directories, pictures = self._entries(self.root)
-        named = {part: [d for d in directories if d.name.casefold() in names] for part, names in PART_NAMES.items()}
-        named = {part: found for part, found in named.items() if found}
-        if "train" not in named and named and sum(map(len, named.values())) == len(directories):
-            raise DataError(
-                f"it holds {listing(d.name for d in directories)} but no train; name the folder that holds one"
-                " directory per class, or add the training part"
-            )
-        if "train" not in named or (len(named) == 1 and len(directories) > 1):
-            return {"train": self.root}  # its entries are then the classes
-        for part, found in named.items():
-            if len(found) > 1:
-                raise DataError(
-                    f"it holds {listing(d.name for d in found)}, which are all the {part} part; keep one of them"
-                )
-        self._leave_out(_BESIDE, *pictures)
-        for directory in directories:
-            if [directory] not in named.values():
-                self._leave_out("directories beside the parts", directory)
-        return {part: directory for part, (directory,) in named.items()}
-
-    def _classes_of(self, directory: Path) -> dict[str, list[Path]]:
-        """The pictures below each of a part's directories, by its name, sorted."""
-        directories, pictures = self._entries(directory)
-        self._leave_out(_BESIDE, *pictures)
-        if pictures and not directories:
-            raise DataError(
-                f"{named(directory.name)} holds pictures but no directory per class, so that nothing says what they"
-                " show; put the pictures of each class into a directory of its own"
-            )
-        found: dict[str, list[Path]] = {}
-        above = frozenset({self.root.resolve(), *self.root.resolve().parents, directory.resolve()})
-        for each in directories:
-            found.setdefault(unicodedata.normalize("NFC", each.name), []).extend(sorted(self._pictures(each, above)))
-        self._refuse_one_level_too_high(directory, found)
-        return found
-
-    def _pictures(self, directory: Path, above: frozenset[Path]) -> Iterator[Path]:
-        """Every picture at any depth; links are followed, except in circles."""
-        real = directory.resolve()
-        if real in above:
-            self._leave_out("links to a directory above", directory)
-            return
-        directories, pictures = self._entries(directory)
-        yield from pictures
-        for each in directories:
-            yield from self._pictures(each, above | {real})
-
-    def _entries(self, directory: Path) -> tuple[list[Path], list[Path]]:
-        """The directories and the pictures in a directory, sorted; what else is there is left out."""
-        found: tuple[list[Path], list[Path]] = ([], [])
-        try:
-            with os.scandir(directory) as scan:
-                entries = sorted((entry.name, entry.is_dir()) for entry in scan)
-        except OSError as error:  # maybe of one of its entries
-            raise DataError(f"{named(error.filename or directory)} cannot be read ({error.strerror})") from error
-        for name, is_directory in entries:
-            path = directory / name
-            if name.startswith(".") or name.casefold() in _JUNK:
-                self._leave_out("hidden and system files", path)
-            elif is_directory or path.suffix.casefold() in ENDINGS:
-                found[not is_directory].append(path)
-            else:
-                self._leave_out("files that are not read; pictures among them can be converted to PNG or JPEG", path)
-        return found
-
-    def _refuse_one_level_too_high(self, directory: Path, classes: Mapping[str, Sequence[Path]]) -> None:
-        """Refuse directories of directories, from which a network would learn the directory and not the class."""
-        deep = {name: _inner_directories(directory / name, files) for name, files in classes.items() if files}
-        suspicious = [name for name, below in deep.items() if len(below) > 1 and all(deep.values())]
-        if not suspicious:
-            return
-        inner = sorted(directory / suspicious[0] / below for below in deep[suspicious[0]])
-        raise DataError(
-            f"its pictures lie too deep, in {listing((os.path.relpath(each, directory) for each in inner), 2)}; if the"
-            f" inner directories are the classes, name folder:{named(os.path.commonpath(inner))} (or rename"
-            " parts to train, val and test); if the outer ones are, move each one's pictures into it"
-        )
-
-    def _leave_out(self, reason: str, *paths: Path) -> None:
-        for path in paths:
-            self.left_out[reason][named(path.relative_to(self.root))] = None
 
 
 def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:
