@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,16 +191,10 @@ def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize 
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         else:
             place = directory or data_directory()
-            yield FunctionSource(lambda train: _part(name, train, place), spec, input_size)
+            made = partial(DATA_SETS.make, name, options={}, wanted=ImageSet)
+            yield FunctionSource(lambda train: made(train, place), spec, input_size)
     except DataError as error:
         raise DataError(f"data set {named(name)!r}: {error}") from error
-
-
-def _part(name: str, train: bool, place: Path) -> ImageSet:
-    """The training or the test part of a named data set."""
-    DATA_SETS.find(name)  # it belongs to no part that this cannot be imported
-    made: ImageSet = DATA_SETS.make(name, train, place, options={}, wanted=ImageSet)
-    return made
 
 
 def _user_path(kind: str, text: str) -> Path:
