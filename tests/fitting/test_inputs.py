@@ -180,7 +180,7 @@ def test_a_dictionary_may_have_a_test_part(tmp_path: Path) -> None:
         (([PICTURES[0], PICTURES[1].resize((4, 4))], [0, 1]), r"several shapes \(3×4×4, 3×8×9\)"),
         ((torch.empty(COUNT, 8, 8, device="meta"), LABELS), "cannot be read as an array"),
         ((torch.randn(COUNT, 3, 8, 8), LABELS), "leave Normalize out of a transform"),
-        ((np.full((COUNT, 8, 8), np.nan), LABELS), "not finite"),
+        ((np.full((COUNT, 8, 8), np.nan), LABELS), "lie in nan"),
         ((["a.png"] * COUNT, LABELS), "not 'a.png'"),
         (("photos", "more"), "not 'photos'"),
         ((None, None), "not None"),
