@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _STARTS = 4
 _ENUMERATED = 1024
-_HOPELESS = 2.0
-"""If the first descent in a large space ends this many times beyond a limit, others would not get within it."""
+_HOPELESS = 1.0
+"""If the first descent in a large space has this excess over a limit, others would not get within it."""
 
 
 class StudyCosts:
@@ -123,9 +123,11 @@ class Limits:
 
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
         """How far each limited cost is outside its limit, as a share of the limit; at most 0 if feasible."""
-        # Shares, because samplers add up the excess over limits of different units.
-        signs = {name: self._costs.quantity(name).sign for name in self._limits}
-        return {name: signs[name] * (costs[name] / self._bound(name) - 1) for name in self._limits}
+        return {name: self._excess(name, costs[name]) for name in self._limits}
+
+    def _excess(self, name: str, cost: float) -> float:
+        # A share, because samplers add up the excess over limits of different units.
+        return self._costs.quantity(name).sign * (cost / self._bound(name) - 1)
 
     def _bound(self, name: str) -> float:
         """The known value up to which the true one is assumed to be inside the limit."""
@@ -176,7 +178,7 @@ class Limits:
         """Refuse a limit that no architecture meets."""
         for name, limit in self._limits.items():
             more, bound = self._costs.quantity(name).maximize, self._bound(name)
-            architecture = best_in_cost(self._space, self._costs, name, limit=bound)
+            architecture = self._closest(name)
             cost = self._costs.of(name, architecture)
             if cost < bound if more else cost > bound:
                 room = "" if bound == limit else f" with a margin of {self._costs[name].margin:.1%} for its error"
@@ -187,43 +189,36 @@ class Limits:
                     f" {'lower' if more else 'raise'} the limit"
                 )
 
-
-def best_in_cost(
-    space: SearchSpace,
-    costs: StudyCosts,
-    name: str,
-    direction: Direction | None = None,
-    limit: float | None = None,
-) -> Architecture:
-    """The best architecture in a cost; with a limit, the first that is inside, or hopelessly outside."""
-    # MACs decide between equals, since a peak of memory hides smaller differences. For a cost that has to be measured,
-    # its proxy decides.
-    counted = costs[name].proxy or name
-    sign = -1.0 if (direction or costs.quantity(name).direction) == "maximize" else 1.0
-
-    def key(architecture: Architecture) -> tuple[float, float]:
-        return sign * costs.of(counted, architecture), costs.of("macs", architecture)
-
-    candidates = _candidates(space, key)
-    if limit is not None:
-        first = space.from_tokens([0] * len(space.parameters))
-        if sign * costs.of(name, first) <= sign * limit:  # measured once rather than its proxy hundreds of times
+    def _closest(self, name: str) -> Architecture:
+        """The first network that is found inside a limit, or hopelessly outside, else the best in its cost."""
+        first = self._space.from_tokens([0] * len(self._space.parameters))
+        if self._excess(name, self._costs.of(name, first)) <= 0:  # not its proxy hundreds of times
             return first
-        candidates = itertools.chain([_descent(space, key, first)], candidates)
-    best = None
-    for candidate in candidates:
-        if best is None or key(candidate) < key(best):
-            best = candidate
-        if counted == name and limit is not None:
-            cost = sign * key(best)[0]
-            beyond = cost / limit if sign > 0 else limit / max(cost, 1e-300)
-            if beyond <= 1 or (beyond >= _HOPELESS and space.size > _ENUMERATED):
-                break
-    assert best is not None
-    return best
+        key, found = _key(self._costs, name, self._costs.quantity(name).direction), []
+        for candidate in itertools.chain([_descent(self._space, key, first)], _candidates(self._space, key)):
+            found.append(candidate)
+            if self._costs[name].proxy is None:
+                excess = self._excess(name, self._costs.of(name, candidate))
+                if excess <= 0 or (excess >= _HOPELESS and self._space.size > _ENUMERATED):
+                    break
+        return min(found, key=key)
+
+
+def best_in_cost(space: SearchSpace, costs: StudyCosts, name: str, direction: Direction | None = None) -> Architecture:
+    """The best architecture in a cost, in a large space of some that descents find."""
+    key = _key(costs, name, direction or costs.quantity(name).direction)
+    return min(_candidates(space, key), key=key)
 
 
 _Key = Callable[[Architecture], tuple[float, float]]
+
+
+def _key(costs: StudyCosts, name: str, direction: Direction) -> _Key:
+    """What to minimise for a cost."""
+    # MACs decide between equals, since a peak of memory hides smaller differences. For a cost that has to be measured,
+    # its proxy decides.
+    counted, sign = costs[name].proxy or name, -1.0 if direction == "maximize" else 1.0
+    return lambda architecture: (sign * costs.of(counted, architecture), costs.of("macs", architecture))
 
 
 def _candidates(space: SearchSpace, key: _Key) -> Iterator[Architecture]:

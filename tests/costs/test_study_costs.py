@@ -121,7 +121,7 @@ def test_a_limit_is_met_by_one_network_among_costly_neighbours() -> None:
     known = costs(space)
     known._costs["trap"] = Trap(CostContext(space, CPU, LatencySpec()))
     known._quantities["trap"] = Quantity("trap", "minimize")
-    assert best_in_cost(space, known, "trap", limit=2.0) == last
+    assert best_in_cost(space, known, "trap") == last
     Limits({"trap": 2.0}, known, space).check()
 
 
