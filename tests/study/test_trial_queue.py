@@ -49,7 +49,7 @@ class Opposed(dict[str, Made]):
     def of(self, name: str, architecture: Architecture) -> float:
         return self[name](architecture)
 
-    def only(self, names: Iterable[str], architecture: Architecture) -> dict[str, float]:
+    def __call__(self, architecture: Architecture, names: Iterable[str]) -> dict[str, float]:
         return {name: self.of(name, architecture) for name in names}
 
 
