@@ -12,7 +12,7 @@ MASK = "***"
 _URL = re.compile(r"^\s*(?:[A-Za-z][A-Za-z0-9+.-]*:)+/{1,2}[^/]")
 """A text that is one URL, maybe behind the name of what it is for: ``mlflow:http://…``."""
 _LOGIN_IN_A_URL, _LOGIN_IN_A_TEXT = (
-    re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*):(/{{1,2}})((?:(?!://){any_})+)@") for any_ in ("[^\n]", r"\S")
+    re.compile(rf"(?i)(https?|):(/{{1,2}})((?:(?!://){any_})+)@") for any_ in ("[^\n]", r"\S")
 )
 """A password may hold ``/``, ``?`` and even ``@``, so that it ends at the last ``@`` before the next URL.
 
@@ -72,8 +72,7 @@ def _without_login(found: re.Match[str]) -> str:
     """A URL up to its host; with HTTP, a name without a password may be a token."""
     scheme, slashes, login = found.groups()
     name, _, password = login.partition(":")
-    is_web = scheme.lower() in ("http", "https")
-    if re.search(r"[\s/?#]", name) or not (password or is_web):
+    if re.search(r"[\s/?#]", name) or not (password or scheme):
         return found[0]  # a path, or a name without a password
-    kept = "" if is_web and password[:1] in ("", "@") else f"{name}:"
+    kept = "" if scheme and password[:1] in ("", "@") else f"{name}:"
     return f"{scheme}:{slashes}{kept}{MASK}@"
