@@ -24,7 +24,7 @@ from nas_optuna.samplers.gaussian_process import GaussianProcess, Scorer
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.optuna_internals import contains, study_user_attributes
+from nas_optuna.study.optuna_internals import METRIC_NAMES, contains, study_system_attributes, study_user_attributes
 from nas_optuna.study.schema import StudyKey, read_parts, write_parts
 from nas_optuna.study.significance import remembered_images
 from nas_optuna.study.supernet_result import find_predictor
@@ -153,7 +153,8 @@ def beforehand(study: Study, history: History, ordered: Sequence[bool]) -> list[
 
 def images_of(study: Study) -> int | None:
     """How many validation images the first objective was measured on; None if it is no accuracy."""
-    return remembered_images(study) if (study.metric_names or [""])[0] == "accuracy" else None
+    names = study_system_attributes(study).get(METRIC_NAMES) or [""]  # Hyperband shows a study without its names
+    return remembered_images(study) if names[0] == "accuracy" else None
 
 
 def _for_space(sampler: Made, space: SearchSpace) -> Made:

@@ -46,6 +46,16 @@ def test_rungs_are_shares_of_the_epochs_each_once() -> None:
     assert (rungs(90), rungs(5), rungs(1)) == ([9, 27, 54, 90], [1, 2, 3, 5], [1])
 
 
+def test_hyperband_may_stop_networks_instead() -> None:
+    """It hides most of the study from a sampler."""
+    study = made()
+    study.pruner = optuna.pruners.HyperbandPruner(1, EPOCHS)
+    study.set_metric_names(["accuracy"])
+    study.sampler.images = images_of  # type: ignore[attr-defined]
+    study.optimize(train, n_trials=30)
+    assert len(study.trials) == 30
+
+
 def test_a_stopped_network_comes_back_and_ends() -> None:
     study = made()
     study.optimize(train, n_trials=60)
