@@ -40,6 +40,7 @@ PRIVATE = (
     "optuna.storages._CachedStorage",
     "optuna.storages._rdb.models",
     "RDBStorage._get_trials",
+    "RDBStorage._version_manager",
     "_CachedStorage._backend",
     "Study._get_trials",
     "Study._stop_flag",
@@ -172,9 +173,15 @@ def test_the_list_of_private_names_is_whole_and_short() -> None:
     assert len(source.splitlines()) <= 400
 
 
-def test_tables_of_a_newer_optuna_are_left_to_it(tmp_path: Path) -> None:
+def test_a_database_with_optunas_newest_tables_is_opened_at_once(tmp_path: Path) -> None:
+    """And one with any other is left to Optuna, which says what to do."""
     url = f"sqlite:///{tmp_path}/x.db"
-    with open_storage(url, create=True).database.engine.begin() as connection:
+    assert RDBStorage(url).get_current_version() == database.SCHEMA
+    script = "import sys; from nas_optuna.study.storage import open_storage; open_storage(sys.argv[1]); "
+    script += "assert 'alembic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script, url], check=True)
+    engine = open_storage(url).database.engine
+    with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = 'v9.0'")
     with pytest.raises(StudyError, match="a newer Optuna"):
         open_storage(url)
