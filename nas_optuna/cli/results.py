@@ -254,6 +254,7 @@ def report(
 
 
 def draw(
+    context: typer.Context,
     stored: TrustedStudyOptions,
     trial: Trial = "best",
     architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
@@ -266,7 +267,8 @@ def draw(
     from nas_optuna.report.drawing import draw as draw_architecture
     from nas_optuna.study.studies import file_name
 
-    if architecture is not None and trial != "best":
+    given = context.get_parameter_source("trial")
+    if architecture is not None and given is not None and given.name == "COMMANDLINE":
         raise SpecError("--trial and --architecture name two networks; give one of them")
     study = stored.load()
     if architecture is not None:

@@ -41,6 +41,10 @@ Space = Annotated[str | None, option("Search space: {} or file.py:function.", "N
 ImageSize = Annotated[int | None, option("Pixels a side that networks see.", "N"), "recipe.input_size"]
 
 
+_UNTIMED = {"macs", "params", "memory", "flash", "arena", "energy_mj"}
+"""Costs that no runtime measures."""
+
+
 @dataclass(frozen=True)
 class SpecOptions:
     """Options for a study's spec; many have the one key of the spec that they set."""
@@ -117,7 +121,16 @@ class SpecOptions:
         from nas_optuna.presets import find_spec
         from nas_optuna.spec import StudySpec
 
-        return self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
+        found = self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
+        wanted = " ".join((*found.objectives, *found.limits))
+        timed = found.latency.table or any(name in wanted for name in COSTS.names() if name not in _UNTIMED)
+        settings = [text for text in self.overrides if text.lstrip().startswith("latency")]
+        if not timed and any("batch_size" not in text for text in settings):  # memory counts those, too
+            raise SpecError(
+                "settings of latency are of no use where it is neither an objective nor limited; add --objective"
+                " latency_ms or --max-latency MS, or leave them out"
+            )
+        return found
 
     def preset(self) -> str:
         """The default preset; for a folder or a NumPy file, the one for own images."""

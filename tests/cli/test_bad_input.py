@@ -69,6 +69,11 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--set", "recipe.shift=-1"), ("recipe.shift: it must be at least 0",)),
         ((*RUN, "--search", "recipe.batch_size=0..3"), ("recipe.batch_size: it must be at least 1, got 0",)),
         ((*RUN, "--search", "recipe.optimizer=sgd,adm"), ("recipe.optimizer: it must be 'sgd' or 'adamw', got 'adm'",)),
+        ((*RUN, "--latency-runtime", "onnxruntime"), ("settings of latency are of no use", "--objective latency_ms")),
+        ((*RUN, "--max-macs", "1M", "--latency-runtime", "torch"), ("are of no use",)),
+        (("study", "create", "--latency-runtime", "torch"), ("are of no use",)),
+        ((*RUN, "--set", "latency.threads=2"), ("are of no use",)),
+        ((*RUN, "--set", 'latency={runtime="torch"}'), ("are of no use",)),
         (
             (*RUN, "--max-latency", "5", "--latency-runtime", "onnxrt"),
             ("unknown runtime 'onnxrt'; did you mean 'onnxruntime'?",),
@@ -367,3 +372,9 @@ def test_a_network_that_does_not_fit_fails_alone(command: Command) -> None:
     assert "Traceback" not in found.err
     trials = sorted(command("study", "show", "--json").json["trials"], key=lambda trial: trial["number"])
     assert [(trial["state"], trial["cause"]) for trial in trials] == [("fail", "oom"), ("complete", None)]
+
+
+def test_a_fit_that_times_nothing_has_no_use_for_a_runtime(command: Command) -> None:
+    result = command("fit", "digits", "--within", "20s", "--latency-runtime", "torch")
+    assert result.code == 2
+    assert result.err.splitlines()[-1].startswith("error: settings of latency are of no use")

@@ -160,6 +160,7 @@ def test_best_says_beside_the_accuracy_what_it_is_to_be_compared_with(command: C
 def test_two_options_that_contradict_each_other_are_refused(command: Command, study: str) -> None:
     for words, says in (
         (("draw", "--study", study, "--trial", 0, "--architecture", "f4k3s1-f4k3s1"), "give one of them"),
+        (("draw", "--study", study, "--trial", "best", "--architecture", "f4k3s1-f4k3s1"), "give one of them"),
         (("study", "export", study, "--format", "csv", "--json"), "leave out --format csv"),
     ):
         result = command(*words)
