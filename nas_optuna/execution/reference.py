@@ -52,7 +52,8 @@ def _told_of(name: str) -> Iterator[None]:
         yield
     except (SpecError, TrainingError) as error:
         problem = re.sub(r"^(space '[^']*'|fixed): ", "", str(error))
-        raise SpecError(f"reference {name!r}: {problem}") from error
+        remedy = "; name a function (task) -> nn.Module" if "TypeError" in problem else ""
+        raise SpecError(f"reference {name!r}: {problem}{remedy}") from error
 
 
 def require_training(objective: EvaluatorObjective) -> TrainingEvaluator:

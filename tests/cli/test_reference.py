@@ -79,7 +79,7 @@ def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest
     ("name", "says"),
     [
         ("own.py:other_shape", "cannot take"),
-        ("own.py:number", "reference 'own.py:number': TypeError: 'int' object is not callable"),
+        ("own.py:number", "TypeError: 'int' object is not callable; name a function (task) -> nn.Module"),
         ("own.py:two", "reference 'own.py:two': TypeError: two() missing 1 required positional argument: 'task'"),
         ("own.py:nothing", "reference 'own.py:nothing': its network must be an nn.Module"),
         ("own.py:wide", "reference 'own.py:wide': the network gives [2, 13] for 2 images"),
