@@ -156,10 +156,10 @@ class LatencyTable(BaseModel):
                 f" of the space: {MEASURE}"
             )
         if not self.entries:
-            if len(self.networks) < (least := least_networks(space)):
+            if (count := len(self._networks_of(space))) < (least := least_networks(space)):
                 raise TableError(
-                    f"latency table {named(path)} holds {len(self.networks)} whole networks, and space"
-                    f" {space.name!r} needs at least {least}; {MEASURE}"
+                    f"latency table {named(path)} holds {count} whole networks, and space {space.name!r} with"
+                    f" these options needs at least {least} of its own; {MEASURE}"
                 )
             return
         told, measured = self.own_networks(space)

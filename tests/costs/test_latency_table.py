@@ -3,6 +3,7 @@ import json
 import random
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -171,11 +172,21 @@ def test_a_small_space_is_looked_up_where_all_its_networks_were_measured(
         check_table(opened, tiny)
     del table.networks[next(iter(table.networks))]
     table.save(path)
-    with pytest.raises(TableError, match="holds 3 whole networks, and space 'conv' needs at least 4"):
+    with pytest.raises(
+        TableError, match="holds 3 whole networks, and space 'conv' with these options needs at least 4"
+    ):
         LatencyTable.open(path, tiny)
     with pytest.raises(SpecError, match="needs at least 4 networks"):
         write_kit(tiny, path.parent / "kit", precisions=["fp32"], networks=3)
     assert len(write_kit(tiny, path.parent / "kit", precisions=["fp32"], networks=4)["networks"]) == 4
+
+
+def test_whole_networks_of_other_options_tell_nothing_of_a_space(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_optuna.costs.latency_table.MOST_OPERATIONS", 0)
+    given: dict[str, Any] = {"depth": 1, "strides": (1, 2), "input_size": 12}
+    measure_table(ConvSpace(filters=(4, 8), kernels=(3, 5), **given), HERE, path, rounds=1, seconds=0)
+    with pytest.raises(TableError, match=r"holds 2 whole networks.* needs at least 8 of its own"):
+        LatencyTable.open(path, ConvSpace(filters=(4, 16), kernels=(3, 7), **given))
 
 
 def test_check_takes_other_networks_than_the_tables_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
