@@ -16,7 +16,7 @@ import typer
 from nas_optuna.cli import latency, lists, networks, options, printing, results, run, study, supernet
 from nas_optuna.cli.options import Command, Group, with_options
 from nas_optuna.cli.printing import discard, end_facts, prepare_streams, print_error, write
-from nas_optuna.errors import Gone, NasOptunaError, describe_error, nearest, place_of, plainer
+from nas_optuna.errors import Gone, NasOptunaError, describe_error, nearest, place_of, plainer, shown
 from nas_optuna.study.storage import failure, is_of_the_deleted
 
 _GROUPS = {
@@ -164,6 +164,8 @@ def _run(arguments: list[str] | None) -> int:
         problem = failure(error) if "optuna" in sys.modules else None
         if problem is None and place_of(error):
             problem = f"your code failed: {describe_error(error, 300)}"
+        if problem is None and isinstance(error, UnicodeEncodeError):
+            problem = f"{shown(error.object)} is not text in UTF-8; write names and paths in UTF-8"
         if problem is None:
             raise
         print_error(problem)

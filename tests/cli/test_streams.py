@@ -250,3 +250,6 @@ def test_words_that_are_no_text_are_refused(command: Command) -> None:
     assert launched("best", "--study", word).returncode == 2
     assert command("study", "create", "a\0b").err.startswith("error: ")
     assert not list(Path.cwd().iterdir())
+    assert command("study", "create", *tiny()).code == 0  # a database is asked for the name
+    for arguments in (("best", "--study", word), ("study", "release", word, "1")):
+        assert "is not text in UTF-8; write names and paths in UTF-8" in command(*arguments).err
