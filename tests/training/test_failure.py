@@ -103,7 +103,7 @@ def test_out_of_memory_is_not_taken_for_a_fault_of_the_network() -> None:
 
 def test_faults_of_the_images_are_not_the_networks() -> None:
     class Broken(BatchLoader):
-        def epoch(self, seed: int | None = None):  # type: ignore[no-untyped-def]
+        def epoch(self, *_: object) -> Any:
             raise OSError("the disk is gone")
 
     loader = Broken(DATA.train, 32, 8, CPU)
