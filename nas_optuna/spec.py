@@ -292,11 +292,12 @@ class StudySpec(Settings):
             return values
         plugins = ("data", "space", "evaluator", "sampler", "pruner")
         found = {k: {"name": v} if k in plugins and isinstance(v, str) else v for k, v in values.items()}
-        if isinstance(recipe := found.get("recipe"), Mapping):
+        recipe, search = found.get("recipe"), found.get("search", {})
+        if isinstance(recipe, Mapping):
             ranges = {k: v for k, v in recipe.items() if k != "input_size" and isinstance(v, list | dict)}
             if ranges:
                 found["recipe"] = {k: v for k, v in recipe.items() if k not in ranges}
-                found["search"] = {**found.get("search", {}), **ranges}
+                found["search"] = {**search, **ranges} if isinstance(search, Mapping) else search
         return found
 
     @classmethod

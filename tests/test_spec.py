@@ -164,6 +164,11 @@ def test_distributions_of_optuna_are_stored_as_a_file_writes_them() -> None:
         parse_range("learning_rate", search["learning_rate"])
 
 
+def test_a_section_that_is_none_is_refused_in_one_line_beside_a_list_in_the_recipe() -> None:
+    with pytest.raises(SpecError, match=r"^StudySpec: search: it must be a section of settings, got 5$"):
+        StudySpec(search=5, recipe={"learning_rate": [0.1, 0.2]})  # type: ignore[arg-type]
+
+
 def test_overriding_a_spec_leaves_the_rest_alone() -> None:
     spec = StudySpec().override(["recipe.epochs=3"])
     assert spec == StudySpec(recipe=Recipe(epochs=3))
