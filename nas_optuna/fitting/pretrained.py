@@ -29,7 +29,7 @@ from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, count_layers,
 from nas_optuna.fitting.rungs import reference_of
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.backbone import at_hand
+from nas_optuna.spaces.backbone import LARGE, SIZES, at_hand
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.significance import Measured, sampling_error
 from nas_optuna.training import make_network
@@ -79,6 +79,10 @@ def pretrained_experiment(
     try:
         spec, began = spec.override([f"space.model={json.dumps(model)}"]), time.monotonic()
         other = Experiment.from_spec(spec, **settings, images=images)
+        if (side := min(other.space.image_size)) >= LARGE:  # of which a network that a limit cuts may need smaller ones
+            read, images = other.search.data, lambda: read
+            spec = spec.override([f"space.sizes={[*(size for size in SIZES if size <= 0.8 * side), side]}"])
+            other = Experiment.from_spec(spec, **settings, images=images)
         until = time.monotonic() + READING * seconds
         if (first := reference_of(other, until)) is None:
             late = "it takes too long to find what is inside the limits; --space backbone does"

@@ -62,6 +62,21 @@ def test_both_are_trained_for_the_same_time_and_the_better_one_is_taken(
     assert len(said) == 2
 
 
+def test_large_pictures_may_be_much_smaller_for_a_new_fit_and_keep_the_sizes_of_an_earlier_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrained, "_time", lambda *_: (1e-6, 0))
+    monkeypatch.setattr(pretrained, "_seen", lambda _, __, sizes, *___: (sizes[-1], Measured(0.9, 0.03)))
+    monkeypatch.setattr(pretrained, "_trained", lambda *_: Measured(0.5, 0.03))
+    name = photos(tmp_path, 160)
+    spec, usual = spec_for(name, space="backbone"), Experiment.from_spec(spec_for(name), device="cpu")
+    found = pretrained_experiment(usual, spec, 0.0, 1e4, print, device="cpu")
+    assert found is not None
+    assert found.space.parameters["input"].choices == (64, 96, 128, 160)
+    assert decided_before(spec_for(name), found.spec, spec) == found.spec
+    assert Experiment.from_spec(spec, device="cpu").space.parameters["input"].choices == (120, 160)
+
+
 @pytest.mark.parametrize("part", ["with weights", "untrained"])
 def test_the_comparison_can_be_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     if part == "untrained":
