@@ -307,7 +307,7 @@ def compare(
 
 def dashboard(
     storage: options.Storage = None,
-    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N")] = 8080,
+    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N", min=1)] = 8080,
 ) -> None:
     """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
 

@@ -91,6 +91,7 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         (("study", "list"), ("there is no database nas-optuna.db; nas-optuna run begins one",)),
         (("best",), ("there is no database",)),
         (("dashboard",), ("there is no database",)),
+        (("dashboard", "--port", "0"), ("'--port': it must be at least 1",)),
         (("study", "export", "--format", "xml"), ("'--format': 'xml' is not one of 'csv', 'json'",)),
         (("data", "fetch", "mnst"), ("unknown data set 'mnst'; did you mean 'mnist'?",)),
         (("space", "show", "--set", "space.kernels=[3,3]"), ("'kernel' repeats a choice",)),
