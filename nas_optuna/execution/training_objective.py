@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from nas_optuna.data import SearchData
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import checked
+from nas_optuna.errors import SpecError, checked, unknown
 from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.events import Callback, OptunaCallback
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.threads import choose_threads
 from nas_optuna.objectives import parse_criteria
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.function import SpaceFunction
-from nas_optuna.spec import Recipe
+from nas_optuna.spec import LatencySpec, Recipe
+
+
+class Options(TypedDict, total=False):
+    """The further arguments of `EvaluatorObjective`, which editors complete and type checkers check."""
+
+    limits: Mapping[str, float] | None
+    latency: LatencySpec | None
+    reuse_duplicates: bool
+    checkpoints: Path | None
+    interrupted: Callable[[], bool]
+    callbacks: Sequence[Callback | OptunaCallback]
+    search: Mapping[str, Any] | None
+    keep_weights: bool
+    keep_paused: int
 
 
 class Objective(EvaluatorObjective):
@@ -56,8 +72,10 @@ class Objective(EvaluatorObjective):
         *,
         objectives: Sequence[str] = ("accuracy",),
         device: str = "auto",
-        **options: Any,
+        **options: Unpack[Options],
     ) -> None:
+        if wrong := options.keys() - Options.__annotations__.keys():
+            raise SpecError(unknown("argument of Objective:", min(wrong), Options.__annotations__))
         recipe = recipe or Recipe()
         if isinstance(space, SpaceFunction):
             size = recipe.input_size or data.train.side

@@ -1,5 +1,6 @@
 """Evaluators of other people's: what they are given, what they may yield, and what becomes of what they must not."""
 
+import inspect
 import math
 import pickle
 import random
@@ -33,6 +34,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.evaluator import EvaluatorContext, digest, space_identity
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.loop import run
+from nas_optuna.execution.training_objective import Options
 from nas_optuna.metrics import metric
 from nas_optuna.report.notebook import Report
 from nas_optuna.samplers import create_sampler
@@ -154,6 +156,7 @@ def test_objectives_can_be_pickled(data: SearchData) -> None:
         (lambda data: Objective(ConvSpace(in_channels=3, input_size=8), data), "make it with in_channels=1"),
         (lambda data: Objective(ConvSpace(input_size=8), data, Recipe(input_size=16)), "input_size is 16"),
         (lambda data: Objective(ConvSpace(input_size=8), data, objectives=("macs",)), "add accuracy"),
+        (lambda data: Objective(ConvSpace(input_size=8), data, limit={"macs": 1e6}), "did you mean 'limits'"),
         (lambda data: Objective(ConvSpace(input_size=8), data, objectives=("acuracy",)), "did you mean 'accuracy'"),
     ],
 )
@@ -162,6 +165,11 @@ def test_what_does_not_fit_together_is_refused_before_the_first_trial(
 ) -> None:
     with pytest.raises(SpecError, match=says):
         made(data)
+
+
+def test_an_objective_names_all_that_it_passes_on() -> None:
+    passed_on = inspect.signature(EvaluatorObjective).parameters.keys() - {"evaluator", "objectives", "device"}
+    assert passed_on == Options.__annotations__.keys()
 
 
 def test_a_study_with_the_wrong_direction_is_refused(objective: Objective) -> None:
