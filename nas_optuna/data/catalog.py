@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,8 +77,9 @@ class TorchvisionSet:
         from filelock import FileLock
 
         directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / f".{self.class_name}.lock") if os.access(directory, os.W_OK) else nullcontext()
-        with lock:
+        with ExitStack() as held:
+            with suppress(OSError):  # of a folder or a lock of another user's what is there can be read all the same
+                held.enter_context(FileLock(directory / f".{self.class_name}.lock"))
             with suppress(*_ABSENT):
                 return self._read(train, directory, download=False)
             before = socket.getdefaulttimeout()

@@ -84,6 +84,13 @@ def test_sets_in_the_format_of_mnist(name: str, folder: str, prefix: str, classe
         assert len(found.mean) == 1
 
 
+def test_what_another_user_has_downloaded_is_read(mnist_directory: Path, tmp_path: Path) -> None:
+    """A lock that cannot be opened, as one that belongs to another user."""
+    (tmp_path / "MNIST").symlink_to(mnist_directory / "MNIST")
+    (tmp_path / ".MNIST.lock").mkdir()
+    assert len(DATA_SETS.find("mnist")(True, tmp_path).images) == 60_000
+
+
 def test_qmnist_has_one_label_an_image(tmp_path: Path) -> None:
     raw = tmp_path / "QMNIST" / "raw"
     raw.mkdir(parents=True)
