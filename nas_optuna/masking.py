@@ -24,10 +24,13 @@ _NO_SCHEME = re.compile(r"((?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]+@(?=[\
 """``me:password@host`` and ``//me:password@host``."""
 _PASSWORD = re.compile(
     r"(?i)((?:password|passwd|pwd)\s?=\s?)(?!\*\*\*)"
-    r"(?:(?P<quote>['\"])(?:\\.|(?!(?P=quote)).)*(?P=quote)(?=[\s;]|$)|\{(?:\}\}|[^}\n])*\}"
+    r"(?:(?P<quote>'\"'\"'|['\"])(?:\\.|(?!(?P=quote)).)*(?P=quote)(?=[\s;'\"]|$)|\{(?:\}\}|[^}\n])*\}"
     r"|[^;&\n'\"]+(?=;\s?\w[\w ]*=)|(?:[^\s;&'\"]|['\"](?=\w))+)"
 )
-"""In a connection string of libpq or ODBC: in quotes, in braces, up to the next key of ODBC, or up to a space."""
+"""In a connection string of libpq or ODBC: in quotes, in braces, up to the next key of ODBC, or up to a space.
+
+A shell may have quoted the quotes anew.
+"""
 _ENCODED_PASSWORD = re.compile(r"(?i)((?:password|passwd|pwd)%(?:25)*3D)[^\s&'\"]+")
 """In a percent-encoded connection string, as SQLAlchemy takes it in ``odbc_connect=…``."""
 _PARAMETER = re.compile(r"[?&#;]([\w.%\[\]-]{1,200})=")

@@ -101,6 +101,7 @@ def test_what_holds_no_secret_stays_as_it_is(text: str) -> None:
     ("text", "masked"),
     [
         (f"password='my {SECRET}' dbname=x", "password=*** dbname=x"),
+        (shlex.quote(f"host=h password='my {SECRET}'"), "'host=h password=***'"),
         (f"no answer of Server=h;PWD={SECRET}; start it", "no answer of Server=h;PWD=***; start it"),
         (f'{{"url":"mysql://h/db?password={SECRET}","n":1}}', '{"url":"mysql://h/db?password=***","n":1}'),
     ],
