@@ -25,8 +25,7 @@ _KNOWN = frozenset({"torch", "device", "inf", "nan", "NoneType", "pytree", "fx_p
 """The names that ``torch.fx`` provides for its code; ``model.py`` imports those that the code of layers can need."""
 
 
-_FORGOTTEN = re.compile(r";  [\w =]+= None$")
-"""How that code lets go of values that are no longer needed."""
+_VALUE = re.compile(r"\bvalue\d+\b")
 
 
 class NotWritable(Exception):  # noqa: N818 - not an error, since the other files are still written
@@ -54,7 +53,7 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
         >>> source.layers
         ('self.layer0 = nn.Linear(4, 2)', 'self.layer1 = nn.ReLU()')
         >>> source.steps
-        ('x1 = self.layer0(x)  # [2]', 'x2 = self.layer1(x1)  # [2]', 'return x2')
+        ('x = self.layer0(x)  # [2]', 'x = self.layer1(x)  # [2]', 'return x')
     """
     try:
         traced = fx.symbolic_trace(network)
@@ -180,13 +179,25 @@ def _steps(traced: fx.GraphModule) -> Iterator[str]:
     for number, node in enumerate(traced.graph.nodes):
         if node.op in ("call_module", "get_attr"):
             node.target = attribute(node.target)
-        elif node.op == "placeholder":
-            node.target = "x"
-        node.name = f"x{number or ''}"
+        node.name = f"value{number}"
+        if node.op == "placeholder":
+            node.target = node.name
         shapes[node.name] = getattr(node.meta.get("tensor_meta"), "shape", ())
     code = traced.graph.python_code("self")
     if foreign := sorted(code.globals.keys() - _KNOWN):
         raise NotWritable(f"it calls {foreign[0][:60]!r}, which is not a function of torch")
+    names, free = {"value0": "x"}, [f"x{number}" for number in range(len(shapes), 0, -1)]
     for line in code.src[code.src.index("def ") :].strip().splitlines()[1:]:
-        step, shape = _FORGOTTEN.sub("", line.strip()), shapes.get(line.split()[0], ())
-        yield step + (f"  # {list(shape[1:])}" if len(shape) > 1 else "")
+        step, _, forgotten = line.strip().partition(";  ")
+        result, _, expression = step.partition(" = ")
+        written = _VALUE.sub(lambda name: names[name[0]], expression or step)
+        # A name is used again when its value is no longer needed, so that its memory is, too.
+        gone = _VALUE.findall(forgotten)
+        free += sorted((names.pop(name) for name in gone if name in names), reverse=True)
+        if not expression:
+            yield written  # return
+            return
+        names[result], shape = free.pop(), shapes[result]
+        yield f"{names[result]} = {written}" + (f"  # {list(shape[1:])}" if len(shape) > 1 else "")
+        if result in gone:  # nobody needs it
+            free.append(names.pop(result))
