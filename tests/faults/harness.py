@@ -212,7 +212,6 @@ def begin(place: Place, trials: int, gate: Barrier) -> None:
         create_study(storage, "s", StudySpec(), SPACE)
     study = load_study(storage, "s")
     study.sampler, study.pruner = optuna.samplers.RandomSampler(), optuna.pruners.NopPruner()
-    scored.callbacks = Callbacks([notes])
     assert run(study, scored, trials=trials, callbacks=[notes]).trials == trials
 
 
