@@ -15,13 +15,13 @@ from nas_optuna.cli.printing import Column, print_json, print_table, say
 from nas_optuna.cli.run_options import Data, ImageSize, Space, SpecOptions
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.devices import list_devices
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import DataError, SpecError, unknown
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import COSTS
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.quantities import plural
 from nas_optuna.samplers import SAMPLERS
-from nas_optuna.spaces import SPACES
+from nas_optuna.spaces import SPACES, create_space
 from nas_optuna.spaces.architecture import text_of
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
@@ -96,7 +96,14 @@ def space_show(
     from nas_optuna.spec_parts import make_evaluator
 
     given = SpecOptions(data=data, space=space, spec=spec, image_size=image_size, set_=set_).read()
-    found = make_evaluator(given, data_dir, "cpu")[1].space
+    try:
+        found = make_evaluator(given, data_dir, "cpu")[1].space
+    except DataError:
+        if given.data.name.startswith(("folder:", "npz:")):
+            raise
+        say(f"for one channel, ten classes and {given.recipe.input_size or 28} pixels, because the data are not here")
+        shape: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": given.recipe.input_size or 28}
+        found = create_space(given.space.name, given.space.options, **shape)
     if json:
         parameters = {name: {"choices": list(p.choices), "ordered": p.ordered} for name, p in found.parameters.items()}
         print_json({"name": found.name, "size": found.size, "parameters": parameters})
