@@ -137,7 +137,8 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
     loss, ideal, worst = (goal.sign * each for each in (value, bounds.get("best", nan), bounds.get("worst", nan)))
     if loss < ideal or loss >= worst:
         known = " and ".join(f"the {word} possible is {bound:g}" for word, bound in bounds.items())
-        raise SpecError(f"{name} {value:g} is no goal: {known}; 95 per cent are written as 0.95 or 95%")
+        remedy = "95 per cent are written as 0.95 or 95%" if goal.ideal == 1 else "name a value that can be reached"
+        raise SpecError(f"{name} {value:g} is no goal: {known}; {remedy}")
     return Reached(name, goal.maximize, value)
 
 

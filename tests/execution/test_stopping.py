@@ -46,7 +46,7 @@ def test_what_no_shell_eats(text: str) -> None:
         ("accuracy>=95", "accuracy", "the best possible is 1 .*; 95 per cent are written as 0.95 or 95%"),
         ("macro_f1:98.5", "macro_f1", "the best possible is 1"),
         ("accuracy>=1.01", "accuracy", "the best possible is 1"),
-        ("negative_log_likelihood<=-1", "negative_log_likelihood", "the best possible is 0"),
+        ("negative_log_likelihood<=-1", "negative_log_likelihood", "the best possible is 0; name a value that can be"),
         ("accuracy<=0.9", "accuracy", "accuracy is maximised, .* write --until accuracy:0.9"),
         ("macs>=1e6", "macs", r"macs is minimised, .* write --until macs:1e\+06"),
         ("accuracy>=0", "accuracy", "accuracy 0 is no goal: .* the worst possible is 0"),
