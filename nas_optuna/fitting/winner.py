@@ -18,7 +18,7 @@ from nas_optuna.execution.reference import as_space, trained_reference
 from nas_optuna.execution.retrain import TestReport, confusion
 from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
-from nas_optuna.report.selection import gain_of
+from nas_optuna.report.selection import gain_of, on_test
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
@@ -123,7 +123,8 @@ class Winner:
         found = gain_of(study, self.trial)
         if found is None or found.reference is None or not self.own:
             return found
-        return replace(found, best=found.reference, is_reference=True)
+        tested = on_test(study, str(self.architecture))
+        return replace(found, best=found.reference, is_reference=True, tested=tested)
 
 
 def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner:

@@ -17,7 +17,14 @@ from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import TrialRecord, best_of, complete_trials, longest_trained
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import Gain, Measured, remembered_images, sampling_error, standard_error
+from nas_optuna.study.significance import (
+    Gain,
+    Measured,
+    error_on_test,
+    remembered_images,
+    sampling_error,
+    standard_error,
+)
 from nas_optuna.study.studies import command, has_spec, study_spec
 from nas_optuna.study.trial_queue import REFERENCE
 
@@ -45,15 +52,24 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
     if best is None or images is None or objective_names(study)[0] not in ACCURACIES:
         return None
     attributes = study.user_attrs
+    tested = on_test(study, attribute(best, TrialKey.ARCHITECTURE))
     majority: float | None = attributes.get(StudyKey.DATA, {}).get("majority")
     own: dict[str, Any] = attributes.get(StudyKey.REFERENCE, {})
     if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
         accuracy: float = own["accuracy"]
-        return Gain(measured(best, images), Measured(accuracy, sampling_error(accuracy, images)), majority)
+        beside = Measured(accuracy, sampling_error(accuracy, images))
+        return Gain(measured(best, images), beside, majority, tested=tested)
     reference = best_of(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
     same = reference is not None and reference.params == best.params
     beside = None if reference is None else measured(reference, images)
-    return Gain(measured(best, images), beside, majority, is_reference=same)
+    return Gain(measured(best, images), beside, majority, is_reference=same, tested=tested)
+
+
+def on_test(study: Study, architecture: str | None) -> Measured | None:
+    """The test accuracy of an architecture at the first look after its last training; None if it was not tested."""
+    reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
+    found = [report for report in reports if report["architecture"] == architecture]
+    return Measured(found[0]["mean"], error_on_test(found[0])) if found else None
 
 
 def measured(trial: FrozenTrial, images: int | None) -> Measured:

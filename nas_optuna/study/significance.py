@@ -110,6 +110,7 @@ class Gain:
         reference: That of the reference, where there is one; trained alike, and judged by the same images.
         majority: The share of the largest class, i.e. the accuracy of always naming it; None if it is not known.
         is_reference: Whether the best network is the reference.
+        tested: The test accuracy of the best architecture after its last training, if it was tested.
 
     Examples:
         >>> str(Gain(Measured(0.712, 0.011), Measured(0.640, 0.012), 0.1))
@@ -120,6 +121,7 @@ class Gain:
     reference: Measured | None = None
     majority: float | None = None
     is_reference: bool = False
+    tested: Measured | None = None
 
     def __str__(self) -> str:
         return ", ".join(part for part in (str(self.best), self.beside) if part)
@@ -142,16 +144,17 @@ class Gain:
     @property
     def has_learned(self) -> bool:
         """Whether the best network is ahead of the largest class's share by more than two standard errors."""
-        return self.majority is None or self.best.accuracy > self.majority + CLAIM * self.best.error
+        judged = self.tested or self.best  # a search may train for seconds, the last training for minutes
+        return self.majority is None or judged.accuracy > self.majority + CLAIM * judged.error
 
     def remarks(self) -> list[str]:
         """What a person should know about it, a line each."""
         found = []
         if not self.has_learned:
             found.append(
-                f"Warning: {self.best} is no better than always naming the largest class ({self.majority:.2f}). Are the"
-                " labels right, and can a person tell the classes at this size? Try larger images (--image-size;"
-                " recipe.input_size), more epochs or time, or more pictures."
+                f"Warning: {self.tested or self.best} is no better than always naming the largest class"
+                f" ({self.majority:.2f}). Are the labels right, and can a person tell the classes at this size? Try"
+                " larger images (--image-size; recipe.input_size), more epochs or time, or more pictures."
             )
         if self.beats_reference is False and not self.is_reference:
             found.append(

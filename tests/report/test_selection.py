@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.errors import StudyError
-from nas_optuna.report.selection import choose, winners
+from nas_optuna.report.selection import choose, gain_of, winners
 from nas_optuna.study.schema import StudyKey
 
 
@@ -22,9 +22,13 @@ def study(*trials: optuna.trial.FrozenTrial, names: Sequence[str] = ("accuracy",
 
 
 def trial(
-    accuracy: float, macs: float | None, duplicate_of: int | None = None, **options: object
+    accuracy: float,
+    macs: float | None,
+    duplicate_of: int | None = None,
+    architecture: str | None = None,
+    **options: object,
 ) -> optuna.trial.FrozenTrial:
-    given = {"accuracy": accuracy, "macs": macs, "duplicate_of": duplicate_of}
+    given = {"accuracy": accuracy, "macs": macs, "duplicate_of": duplicate_of, "architecture": architecture}
     attributes = {f"nas_optuna:{name}": value for name, value in given.items() if value is not None}
     values = {} if "values" in options else {"value": accuracy}
     return create_trial(user_attrs=attributes, **values, **options)  # type: ignore[arg-type]
@@ -69,3 +73,16 @@ def test_only_a_study_that_begins_with_accuracy_has_ties(names: Sequence[str]) -
     assert choose(made, "best").number == 0
     with pytest.raises(StudyError, match="ranks trials by macs"):
         choose(made, "cheapest")
+
+
+def test_the_first_look_at_the_test_images_says_whether_the_best_has_learned() -> None:
+    searched = study(trial(0.3, 1e6, architecture="f16"))
+    searched.set_user_attr(StudyKey.DATA, {"validation": 36, "majority": 0.33})
+    entries = [("f8", 0.2), ("f16", 0.9), ("f16", 0.1)]
+    common = {"spread": None, "seeds": [0], "test_images": 100}
+    before = gain_of(searched)
+    searched.set_user_attr(StudyKey.RETRAINED, [common | {"architecture": a, "mean": mean} for a, mean in entries])
+    after = gain_of(searched)
+    assert before is not None
+    assert after is not None
+    assert [before.has_learned, after.has_learned] == [False, True]

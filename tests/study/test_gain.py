@@ -31,6 +31,14 @@ def test_what_is_no_better_than_the_largest_class_warns(best: float, learned: bo
     assert any(remark.startswith("Warning") and "larger images" in remark for remark in gain.remarks()) != learned
 
 
+@pytest.mark.parametrize(("tested", "learned"), [(0.56, True), (0.36, False)])
+def test_the_last_training_decides_whether_a_network_has_learned(tested: float, learned: bool) -> None:
+    """A search may train its networks for seconds; what it leaves was trained, and tested, after that."""
+    gain = Gain(Measured(0.22 if learned else 0.9, 0.07), None, 0.33, tested=Measured(tested, 0.08))
+    assert gain.has_learned is learned
+    assert any(f"Warning: {tested:.3f} ± 0.080 is no better" in remark for remark in gain.remarks()) != learned
+
+
 def test_a_best_that_is_the_reference_says_so() -> None:
     same = Measured(0.64, 0.012)
     gain = Gain(same, same, 0.1, is_reference=True)
