@@ -57,8 +57,8 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
     own: dict[str, Any] = attributes.get(StudyKey.REFERENCE, {})
     if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
         accuracy: float = own["accuracy"]
-        beside = Measured(accuracy, sampling_error(accuracy, images))
-        return Gain(measured(best, images), beside, majority, tested=tested)
+        users = Measured(accuracy, sampling_error(accuracy, images))
+        return Gain(measured(best, images), users, majority, tested=tested)
     reference = best_of(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
     same = reference is not None and reference.params == best.params
     beside = None if reference is None else measured(reference, images)
