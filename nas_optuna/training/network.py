@@ -245,7 +245,7 @@ def make_network(
         seed: The seed of the weights.
 
     Returns:
-        The network, in the memory format that suits the device (`nas_optuna.devices`).
+        The network, channels last.
 
     Raises:
         TrainingError: The space's own code failed.
