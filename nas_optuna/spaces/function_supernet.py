@@ -20,7 +20,7 @@ from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, SearchSpace
 from nas_optuna.spaces.built import BuiltSpace, ChainSpace, Part
 from nas_optuna.spaces.layers import ElasticLayer
-from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, mixed_layers
+from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional
 from nas_optuna.spaces.shapes import TensorSpec, not_logits
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
@@ -39,16 +39,16 @@ class FunctionSupernet(Supernet):
 
     def __init__(self, space: BuiltSpace, *, alpha_init: str = "zero") -> None:
         self._whole = space
-        part, self.kept, probe = _probe(space)
+        part, self.kept = _probe(space)
         super().__init__(part, alpha_init=alpha_init)
         mixing = Mixing(part)
         self.network = part.build_with(mixing)
         self.opened = mixing.opened
         self.mixed: dict[str, list[MixedLayer]] = {}  # one for each place in which a parameter was asked for
-        for layer, probed_layer in zip(mixed_layers(self.network), mixed_layers(probe), strict=True):
-            self.mixed.setdefault(layer.name, []).append(layer)
-            layer.in_place = probed_layer.in_place
-        self.unlike: dict[bool, str] = {}  # whether layers are drawn → where that is another network
+        for layer in self.network.modules():
+            if isinstance(layer, MixedLayer):
+                self.mixed.setdefault(layer.name, []).append(layer)
+        self.unlike: str | None = None  # where a mixture is another network
         if not self.opened:
             raise SpecError(
                 f"space {space.name!r} has no layer that a supernet could mix; write c.layer(…), or c.elastic(…) for"
@@ -83,7 +83,7 @@ class FunctionSupernet(Supernet):
         with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
         turns = range(max(map(len, labels.values()), default=1))
-        in_place = any(layer.in_place for layers in self.mixed.values() for layer in layers)
+        in_place = any(any(layer.in_place) for layers in self.mixed.values() for layer in layers)
         for smallest in [{}, *({name: min(choices)} for name, choices in numbers.items())]:
             # What a candidate does in place may matter to another layer, so labels are also compared in pairs.
             for turn, shift in itertools.product(turns, turns if in_place and not smallest else [0]):
@@ -113,9 +113,9 @@ class FunctionSupernet(Supernet):
 
             wrong = differs(path)
             if smallest:  # elastic numbers are also compared as mixtures with one certain choice
-                wrong = wrong or (True not in self.unlike and differs(drawn))
-            elif not draws:  # in a mixture, other candidates might have drawn its numbers
-                self.unlike |= {is_drawn: said for is_drawn, picks in ((True, drawn), (False, mixed)) if differs(picks)}
+                wrong = wrong or (self.unlike is None and differs(drawn))
+            elif not draws and (differs(drawn) or differs(mixed)):  # other candidates might have drawn its numbers
+                self.unlike = said
         except Exception as error:
             raise SpecError(f"the supernet of space {self.space.name!r} cannot have {said}: {error}") from error
         if wrong:
@@ -151,12 +151,11 @@ class FunctionSupernet(Supernet):
 
     def forward(self, images: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
-        kinds = {picks[name].index is not None for name in self.mixed if picks[name].weights is not None}
-        for where in (self.unlike[kind] for kind in kinds & self.unlike.keys()):
+        if self.unlike and any(picks[name].weights is not None for name in self.mixed):
             raise SpecError(
-                f"the layers of space {self.space.name!r} cannot be mixed: where {where}, a candidate changes its input"
-                " in place, or what returns it is changed, and the network uses it again; write inplace=False, and"
-                " y = y + x rather than y += x"
+                f"the layers of space {self.space.name!r} cannot be mixed: where {self.unlike}, a candidate changes its"
+                " input in place, or what returns it is changed, and the network uses it again; write inplace=False,"
+                " and y = y + x rather than y += x"
             )
         return self._run(self.network, images, picks)
 
@@ -213,20 +212,12 @@ class FunctionSupernet(Supernet):
         return network
 
 
-def _probe(space: BuiltSpace) -> tuple[BuiltSpace, dict[str, Choice], nn.Module]:
-    """The part of a space that its supernet holds, the values kept, and the network on meta tensors with marks."""
-    # This is done before training. If only the first step of a process copied inputs, its gradients would be summed in
-    # another order, and a resumed training would differ in the last bit.
+def _probe(space: BuiltSpace) -> tuple[BuiltSpace, dict[str, Choice]]:
+    """The part of a space that its supernet holds, which takes its images, and the values kept."""
     mixing = Mixing(space)
     try:
-        with torch.device("meta"):
-            network = space.build_with(mixing)
-            images = torch.empty(2, *space.input_shape)
-        for layer in mixed_layers(network):
-            layer.probing = True
-        for training in (False, True):
-            with torch.no_grad():
-                logits = network.train(training)(images)
+        with torch.device("meta"), torch.no_grad():
+            logits = space.build_with(mixing)(torch.empty(2, *space.input_shape))
     except NasOptunaError:
         raise
     except Exception as error:
@@ -234,7 +225,7 @@ def _probe(space: BuiltSpace) -> tuple[BuiltSpace, dict[str, Choice], nn.Module]
     if problem := not_logits(tree_map(TensorSpec.of, logits), space.classes):
         raise SpecError(f"the supernet of space {space.name!r}: {problem}")
     kept = {name: value for name, value in mixing.answers.items() if len(space.parameters[name].choices) > 1}
-    return space.fixed(kept) if kept else space, kept, network
+    return space.fixed(kept) if kept else space, kept
 
 
 def _chosen_modules(module: nn.Module, used: Mapping[str, Choice], path: str) -> Iterator[tuple[str, nn.Module]]:

@@ -18,7 +18,6 @@ from nas_optuna.spaces.architecture import Choice
 from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
-from nas_optuna.spaces.shapes import tensors_in
 from nas_optuna.spaces.supernet import ChoiceWeights
 
 
@@ -129,15 +128,14 @@ def size_of(number: int) -> Size:
 
 
 class MixedLayer(nn.ModuleList):
-    """All candidates of one layer; candidates that change their input (`in_place`, by training mode) get a copy."""
+    """All candidates of one layer; in a mixture, those with an ``inplace`` layer get a copy of the input."""
 
     def __init__(self, opened: Open, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
         super().__init__(candidates)
         self.name = opened.name
         self.labels = labels
         self.opened = opened
-        self.in_place: set[tuple[int, bool]] = set()
-        self.probing = False  # whether `in_place` is being found out
+        self.in_place = [any(getattr(m, "inplace", False) for m in each.modules()) for each in candidates]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
@@ -149,19 +147,11 @@ class MixedLayer(nn.ModuleList):
                 return drawn
             weight = pick.weights[pick.index]
             return tree_map(lambda leaf: leaf * weight if _is_mixable(leaf) else leaf, drawn)
-        outputs = [self._output(i, args, kwargs) for i in range(len(self))]
+        outputs = []
+        for candidate, in_place in zip(self, self.in_place, strict=True):
+            given, named = _copied((args, kwargs)) if in_place else (args, kwargs)
+            outputs.append(candidate(*given, **named))
         return self._combined(outputs, args, None if pick is None else pick.weights)
-
-    def _output(self, i: int, args: Any, kwargs: Any) -> Any:
-        """The output of one candidate, on a copy of the input if it works in place."""
-        if self.probing or (i, self.training) in self.in_place:
-            args, kwargs = _copied((args, kwargs))
-        output = self[i](*args, **kwargs)
-        if self.probing and any(
-            tensor._version for tensor in tensors_in((args, kwargs))
-        ):  # torch counts what is written
-            self.in_place.add((i, self.training))
-        return output
 
     def _combined(self, outputs: list[Any], args: Any, weights: Tensor | None) -> Any:
         shares = [1 / len(outputs)] * len(outputs) if weights is None else weights
@@ -179,11 +169,6 @@ class MixedLayer(nn.ModuleList):
             return reduce(torch.add, [share * leaf for share, leaf in zip(shares, leaves, strict=True)])
 
         return tree_map(mixed, *outputs)
-
-
-def mixed_layers(network: nn.Module) -> list[MixedLayer]:
-    """The mixed layers of a network, in its order."""
-    return [module for module in network.modules() if isinstance(module, MixedLayer)]
 
 
 def _copied(value: Any) -> Any:

@@ -139,7 +139,7 @@ def differences(space: FunctionSpace) -> Differences:
                 found.unequal += differs(picks)
             except SpecError:
                 found.refused += 1
-                supernet.unlike = {}
+                supernet.unlike = None
                 found.would_differ += differs(picks)
                 supernet.unlike = unlike
     return found
@@ -194,4 +194,4 @@ def test_a_candidate_that_draws_numbers_is_mixed() -> None:
         candidates = {"a": lambda: Noisy(1, 1, 1), "b": lambda: Noisy(1, 1, 1)}
         return nn.Sequential(c.layer("layer", candidates), nn.Flatten(), nn.Linear(64, 10))
 
-    assert FunctionSupernet(nas.space(build)(in_channels=1, classes=10, input_size=8)).unlike == {}
+    assert FunctionSupernet(nas.space(build)(in_channels=1, classes=10, input_size=8)).unlike is None
