@@ -27,49 +27,30 @@ _WITHOUT = "export it without --int8 (in Python without eight_bits)"
 
 @dataclass(frozen=True)
 class EightBits:
-    """The images that calibrate and score a network in eight bits.
+    """The raw images that calibrate and score a network in eight bits, uint8 ``[n, channels, height, width]``."""
 
-    Attributes:
-        calibration: Raw training images, uint8 ``[n, channels, height, width]``; at most 256 are used.
-        images: Raw images that the network was not trained on, of the same shape.
-        labels: Their classes ``[n]``.
-    """
-
-    calibration: Tensor
-    images: Tensor
-    labels: Tensor
+    calibration: Tensor  # training images; at most 256 are used
+    images: Tensor  # that the network was not trained on
+    labels: Tensor  # their classes ``[n]``
 
 
 @dataclass(frozen=True)
 class Figures:
-    """One file's figures.
+    """One file's figures."""
 
-    Attributes:
-        accuracy: Share of correctly classified images.
-        bytes: Size of the file.
-        latency_ms: Latency of one image on this machine in ONNX Runtime with one thread.
-    """
-
-    accuracy: float
-    bytes: int
-    latency_ms: float
+    accuracy: float  # share of correctly classified images
+    bytes: int  # size of the file
+    latency_ms: float  # of one image on this machine in ONNX Runtime with one thread
 
 
 @dataclass(frozen=True)
 class Int8Export:
-    """``model.int8.onnx`` compared with ``model.onnx``.
-
-    Attributes:
-        fp32: Figures of ``model.onnx``.
-        int8: Figures of ``model.int8.onnx``.
-        images: Number of images on which the accuracies were measured.
-        culprit: The layer that costs the most accuracy, if more than a standard error is lost.
-    """
+    """``model.int8.onnx`` compared with ``model.onnx``."""
 
     fp32: Figures
     int8: Figures
-    images: int
-    culprit: str | None
+    images: int  # on which the accuracies were measured
+    culprit: str | None  # the layer that costs the most accuracy, if more than a standard error is lost
 
     @property
     def sentence(self) -> str:

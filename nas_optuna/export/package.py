@@ -37,23 +37,14 @@ MARK = ".nas-optuna-export"
 
 @dataclass(frozen=True)
 class Exported:
-    """The result of an export.
-
-    Attributes:
-        folder: The folder.
-        files: Names of the files.
-        left_out: Names of the files that were not written, each with the reason in one line.
-        images: Number of images on which all forms were compared.
-        difference: The largest difference between their logits.
-        int8: Accuracy, size and latency in eight bits, if that was requested.
-    """
+    """The result of an export."""
 
     folder: Path
-    files: tuple[str, ...]
-    left_out: Mapping[str, str]
-    images: int
-    difference: float
-    int8: Int8Export | None = None
+    files: tuple[str, ...]  # their names
+    left_out: Mapping[str, str]  # names of files that were not written, each with the reason in one line
+    images: int  # on which all forms were compared
+    difference: float  # the largest between their logits
+    int8: Int8Export | None = None  # accuracy, size and latency in eight bits, if that was requested
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-ready."""
@@ -61,41 +52,19 @@ class Exported:
 
 
 def export_network(
-    classifier: ImageClassifier,
-    folder: Path,
-    images: Tensor,
+    classifier: ImageClassifier,  # on the CPU
+    folder: Path,  # is created; it must be empty or an earlier export, in which files of others stay
+    images: Tensor,  # raw ones to compare on, of which at most `CHECKED_IMAGES` are used
     *,
-    title: str,
-    facts: Mapping[str, str],
-    drawing: str | None = None,
-    eight_bits: EightBits | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    title: str,  # in one line
+    facts: Mapping[str, str],  # for the README by name, e.g. its accuracy
+    drawing: str | None = None,  # the network as SVG, written as ``drawing.svg``
+    eight_bits: EightBits | None = None,  # for ``model.int8.onnx``, if that is wanted
+    say: Callable[[str], None] = lambda line: None,  # told each file that is written: large networks take minutes
 ) -> Exported:
-    """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx``, ``picture.py`` and ``README.md``.
-
-    Formats that other packages have registered are written as well; see `nas_optuna.export.formats`. Each file is run
-    on the images and compared before it is kept. A form that cannot be made is left out, with the reason.
-
-    Args:
-        classifier: The network, on the CPU.
-        folder: The folder, which is created; it must be empty or an earlier export, in which files of others stay.
-        images: Raw images to compare on, ``[n, channels, height, width]``, uint8; at most `CHECKED_IMAGES` are used.
-        title: A description in one line.
-        facts: Facts for the README by name, e.g. its accuracy.
-        drawing: The network as SVG, written as ``drawing.svg``.
-        eight_bits: Images for ``model.int8.onnx``, if that is wanted.
-        say: Called with a line for each file that is written, because large networks take minutes.
-
-    Raises:
-        DataError: The folder cannot be written to, or contains something else.
-        SpecError: Eight bits are wanted, but the network cannot be quantised.
-
-    Examples:
-        A trained network is exported in one line::
-
-            exported = export_network(classifier, Path("model"), images, title="Digits", facts={})
-            exported.files  # ('model.safetensors', 'model.py', 'model.pt2', 'model.onnx', 'picture.py', 'README.md')
-    """
+    """Write ``model.safetensors``, ``model.py``, ``model.pt2``, ``model.onnx``, ``picture.py`` and ``README.md``."""
+    # Formats that other packages have registered are written as well. Each file is run on the images and compared
+    # before it is kept. A form that cannot be made is left out, with the reason.
     ours = files_of_ours(folder)
     classifier = classifier.eval()
     raw = images[:CHECKED_IMAGES].cpu()

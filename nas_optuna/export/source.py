@@ -34,15 +34,10 @@ class NotWritable(Exception):  # noqa: N818 - not an error, since the other file
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """A network as source.
+    """A network as source, without indentation."""
 
-    Attributes:
-        layers: Lines of ``__init__``, without indentation.
-        steps: Lines of ``forward``, without indentation, as ``torch.fx`` writes them; the input is ``x``.
-    """
-
-    layers: tuple[str, ...]
-    steps: tuple[str, ...]
+    layers: tuple[str, ...]  # lines of ``__init__``
+    steps: tuple[str, ...]  # lines of ``forward``, as ``torch.fx`` writes them; the input is ``x``
 
 
 def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
@@ -65,12 +60,7 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
 
 
 def attribute(path: str) -> str:
-    """The attribute for a module or parameter of a dotted path; `script` loads weights by the same rule.
-
-    Examples:
-        >>> attribute("0.conv"), attribute("head.1")
-        ('layer0_conv', 'head_1')
-    """
+    """The attribute for a dotted path, ``layer0_conv`` for ``0.conv``; `script` loads weights by the same rule."""
     name = path.replace(".", "_")
     name = f"layer{name}" if name[:1].isdigit() else name
     if not name.isidentifier() or keyword.iskeyword(name) or hasattr(nn.Module(), name) or name in ("x", "self"):
@@ -105,12 +95,7 @@ def _own_tensor(traced: fx.GraphModule, name: str, path: str) -> str:
 
 
 def constructor(module: nn.Module) -> str:
-    """The expression that makes a torch module like this one, except for its weights.
-
-    Examples:
-        >>> constructor(nn.Conv2d(1, 8, (3, 3), padding=1, bias=False))
-        'nn.Conv2d(1, 8, 3, padding=1, bias=False)'
-    """
+    """The expression that makes a torch module like this one, e.g. ``nn.Conv2d(1, 8, 3, padding=1)``."""
     kind = type(module)
     if getattr(nn, kind.__name__, None) is not kind:
         raise NotWritable(f"{kind.__name__} is not one of torch.nn's layers")

@@ -169,18 +169,9 @@ def features(space: SearchSpace, architectures: Sequence[Architecture], shared: 
 
 
 def log_shapes(space: SearchSpace, architecture: Architecture) -> tuple[float, float]:
-    """Widths and resolutions: sums over operations of the logarithms of their filters and output positions.
-
-    Output channels count for an operation without filters; positions are height times width of the output. A space
-    that does not declare operations has zeros, which a score ignores.
-
-    Examples:
-        >>> from nas_optuna import ConvSpace
-        >>> space = ConvSpace(depth=1, input_size=8)
-        >>> widths, resolutions = log_shapes(space, space.parse("f16k3s1"))
-        >>> round(math.exp(widths)), round(math.exp(resolutions))
-        (16, 25)
-    """
+    """Widths and resolutions: sums over operations of the logarithms of their filters and output positions."""
+    # Output channels count for an operation without filters; positions are height times width of the output. A space
+    # that does not declare operations has zeros, which a score ignores.
     widths = resolutions = 0.0
     if isinstance(space, Decomposable):
         for operation in space.operations(architecture):

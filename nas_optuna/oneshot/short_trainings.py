@@ -39,14 +39,7 @@ CALIBRATION_SHARE, FINAL_SHARE = 12, 6
 
 @dataclass(frozen=True)
 class ShortPlan:
-    """How many architectures get short trainings, and how long these are.
-
-    Examples:
-        >>> ShortPlan.of(16, epochs=12, size=1000)
-        ShortPlan(calibrating=16, calibration_epochs=1, finalists=4, final_epochs=2)
-        >>> ShortPlan.of(16, epochs=12, size=1000).epochs / 12  # in stand-alone trainings
-        2.0
-    """
+    """How many architectures get short trainings, and how long these are."""
 
     calibrating: int  # random architectures
     calibration_epochs: int  # of each

@@ -80,12 +80,7 @@ def centred(weight: Tensor, matrix: Tensor) -> Tensor:
 
 @cache
 def mean_taps(side: int, kernel: int, stride: int, border: int) -> float:
-    """The mean number of a kernel's taps along one side that lie inside the image.
-
-    Examples:
-        >>> mean_taps(1, 7, 1, 4)
-        1.0
-    """
+    """The mean number of a kernel's taps along one side that lie inside the image."""
     starts = range(-border, side + border - kernel + 1, stride)
     return sum(max(0, min(side, start + kernel) - max(0, start)) for start in starts) / len(starts)
 

@@ -243,20 +243,7 @@ def supernet_class(space: SearchSpace) -> type[Supernet]:
 
 
 def supernet_for(space: SearchSpace, **options: Any) -> Supernet:
-    """Make the supernet of a space.
-
-    Args:
-        space: The space.
-        options: The supernet's own options, e.g. ``alpha_init="uniform"``.
-
-    Raises:
-        SpecError: The space has no supernet, or an option or its value is refused.
-
-    Examples:
-        >>> from nas_optuna.spaces.block import BlockSpace
-        >>> supernet_for(BlockSpace(depth=2)).derive()
-        {'block1': 'k3_f16', 'block2': 'k3_f16'}
-    """
+    """Make the supernet of a space with its own options, e.g. ``alpha_init``; a `SpecError` if it has none."""
     found = supernet_class(space)
     check_options("supernet", space.name, found, options, reserved=("space",))
     return found(space, **options)

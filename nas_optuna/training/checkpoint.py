@@ -34,14 +34,7 @@ _MOMENTS["AdamW"] = _MOMENTS["Adam"]
 
 
 def require_tensors(found: Mapping[str, Any], wanted: Mapping[str, Tensor]) -> None:
-    """Compare names, shapes and dtypes; values must be finite if the wanted ones are.
-
-    Examples:
-        >>> require_tensors({"w": torch.zeros(2)}, {"w": torch.zeros(3)})
-        Traceback (most recent call last):
-        ...
-        ValueError: w is float32 [2], not float32 [3]
-    """
+    """Compare names, shapes and dtypes; values must be finite if the wanted ones are."""
     if missing := sorted(wanted.keys() - found.keys()):
         raise ValueError(f"{missing[0]} is missing")
     if unknown := sorted(found.keys() - wanted.keys()):
@@ -94,24 +87,11 @@ class Checkpoint:
 
 
 class CheckpointFolder:
-    """One training's two latest checkpoints, as files ``epoch-N`` in its own folder.
+    """One training's two latest checkpoints, as files ``epoch-N`` in its own folder; several processes may write."""
 
-    A file contains a digest, and then what ``torch.load(…, weights_only=True)`` reads. It gets its name when it is on
-    the disk, so that a crash leaves the previous epoch's. That one is also kept in case the newer one is damaged later.
-    Random state is not saved, because it is derived from (seed, epoch).
-
-    Several processes may write to one folder, which happens if two of them train the same trial.
-
-    Examples:
-        >>> import tempfile
-        >>> folder = CheckpointFolder(Path(tempfile.mkdtemp()) / "training")
-        >>> folder.save(1, {"w": torch.ones(2)}, {"optimizer": {}}, [0.5])
-        >>> folder.load().progress
-        [0.5]
-        >>> folder.remove()
-        >>> folder.load() is None
-        True
-    """
+    # A file contains a digest, and then what ``torch.load(…, weights_only=True)`` reads. It gets its name when it is on
+    # the disk, so that a crash leaves the previous epoch's. That one is also kept in case the newer one is damaged
+    # later. Random state is not saved, because it is derived from (seed, epoch).
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -223,28 +203,7 @@ _KEY = "nas_optuna_kept"
 
 
 class KeptWeights:
-    """A folder with one file per kept trial: the weights after its last epoch, and facts about them.
-
-    Several processes may use it, since files appear atomically.
-
-    Args:
-        path: The folder; it is made when the first weights are kept. Inside a study's checkpoint folder it is removed
-            with the study.
-
-    Examples:
-        >>> import tempfile, torch
-        >>> root = Path(tempfile.mkdtemp())
-        >>> training = CheckpointFolder(root / "training")
-        >>> training.save(1, {"w": torch.ones(2)}, {}, [{"accuracy": 0.5}])
-        >>> kept = KeptWeights(root / "kept")
-        >>> kept.keep(7, training, {"architecture": "f16k3s1"})
-        >>> weights, facts = kept.load(7)
-        >>> facts["accuracy"], facts["architecture"], kept.numbers()
-        ('0.5', 'f16k3s1', [7])
-        >>> kept.forget([7])
-        >>> kept.load(7) is None
-        True
-    """
+    """A folder with a file for each kept trial: the weights after its last epoch, and facts; processes may share it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

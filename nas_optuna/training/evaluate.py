@@ -77,19 +77,9 @@ def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def outputs_in_eight_bits(network: nn.Module, calibration: BatchLoader, images: BatchLoader) -> tuple[Tensor, Tensor]:
-    """Logits of all images by a network whose weights and activations are eight-bit integers.
-
-    Args:
-        network: In eval mode; it is not changed.
-        calibration: Training images; the first 256 calibrate the range of activations.
-        images: The images to classify, in their stored order.
-
-    Returns:
-        Logits ``[n, classes]``, float32, and targets ``[n]``, both on the host.
-
-    Raises:
-        TrainingError: The network cannot be quantised; the message names the layer, if there is one to blame.
-    """
+    """Logits ``[n, classes]`` of all images by a network in eight bits, and targets ``[n]``, both on the host."""
+    # The first 256 images of `calibration` calibrate the range of activations. The network is in eval mode, and not
+    # changed.
     import onnxruntime
 
     known, seen = [], 0
@@ -128,35 +118,14 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    network: nn.Module,
+    network: nn.Module,  # its mode is restored, and its random numbers come from a fixed seed
     loader: BatchLoader,
     device: torch.device,
-    dtype: torch.dtype,
-    metrics: Mapping[str, MetricFunction] | None = None,
-    calibration: BatchLoader | None = None,
+    dtype: torch.dtype,  # of activations; float32 is no autocast
+    metrics: Mapping[str, MetricFunction] | None = None,  # further ones of all outputs and targets, by name
+    calibration: BatchLoader | None = None,  # images for a metric in eight bits; by default the loader's
 ) -> Evaluation:
-    """Run the network over a loader in its stored order, in evaluation mode; this waits for the device once.
-
-    Args:
-        network: The network; its mode is restored. Its random numbers come from a fixed seed.
-        loader: The images.
-        device: Where both are.
-        dtype: The dtype of activations; float32 is no autocast.
-        metrics: Further metrics of all outputs and targets, by name.
-        calibration: Images that calibrate the network in eight bits, if a metric needs that; by default the loader's.
-
-    Raises:
-        TrainingError: The network's or a metric's code failed, or there is not one row of logits per image.
-
-    Examples:
-        >>> from nas_optuna.data import BatchLoader, load_images
-        >>> digits = load_images("digits", True)
-        >>> loader = BatchLoader(digits, 64, 8, torch.device("cpu"))
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> evaluation = evaluate(network, loader, torch.device("cpu"), torch.float32)
-        >>> 0 <= evaluation.accuracy <= 1 and evaluation.confusion.sum().item() == len(digits)
-        True
-    """
+    """Run the network over a loader in its stored order, in evaluation mode; this waits for the device once."""
     was_training = network.training
     network.eval()
     loss = torch.zeros((), device=device)

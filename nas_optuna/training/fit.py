@@ -77,46 +77,16 @@ def fit(
     recipe: Recipe,
     device: torch.device,
     *,
-    seed: int,
-    checkpoints: CheckpointFolder | None = None,
-    interrupted: Callable[[], bool] = never,
-    metrics: Mapping[str, MetricFunction] | None = None,
-    pace: Pace | None = None,
-    teacher: nn.Module | None = None,
+    seed: int,  # decides the order of images, augmentation, and random numbers in the network
+    checkpoints: CheckpointFolder | None = None,  # results of epochs that are found there come first, untrained
+    interrupted: Callable[[], bool] = never,  # called between steps; True raises `Interrupted`
+    metrics: Mapping[str, MetricFunction] | None = None,  # further ones of the validation images, by name
+    pace: Pace | None = None,  # asked before each epoch, if a clock decides how many there are
+    teacher: nn.Module | None = None,  # a trained network (Hinton et al. 2015; Furlanello et al. 2018)
 ) -> Iterator[EpochResult]:
-    """Train a network in place by a recipe.
-
-    Stop iterating to stop training; it can be continued later only with `checkpoints`. A last batch of one image is
-    left out if the network mixes images (batch norm). Random numbers depend on seed and epoch only.
-
-    Args:
-        network: The network, on the device.
-        train: The training images.
-        validation: Images to score after each epoch, if any.
-        recipe: All other settings.
-        device: Where network and images are.
-        seed: Decides the order of images, augmentation, and random numbers in the network.
-        checkpoints: Where each epoch's state is kept. Results of epochs that are found there come first, untrained.
-        interrupted: Called between steps; when it returns True, `Interrupted` is raised.
-        metrics: Further metrics of the validation images, by name.
-        pace: Called before each epoch for the total number of epochs, if a clock decides that.
-        teacher: A trained network in evaluation mode, whose probabilities are nine tenths of the targets, also of the
-            figures of training (Hinton et al. 2015; of the same architecture, Furlanello et al. 2018).
-
-    Yields:
-        One result per epoch.
-
-    Raises:
-        TrainingError: The loss is no longer finite, memory ran out twice, or the network's own code failed.
-        Interrupted: `interrupted` returned True.
-
-    Examples:
-        >>> from nas_optuna.data import BatchLoader, load_images
-        >>> cpu, network = torch.device("cpu"), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> loader = BatchLoader(load_images("digits", True), 64, 8, cpu)
-        >>> [result.epoch for result in fit(network, loader, None, Recipe(epochs=2), cpu, seed=0)]
-        [1, 2]
-    """
+    """Train a network in place by a recipe, and yield one result per epoch; stop iterating to stop the training."""
+    # It can be continued later only with `checkpoints`. A last batch of one image is left out if the network mixes
+    # images (batch norm). Random numbers depend on seed and epoch only.
     steps = steps_per_epoch(recipe, train.size)
     with network_failures("the training cannot begin"):
         step = TrainStep(network, recipe, device, recipe.epochs * steps, recipe.passes(train.size), teacher)

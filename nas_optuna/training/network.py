@@ -236,27 +236,6 @@ def make_network(
 
     Weights are drawn on the CPU, so they are the same on every device, and by a separate generator, so they are the
     same in every thread. The state of torch's global generator is restored.
-
-    Args:
-        space: The space to which the architecture belongs.
-        architecture: The architecture.
-        recipe: Its `init` is used if the space allows it (`SearchSpace.draws_weights`).
-        device: The network's device.
-        seed: The seed of the weights.
-
-    Returns:
-        The network, channels last.
-
-    Raises:
-        TrainingError: The space's own code failed.
-        SpecError: Pretrained weights are not on this machine.
-
-    Examples:
-        >>> from nas_optuna import ConvSpace
-        >>> space = ConvSpace(depth=1, input_size=8)
-        >>> network = make_network(space, space.parse("f16k3s1"), Recipe(), torch.device("cpu"), seed=0)
-        >>> network(torch.zeros(2, 1, 8, 8)).shape
-        torch.Size([2, 10])
     """
     _require_memory(space, architecture, device)  # not with the seed, since building may draw
     with network_failures(f"{architecture} cannot be built"), seeded(seed):

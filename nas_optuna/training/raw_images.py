@@ -23,13 +23,6 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
             training images. Or a PIL image or a picture's path, which are read like a folder of pictures. Or a sequence
             of any of these.
         pixels: The format of the training images.
-
-    Raises:
-        DataError: They are something else; the message says what is expected.
-
-    Examples:
-        >>> as_batch(np.zeros((8, 8), np.uint8), PixelFormat(1, 8, 8, (0.5,), (0.5,), (8, 8))).shape
-        torch.Size([1, 1, 8, 8])
     """
     from PIL import Image
 

@@ -50,24 +50,10 @@ _fallbacks_logged: set[str] = set()
 
 
 class TrainStep:
-    """A callable ``(images, labels)`` that updates the network once and adds to the epoch's sums.
+    """A callable ``(images, labels)`` that updates the network once and adds to the epoch's sums."""
 
-    If memory runs out, batches are halved and the gradients of the parts summed, so that the step is the same to
-    rounding for networks without batch statistics. A second failure raises.
-
-    Attributes:
-        micro_batches: Number of parts into which a batch is divided to fit in memory.
-        draws: Whether the network may draw random numbers, see `may_draw`.
-        mixes: Whether the network mixes the images of a batch, see `mixes_images`; False before the first step.
-
-    Examples:
-        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-        >>> step = TrainStep(network, Recipe(), torch.device("cpu"), total_steps=1)
-        >>> step(torch.zeros(32, 1, 8, 8), torch.zeros(32, dtype=torch.int64))
-        >>> loss, correct = step.read_sums()
-        >>> loss > 0
-        True
-    """
+    # If memory runs out, batches are halved and the gradients of the parts summed, so that the step is the same to
+    # rounding for networks without batch statistics. A second failure raises.
 
     def __init__(
         self,
@@ -86,9 +72,9 @@ class TrainStep:
         self.device = device
         self.total_steps: float = total_steps
         self.steps: float = 0  # of the schedule; fractional only after `spread`
-        self.micro_batches = 1
+        self.micro_batches = 1  # parts into which a batch is divided to fit in memory
         self.draws = may_draw(network)
-        self.mixes = False
+        self.mixes = False  # whether the network mixes the images of a batch; known after the first step
         self.dtype = resolve_precision(recipe.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self._graph_reason = self._why_no_graph()

@@ -42,12 +42,7 @@ def find_strategy(name: str) -> type[Strategy]:
 
 
 def strategy_options(spec: SupernetSpec) -> StrategyOptions:
-    """Validate the keys of a ``[supernet]`` section that belong to its strategy, by that strategy's options class.
-
-    Examples:
-        >>> strategy_options(SupernetSpec(strategy="darts", momentum=0.5)).epochs
-        30
-    """
+    """Validate the keys of a ``[supernet]`` section that belong to its strategy, by that strategy's options class."""
     wanted = find_strategy(spec.strategy).Options
     for key in spec.strategy_options:
         if key not in wanted.model_fields:

@@ -170,23 +170,14 @@ class RankedOptions(StrategyOptions):
 
 @dataclass(frozen=True)
 class Job:
-    """What a strategy is to train, and on what.
+    """What a strategy is to train, and on what."""
 
-    Attributes:
-        supernet: The supernet, on its device.
-        images: All training images.
-        spec: The common settings: seed and cost term.
-        costs: ``Operation.key`` → cost, in milliseconds or millions of MACs.
-        dtype: Autocast to this; float32 is no autocast.
-        interrupted: Called between steps; True stops the training.
-    """
-
-    supernet: Supernet
-    images: ImageSet
-    spec: SupernetSpec
-    costs: Mapping[str, float] = field(default_factory=dict)
-    dtype: torch.dtype = torch.float32
-    interrupted: Callable[[], bool] = never
+    supernet: Supernet  # on its device
+    images: ImageSet  # all training images
+    spec: SupernetSpec  # seed and cost term
+    costs: Mapping[str, float] = field(default_factory=dict)  # ``Operation.key`` → ms, or millions of MACs
+    dtype: torch.dtype = torch.float32  # of autocast; float32 is none
+    interrupted: Callable[[], bool] = never  # called between steps; True stops the training
 
     @property
     def device(self) -> torch.device:
