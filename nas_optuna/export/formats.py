@@ -21,7 +21,7 @@ from torch import Tensor
 from nas_optuna.costs.runtimes import to_onnx
 from nas_optuna.errors import TrainingError, describe_error
 from nas_optuna.export.script import write_script
-from nas_optuna.export.source import NotWritable, write_source
+from nas_optuna.export.source import NotWritable
 from nas_optuna.registry import Registry
 from nas_optuna.training import ImageClassifier
 from nas_optuna.training.serialization import save_network
@@ -55,7 +55,7 @@ def script(classifier: ImageClassifier, images: Tensor, path: Path, title: str) 
     """``model.py``: plain torch code, which loads the weights."""
     with torch.inference_mode():
         prepared = classifier.prepare(images[:2])
-    text = write_script(classifier, write_source(classifier.network, prepared), title)
+    text = write_script(classifier, prepared, title)
     path.write_text(text, encoding="utf-8")
     spec = importlib.util.spec_from_loader("nas_optuna_exported_model", loader=None)
     assert spec is not None

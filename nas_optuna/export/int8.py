@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -13,10 +11,7 @@ from nas_optuna.costs.quantise import CALIBRATION_IMAGES, quantised, require_too
 from nas_optuna.costs.timing import session_call, visit
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.files import write_file
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from nas_optuna.training.evaluate import onnx_logits
 
 FILE = "model.int8.onnx"
 _BATCH = 64
@@ -71,13 +66,13 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     nodes = onnx.load_model_from_string(model).graph.node
     begins = next((i for i, node in enumerate(nodes) if node.op_type in ("Conv", "Gemm", "MatMul")), len(nodes))
     preparing = [node.name for node in nodes[:begins]]
-    chosen = _batches(by.calibration[:CALIBRATION_IMAGES])
+    chosen = [part.cpu().numpy() for part in by.calibration[:CALIBRATION_IMAGES].split(_BATCH)]
     try:
         small = quantised(model, chosen, kept=preparing)
     except TrainingError as error:
         raise SpecError(f"{error}; {_WITHOUT}") from error
     write_file(folder / FILE, small)
-    truth, raw = by.labels.cpu().numpy(), by.images.cpu()
+    truth, raw = by.labels.cpu(), by.images.cpu()
     fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), _latency(m, raw)) for m in (model, small))
     lost = fp32.accuracy - int8.accuracy
     noise = (fp32.accuracy * (1 - fp32.accuracy) / len(truth)) ** 0.5
@@ -89,22 +84,8 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     return Int8Export(fp32, int8, len(truth), culprit)
 
 
-def _batches(images: Tensor) -> list[NDArray[np.uint8]]:
-    return [part.cpu().numpy() for part in images.split(_BATCH)]
-
-
-def _accuracy(model: bytes, images: Tensor, labels: NDArray[Any]) -> float:
-    import numpy as np
-
-    return float(np.mean(np.concatenate(list(_classes(model, images))) == labels))
-
-
-def _classes(model: bytes, images: Tensor) -> Iterator[NDArray[Any]]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    for part in _batches(images):
-        yield session.run(None, {"images": part})[0].argmax(1)
+def _accuracy(model: bytes, images: Tensor, labels: Tensor) -> float:
+    return (onnx_logits(model, images.split(_BATCH)).argmax(1) == labels).double().mean().item()
 
 
 def _latency(model: bytes, images: Tensor) -> float:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import textwrap
 
+from torch import Tensor
+
 from nas_optuna.data import pixels as pixels_module
-from nas_optuna.export.source import NetworkSource
+from nas_optuna.export.source import write_source
 from nas_optuna.training import ImageClassifier
 
 _HEAD = '''"""{title}
@@ -144,9 +146,10 @@ if __name__ == "__main__":
 '''
 
 
-def write_script(classifier: ImageClassifier, source: NetworkSource, title: str) -> str:
+def write_script(classifier: ImageClassifier, example: Tensor, title: str) -> str:
     """The text of ``model.py``."""
     pixels, fit = classifier.pixels, classifier.prepare.fit
+    layers, steps = write_source(classifier.network, example)
     head = _HEAD.format(
         title=_quoted(title),
         # Escaped beyond ASCII as Python does it; JSON would write two surrogates for one character.
@@ -159,8 +162,8 @@ def write_script(classifier: ImageClassifier, source: NetworkSource, title: str)
         height=pixels.height,
         width=pixels.width,
         count=len(classifier.classes),
-        layers=textwrap.indent("\n".join(source.layers), " " * 8),
-        steps=textwrap.indent("\n".join(source.steps), " " * 8),
+        layers=textwrap.indent("\n".join(layers), " " * 8),
+        steps=textwrap.indent("\n".join(steps), " " * 8),
     )
     rows, columns = pixels.input_size
     pad_top, pad_left = (rows - fit.inner_height) // 2, (columns - fit.inner_width) // 2

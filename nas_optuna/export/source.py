@@ -11,7 +11,6 @@ import keyword
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,23 +31,15 @@ class NotWritable(Exception):  # noqa: N818 - not an error, since the other file
     """The network cannot be written in one of the forms; the message says why in one line."""
 
 
-@dataclass(frozen=True)
-class NetworkSource:
-    """A network as source, without indentation."""
-
-    layers: tuple[str, ...]  # lines of ``__init__``
-    steps: tuple[str, ...]  # lines of ``forward``, as ``torch.fx`` writes them; the input is ``x``
-
-
-def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
-    """Write out a network.
+def write_source(network: nn.Module, example: Tensor) -> tuple[list[str], list[str]]:
+    """The lines of a network's ``__init__``, and those of its ``forward``, as ``torch.fx`` writes them.
 
     Examples:
-        >>> source = write_source(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.zeros(1, 4))
-        >>> source.layers
-        ('self.layer0 = nn.Linear(4, 2)', 'self.layer1 = nn.ReLU()')
-        >>> source.steps
-        ('x = self.layer0(x)  # [2]', 'x = self.layer1(x)  # [2]', 'return x')
+        >>> layers, steps = write_source(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.zeros(1, 4))
+        >>> layers
+        ['self.layer0 = nn.Linear(4, 2)', 'self.layer1 = nn.ReLU()']
+        >>> steps
+        ['x = self.layer0(x)  # [2]', 'x = self.layer1(x)  # [2]', 'return x']
     """
     try:
         traced = fx.symbolic_trace(network)
@@ -56,7 +47,7 @@ def write_source(network: nn.Module, example: Tensor) -> NetworkSource:
             ShapeProp(traced).propagate(example)
     except Exception as error:  # of a user's network, too
         raise NotWritable(f"its code cannot be traced: {describe_error(error)}") from error
-    return NetworkSource(tuple(_layers(traced)), tuple(_steps(traced)))
+    return list(_layers(traced)), list(_steps(traced))
 
 
 def attribute(path: str) -> str:

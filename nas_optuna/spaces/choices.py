@@ -36,7 +36,6 @@ class Choices:
         self._prefix = ""
         self.answers: dict[str, Choice] = {}
         self.layers: dict[str, list[nn.Module]] = {}
-        self._elastic: dict[str, bool] = {}
 
     def choice(self, name: str, options: Sequence[Any], *, ordered: bool = False) -> Any:
         """One of several values.
@@ -50,7 +49,6 @@ class Choices:
             SpecError: There are no options, or they repeat each other or cannot be stored.
         """
         full = self._named(name)
-        self._require_kind(full, elastic=False)
         return self._answer(full, Parameter(require_choices(full, options, "parameter"), ordered))
 
     def integer(self, name: str, low: int, high: int, *, step: int = 1) -> int:
@@ -98,7 +96,6 @@ class Choices:
         choices = require_choices(full, options, "parameter")
         if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in choices):
             raise SpecError(f"elastic {full!r} needs whole numbers of at least 1, got {list(choices)!r}")
-        self._require_kind(full, elastic=True)
         return self._make_elastic(full, Parameter(choices, ordered=True))
 
     def _make_elastic(self, name: str, parameter: Parameter) -> int:
@@ -128,7 +125,7 @@ class Choices:
             name: The prefix of the names, without the dot.
         """
         inner = type(self).__new__(type(self))
-        vars(inner).update(vars(self))  # the records of layers and elastic numbers are shared
+        vars(inner).update(vars(self))  # the records are shared
         inner._prefix = f"{self._named(name)}."
         return inner
 
@@ -141,10 +138,6 @@ class Choices:
     def _answer(self, name: str, parameter: Parameter) -> Choice:
         self.answers[name] = self._decide(name, parameter)
         return self.answers[name]
-
-    def _require_kind(self, name: str, *, elastic: bool) -> None:
-        if self._elastic.setdefault(name, elastic) is not elastic:
-            raise SpecError(f"parameter {name!r} is asked for as elastic and as a value; give one of them another name")
 
     def _named(self, name: str) -> str:
         if not isinstance(name, str) or not name.strip():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -141,31 +142,20 @@ def _recorded(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], sha
     calls: list[Any] = []
     within: list[nn.Module] = []
 
-    def leave(name: str, place: int, args: Any, kwargs: Any, output: Any) -> None:
+    def leave(name: str, place: int, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         within.pop()
         if not within:
             calls.append((name, place, args, kwargs, output))
 
-    handles = []
-    hooked: set[int] = set()
+    places: dict[nn.Module, tuple[str, int]] = {}
     for name, modules in layers.items():
         for place, layer in enumerate(modules):
-            if id(layer) in hooked:  # one module in several places is recorded once per call
-                continue
-            hooked.add(id(layer))
-            handles.append(layer.register_forward_pre_hook(lambda module, args: within.append(module)))
-            handles.append(
-                layer.register_forward_hook(
-                    lambda module, args, kwargs, output, n=name, p=place: leave(n, p, args, kwargs, output),
-                    with_kwargs=True,
-                )
-            )
-    try:
-        with torch.no_grad(), blaming(network), QuickMeta():
-            network(torch.empty(batch, *shape, device="meta"))
-    finally:
-        for handle in handles:
-            handle.remove()
+            places.setdefault(layer, (name, place))  # one module in several places is recorded once per call
+    with ExitStack() as hooks, torch.no_grad(), blaming(network), QuickMeta():
+        for layer, where in places.items():
+            hooks.enter_context(layer.register_forward_pre_hook(lambda module, args: within.append(module)))
+            hooks.enter_context(layer.register_forward_hook(partial(leave, *where), with_kwargs=True))
+        network(torch.empty(batch, *shape, device="meta"))
     return calls
 
 
@@ -203,16 +193,17 @@ def not_logits(output: Any, classes: int) -> str | None:
 def blaming(network: nn.Module) -> Iterator[None]:
     """Let an exception inside the block name the innermost running layer and the shape of its input."""
     running: list[tuple[str, nn.Module, Any]] = []
-    handles = []
+
+    def enter(name: str, module: nn.Module, args: Any) -> None:
+        running.append((name, module, args[0] if args else None))
+
+    hooks = ExitStack()
     for name, module in network.named_modules():
-        handles.append(
-            module.register_forward_pre_hook(
-                lambda module, args, name=name: running.append((name, module, args[0] if args else None))
-            )
-        )
-        handles.append(module.register_forward_hook(lambda *_: running.pop() and None))
+        hooks.enter_context(module.register_forward_pre_hook(partial(enter, name)))
+        hooks.enter_context(module.register_forward_hook(lambda *_: running.pop() and None))
     try:
-        yield
+        with hooks:
+            yield
     except NasOptunaError:
         raise
     except Exception as error:
@@ -227,9 +218,6 @@ def blaming(network: nn.Module) -> Iterator[None]:
         weight = getattr(module, "weight", None)
         made = f", weights {list(weight.shape)}" if isinstance(weight, Tensor) and not is_lazy(weight) else ""
         raise RuntimeError(f"{place} ({type(module).__name__}{made}) cannot take {shape}: {words}") from error
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class Standin(nn.Module):

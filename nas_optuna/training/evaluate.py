@@ -7,7 +7,7 @@ one device. Its result is a scalar on that device, so that reading several metri
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
@@ -76,12 +76,10 @@ def top5_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return (best == targets[:, None]).any(1).float().mean()
 
 
-def outputs_in_eight_bits(network: nn.Module, calibration: BatchLoader, images: BatchLoader) -> tuple[Tensor, Tensor]:
-    """Logits ``[n, classes]`` of all images by a network in eight bits, and targets ``[n]``, both on the host."""
+def outputs_in_eight_bits(network: nn.Module, calibration: BatchLoader, images: BatchLoader) -> Tensor:
+    """Logits ``[n, classes]`` of all images by a network in eight bits, on the host."""
     # The first 256 images of `calibration` calibrate the range of activations. The network is in eval mode, and not
     # changed.
-    import onnxruntime
-
     known, seen = [], 0
     for batch, _ in calibration.epoch():
         known.append(batch.cpu().contiguous()[: CALIBRATION_IMAGES - seen])
@@ -90,15 +88,18 @@ def outputs_in_eight_bits(network: nn.Module, calibration: BatchLoader, images: 
             break
     copied = copy.deepcopy(network).float().cpu().to(memory_format=torch.contiguous_format)
     small = quantised(to_onnx(copied, known[0][:2], any_batch=True), [batch.numpy() for batch in known])
+    return onnx_logits(small, (batch for batch, _ in images.epoch()))
+
+
+def onnx_logits(model: bytes, batches: Iterable[Tensor]) -> Tensor:
+    """Logits ``[n, classes]`` of all images by an ONNX model."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(small, options, providers=["CPUExecutionProvider"])
-    logits, targets = [], []
-    for batch, labels in images.epoch():
-        (found,) = session.run(None, {"images": batch.cpu().contiguous().numpy()})
-        logits.append(torch.from_numpy(found))
-        targets.append(labels.cpu())
-    return torch.cat(logits), torch.cat(targets)
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    found = (session.run(None, {"images": batch.cpu().contiguous().numpy()})[0] for batch in batches)
+    return torch.cat(list(map(torch.from_numpy, found)))
 
 
 MetricFunction = Callable[[Tensor, Tensor], "Tensor | float"]
@@ -146,7 +147,7 @@ def evaluate(
             outputs.append(logits.float())
     predicted, truth = torch.cat(predictions), torch.cat(targets)
     table = confusion(predicted, truth, logits.shape[1]).cpu()
-    rounded = cache(lambda: outputs_in_eight_bits(network, calibration or loader, loader))
+    rounded = cache(lambda: (outputs_in_eight_bits(network, calibration or loader, loader), truth.cpu()))
     found = _figures(metrics or {}, lambda: (torch.cat(outputs), truth), rounded)
     network.train(was_training)
     accuracy = table.diagonal().sum().item() / loader.size

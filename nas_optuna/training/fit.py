@@ -23,7 +23,7 @@ from nas_optuna.training.checkpoint import (
     require_optimizer_state,
     require_tensors,
 )
-from nas_optuna.training.evaluate import Evaluation, MetricFunction, evaluate
+from nas_optuna.training.evaluate import MetricFunction, evaluate
 from nas_optuna.training.network import network_failures
 from nas_optuna.training.step import TrainStep
 
@@ -96,7 +96,10 @@ def fit(
         started = time.perf_counter()
         learned = _train_epoch(step, train, epoch, seed, interrupted)
         scored = evaluate(network, validation, device, step.dtype, metrics, train) if validation else None
-        results.append(_result(step, epoch, learned, scored, time.perf_counter() - started))
+        found = (scored.loss, scored.accuracy) if scored else (math.nan, math.nan)
+        seconds = time.perf_counter() - started
+        more = scored.metrics if scored else {}
+        results.append(EpochResult(epoch, *learned, *found, seconds, step.micro_batches, more))
         if checkpoints:
             _save(step, checkpoints, results)
         yield results[-1]
@@ -112,21 +115,6 @@ def _epochs(
                 return
             step.spread((wanted - len(results)) * steps)
         yield len(results) + 1
-
-
-def _result(
-    step: TrainStep, epoch: int, learned: tuple[float, float], scored: Evaluation | None, seconds: float
-) -> EpochResult:
-    return EpochResult(
-        epoch=epoch,
-        train_loss=learned[0],
-        train_accuracy=learned[1],
-        loss=scored.loss if scored else math.nan,
-        accuracy=scored.accuracy if scored else math.nan,
-        seconds=seconds,
-        micro_batches=step.micro_batches,
-        metrics=scored.metrics if scored else {},
-    )
 
 
 def _train_epoch(

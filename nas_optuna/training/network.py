@@ -7,7 +7,7 @@ package are known; a user's modules may draw random numbers, and whether they mi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -139,6 +139,22 @@ def may_draw(network: nn.Module) -> bool:
 
 
 @torch.no_grad()
+def _tried(network: nn.Module, *batches: Tensor) -> list[Tensor]:
+    """What a network gives for each batch in its mode with the same random numbers; nothing where it fails."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    found = []
+    try:
+        for images in batches:
+            with RandomState(0, images.device).current():
+                found.append(network(images))
+    except Exception:  # the training itself will report the error
+        return []
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
+    return found if all(isinstance(each, Tensor) for each in found) else []
+
+
 def mixes_images(network: nn.Module, images: Tensor) -> bool:
     """Whether an image's logits depend on other images of the batch; tested with two, in the network's mode."""
     modules = list(network.modules())
@@ -146,33 +162,16 @@ def mixes_images(network: nn.Module, images: Tensor) -> bool:
         return True
     if all(_is_known(module) and not isinstance(module, _ATTENTION) for module in modules):
         return False
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        with RandomState(0, images.device).current():
-            alone = network(images[:1])
-        with RandomState(0, images.device).current():
-            beside = network(images[:2])[:1]
-        return not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)
-    except Exception:  # the training itself will report the error
+    if not (found := _tried(network, images[:1], images[:2])):
         return True
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
+    alone, beside = found[0], found[1][:1]
+    return alone.shape != beside.shape or not torch.allclose(alone, beside, rtol=1e-3, atol=1e-4, equal_nan=True)
 
 
-@torch.no_grad()
 def takes(network: nn.Module, images: Tensor, others: Tensor) -> bool:
     """Whether a network gives as many outputs for images of another size; it is asked in its mode, and not changed."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        with RandomState(0, images.device).current():
-            shapes = [network(batch[:2]).shape for batch in (images, others)]
-        return bool(shapes[0] == shapes[1])
-    except Exception:  # whatever a network that cannot do so raises
-        return False
-    finally:
-        for buffer, value in before:
-            buffer.copy_(value)
+    found = _tried(network, images[:2], others[:2])
+    return bool(found) and found[0].shape == found[1].shape
 
 
 def _is_known(module: nn.Module) -> bool:
@@ -205,15 +204,12 @@ def largest_activation(network: nn.Module, images: Tensor) -> int:
         if isinstance(output, Tensor):
             largest = max(largest, output.nbytes)
 
-    handles = [module.register_forward_hook(look) for module in network.modules()]
     was_training = network.training
-    try:
-        with torch.no_grad():
-            network.eval()(images)
-    finally:
-        network.train(was_training)
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, torch.no_grad():
+        for module in network.modules():
+            hooks.enter_context(module.register_forward_hook(look))
+        network.eval()(images)
+    network.train(was_training)
     return largest
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -252,13 +253,10 @@ def _space(header: Header, given: SearchSpace | None) -> SearchSpace:
 
 def _built(space: SearchSpace, architecture: Architecture, found: dict[str, Tensor]) -> nn.Module:
     """The network, built after its weights' shapes were compared with the file's without allocating either."""
-    try:
-        with torch.device("meta"):
-            outline = space.build(architecture)
-    except Exception:
-        if type(space).__module__.startswith("nas_optuna.spaces."):
-            raise  # only a plugin's network may use its weights while it is built
-    else:
+    outline = None
+    with suppress(Exception), torch.device("meta"):  # a plugin's network may use its weights while it is built
+        outline = space.build(architecture)
+    if outline is not None:
         require_tensors(found, outline.state_dict())
     with seeded(0):
         return space.build(architecture)

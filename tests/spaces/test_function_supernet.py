@@ -303,14 +303,6 @@ def test_widths_that_are_none_are_refused(options: list[Any], message: str) -> N
         nas.space(build)(**SHAPE)
 
 
-def test_a_name_cannot_be_elastic_and_a_value() -> None:
-    def build(c: Any, task: Any) -> nn.Module:
-        return nn.Linear(c.choice("width", [4, 8], ordered=True), c.elastic("width", [4, 8]))
-
-    with pytest.raises(SpecError, match="'width' is asked for as elastic and as a value"):
-        nas.space(build)(**SHAPE)
-
-
 class TestElastic(SupernetSuite):
     def make_space(self) -> FunctionSpace:
         return elastic(**SHAPE)
