@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -59,7 +59,8 @@ _SHARE_FILES = "name one that all hosts share (--files DIR; in Python checkpoint
 def connected(address: str | None = None) -> Iterator[ModuleType]:
     """Connect this process to a Ray cluster."""
     named = (os.environ.get("RAY_ADDRESS") or address) if address in (None, "auto") else address
-    _use_token(named)
+    if named not in (None, "auto") and _token_is_given():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
     try:
         import ray
     except ImportError:
@@ -70,9 +71,10 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     place = _place(named)
     if place is None:
         logger.warning("starting a Ray cluster on this host")
-        _keep_token_private()
+        if not _token_is_given():  # Ray would write one to a file that every user of the host can read
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
-        with warnings.catch_warnings(), _silent():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the error says the same
             ray.init(address=named if place else "local", log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError, OSError, TimeoutError) as error:
@@ -116,38 +118,9 @@ def remembered(named: str | None) -> str | None:
     return canonicalize_bootstrap_address(named)  # type: ignore[arg-type] # ray.init passes None, too
 
 
-def _use_token(named: str | None) -> None:
-    """Make Ray send its token to a cluster that a person names; a cluster without tokens ignores it."""
+def _token_is_given() -> bool:
     file = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
-    if named not in (None, "auto") and ("RAY_AUTH_TOKEN" in os.environ or Path(file).is_file()):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray reads it when it is imported
-
-
-def _keep_token_private() -> None:
-    """Create the token file for its owner only, or restrict it: Ray would let every user of the host read it."""
-    file = Path.home() / ".ray" / "auth_token"
-    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
-        return
-    with suppress(OSError):  # Ray will report a home that is not writable
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        try:
-            with os.fdopen(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as new:
-                new.write(secrets.token_hex(32))
-        except FileExistsError:
-            file.chmod(0o600)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Discard standard error, where Ray writes a line per second while it waits."""
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+    return "RAY_AUTH_TOKEN" in os.environ or Path(file).is_file()
 
 
 class RayExecutor(Executor):
