@@ -120,12 +120,16 @@ class RunDisplay(Callback):
         self._score = score
         self._bars = shown
         self._study: Study | None = None
+        self._reference: str | None = None
         self._steps: int | None = None
         self._slow: threading.Timer | None = None
 
     def run_started(self, run: Run) -> None:
         """Start to display a study."""
+        from nas_optuna.study.results import reference_of
+
         self._study = run.study
+        self._reference = reference_of(run.study.get_trials(deepcopy=False))
         self._steps = run.steps
         self._score.look_up_best(run.study)
         self._refresh()
@@ -142,28 +146,33 @@ class RunDisplay(Callback):
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move the trial's bar."""
+        from nas_optuna.study.results import changes
+
         self._calm()
         figure = next(iter(measurement.metrics.values()))
-        self._show(subject, measurement.step, f"epochs · {figure:.4f} · {subject.architecture}")
+        note = f"epochs · {figure:.4f} · {changes(subject.architecture, self._reference)}"
+        self._show(subject, measurement.step, note)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and without a live display print a line."""
         self._calm()
         from nas_optuna.report import facts, selection
-        from nas_optuna.study.results import TrialRecord
+        from nas_optuna.study.results import TrialRecord, changes, reference_of
 
         if self._study is None or ended is None:
             return
         self._score.add(self._study, ended)
         self._refresh()
+        record = TrialRecord.of(ended)
+        architecture = changes(record.architecture, self._reference)
+        self._reference = self._reference or reference_of([ended])  # after its own line, which says it in full
         if self._bars.disable:
-            record = TrialRecord.of(ended)
             found = facts.objectives_of(record, selection.objective_names(self._study), brief=True)
             values = " ".join(text for _, text in found) or "-"
             notes = "".join(f"  ({remark})" for remark in facts.remarks_of(record))
             say(
                 f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {plural(record.epochs, 'epoch'):>9s}"
-                f"  {duration(record.seconds):>8s}  {record.architecture}{notes}  [{self._score}]"
+                f"  {duration(record.seconds):>8s}  {architecture}{notes}  [{self._score}]"
             )
 
     def run_finished(self, run: Run) -> None:
@@ -273,12 +282,19 @@ class FitDisplay(Callback):
         self._budget = budget
         self._bars = shown
         self._step = ""
+        self._reference: str | None = None
 
     def say(self, line: str) -> None:
         """Print what begins."""
         self._step = line
         say(f"[{duration(self._budget.elapsed)}] {line}")
         self._refresh("")
+
+    def run_started(self, run: Run) -> None:
+        """Look for the reference of an earlier run."""
+        from nas_optuna.study.results import reference_of
+
+        self._reference = reference_of(run.study.get_trials(deepcopy=False))
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Show the figure."""
@@ -291,11 +307,13 @@ class FitDisplay(Callback):
         from nas_optuna.study import results, schema
 
         record = results.TrialRecord.of(ended)
+        architecture = results.changes(record.architecture, self._reference)
+        self._reference = self._reference or results.reference_of([ended])  # after its own line, which says it in full
         value = f"{record.values[0]:.4f}" if record.values else record.cause or record.state
         steps = schema.attribute(ended, schema.TrialKey.STEPS)
         say(
             f"[{duration(self._budget.elapsed)}] {subject.name}  {value}"
-            f"  {f'{steps:,} steps  ' if steps else ''}{record.architecture}  ({record.origin})"
+            f"  {f'{steps:,} steps  ' if steps else ''}{architecture}  ({record.origin})"
         )
 
     def _refresh(self, note: str) -> None:

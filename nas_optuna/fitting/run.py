@@ -318,8 +318,8 @@ class _Running:
             self.progress.remember(final=final | {"trials": len(self.study.get_trials(deepcopy=False))})
         stages = stages_of(final, evaluator.recipe, budget, reserve, larger)
         search = winner.in_search(self.experiment.search)
-        what = f"your reference {self.fit.spec.reference}" if winner.own else str(architecture)
-        doing = f"{'training' if weights is None else 'going on with'} {what} on all {len(self.images):,} images"
+        begun = "training" if weights is None else "going on with"
+        doing = f"{begun} {winner.described(self.study)} on all {len(self.images):,} images"
         late = "" if final["epochs"] else ": too little time is left, so it is taken as the search has left it"
         second = "; then a second network of its kind, which learns from it" if len(stages) > 1 else ""
         self.fit.say(doing + late + ("; before it a larger one, from which it learns" if larger else second))

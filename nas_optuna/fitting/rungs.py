@@ -33,11 +33,11 @@ from nas_optuna.report.selection import measured
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
-from nas_optuna.study.results import TrialRecord, best_trial, is_feasible
+from nas_optuna.study.results import REFERENCE, TrialRecord, best_trial, is_feasible
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import remembered_images, standard_error
 from nas_optuna.study.studies import maximizes
-from nas_optuna.study.trial_queue import REFERENCE, enqueue_once
+from nas_optuna.study.trial_queue import enqueue_once
 from nas_optuna.training.checkpoint import KeptWeights
 
 UNTIL_TIME_IS_UP = 1_000_000

@@ -21,8 +21,10 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.report.selection import gain_of, on_test
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.study.results import changes, reference_of
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Gain
+from nas_optuna.study.studies import study_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,6 +106,13 @@ class Winner:
         costs = StudyCosts(own.space, resolve_device(device), (), list(spec.limits), spec.latency)
         return own if Limits(spec.limits, costs, own.space).total_excess(own.architecture) <= 0 else found
 
+    def described(self, study: Study) -> str:
+        """What it is, for a person."""
+        if self.own:
+            return f"your reference {study_spec(study).reference}"
+        reference = reference_of(study.get_trials(deepcopy=False))
+        return f"trial {self.trial.number} ({changes(str(self.architecture), reference)})"
+
     def in_search(self, search: Search) -> Search:
         """A search on the same images in the network's space."""
         if not self.own:
@@ -123,7 +132,7 @@ class Winner:
         found = gain_of(study, self.trial)
         if found is None or found.reference is None or not self.own:
             return found
-        tested = on_test(study, str(self.architecture))
+        tested = on_test(study, study_spec(study).reference)
         return replace(found, best=found.reference, is_reference=True, tested=tested)
 
 

@@ -21,11 +21,10 @@ from nas_optuna.report.columns import Column
 from nas_optuna.report.selection import Winners, gain_of, objective_names, validation_images, winners
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.results import TrialRecord, complete_trials, cost_names, ranked
+from nas_optuna.study.results import REFERENCE, TrialRecord, changes, complete_trials, cost_names, ranked, reference_of
 from nas_optuna.study.schema import StudyKey, reports_of
 from nas_optuna.study.significance import Gain, accuracy_on_test, remembered_images, standard_error, with_error
 from nas_optuna.study.studies import command, maximizes, study_spec
-from nas_optuna.study.trial_queue import REFERENCE
 
 Section = dict[str, Any]
 """The values of one section of a template."""
@@ -106,6 +105,7 @@ class StudyFacts:
 
         headings = self.names if brief else [describe(name).heading for name in self.names]
         costs = [describe(name) for name in cost_names(records, self.names)]
+        reference = reference_of(self.trials)
         ranks = (3, *range(8, 99))  # the first cost stays longer than epochs and time do
         return [
             Column("trial", lambda record: record.number, right=True),
@@ -122,7 +122,11 @@ class StudyFacts:
                 Column(each.heading, partial(cost, each), right=True, rank=rank)
                 for each, rank in zip(costs, ranks, strict=False)
             ),
-            Column("architecture", lambda record: record.architecture, shortest=28),
+            Column(
+                "changes to the reference" if reference else "architecture",
+                lambda record: changes(record.architecture, reference),
+                shortest=28,
+            ),
         ]
 
     def command(self, name: str, *words: str) -> str:

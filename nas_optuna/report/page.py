@@ -41,12 +41,11 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.results import TrialRecord, cost_names, front_trials, ranked
+from nas_optuna.study.results import REFERENCE, TrialRecord, cost_names, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import accuracy_on_test, standard_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.supernet_result import find_predictor, read_result
-from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training import evaluate
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 

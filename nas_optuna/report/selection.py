@@ -15,7 +15,7 @@ from nas_optuna.errors import NasOptunaError, StudyError, shown
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.results import TrialRecord, best_of, complete_trials, longest_trained
+from nas_optuna.study.results import REFERENCE, TrialRecord, best_of, complete_trials, longest_trained
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import (
     Gain,
@@ -26,7 +26,6 @@ from nas_optuna.study.significance import (
     standard_error,
 )
 from nas_optuna.study.studies import command, has_spec, study_spec
-from nas_optuna.study.trial_queue import REFERENCE
 
 
 def space_of(study: Study) -> SearchSpace:

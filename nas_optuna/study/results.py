@@ -95,6 +95,33 @@ class TrialRecord:
         return asdict(self)
 
 
+REFERENCE = "reference"
+"""The origin of the trial of the space's reference network."""
+
+
+def reference_of(trials: Iterable[FrozenTrial]) -> str | None:
+    """The architecture of the reference's trial; None without one, or if architectures of the space are short codes."""
+    found = [trial for trial in trials if attribute(trial, TrialKey.ORIGIN) == REFERENCE]
+    architectures: Iterable[str] = (attribute(trial, TrialKey.ARCHITECTURE, "") for trial in found)
+    return next((architecture for architecture in architectures if "=" in architecture), None)
+
+
+def changes(architecture: str, reference: str | None) -> str:
+    """An architecture for a person: what it changes in the reference, if that is known.
+
+    Examples:
+        >>> changes("width=16,depth=2", "width=16,depth=1"), changes("width=16", None)
+        ('depth=2', 'width=16')
+        >>> changes("width=16,depth=1", "width=16,depth=1")
+        'the reference'
+    """
+    if reference is None or not architecture:
+        return architecture
+    known = set(reference.split(","))
+    found = [choice for choice in architecture.split(",") if choice not in known]
+    return ", ".join(found) if found else "the reference" if architecture == reference else architecture
+
+
 def cost_names(records: Iterable[TrialRecord], objectives: Sequence[str] = ()) -> list[str]:
     """Costs that any of the records has, in the order of `COSTS`, without those that are objectives."""
     shown = {name.partition(":")[0] for name in objectives}

@@ -16,14 +16,12 @@ from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import all_trials, enqueued_params
+from nas_optuna.study.results import REFERENCE
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.transactions import add_trial
 
 if TYPE_CHECKING:
     from nas_optuna.costs.study_costs import Limits, StudyCosts
-
-REFERENCE = "reference"
-"""The origin of the trial that trains what a space names as its reference."""
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:

@@ -8,8 +8,13 @@ from optuna.trial import TrialState, create_trial
 
 from nas_optuna.cli import progress
 from nas_optuna.cli.progress import Bars, Score
+from nas_optuna.cli.results import print_ranking
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Run, Subject
+from nas_optuna.fitting.clock import TimeBudget
+from nas_optuna.report.facts import StudyFacts
+from nas_optuna.study.results import REFERENCE
+from nas_optuna.study.schema import TrialKey
 
 
 def trial(value: float | None, state: TrialState = TrialState.COMPLETE) -> optuna.trial.FrozenTrial:
@@ -115,3 +120,23 @@ def test_a_first_epoch_that_takes_long_is_told(
     display.trial_started(subject)
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
+
+
+def test_networks_are_shown_by_what_they_change_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    study, common = optuna.create_study(direction="maximize"), "activation=relu,head=average,stage1.depth="
+    display = progress.RunDisplay(Score(total=3, timeout=None), Bars(disable=True))
+    fitting = progress.FitDisplay(TimeBudget(60.0), Bars(disable=True))
+    run = Run("search", study, 3, steps=1)
+    display.run_started(run)
+    fitting.run_started(run)
+    for number, origin in enumerate((REFERENCE, "sampler", "sampler")):
+        known = {TrialKey.ARCHITECTURE: f"{common}{number}", TrialKey.ORIGIN: origin}
+        study.add_trial(create_trial(value=0.5, user_attrs=known))
+        for shown in (display, fitting):
+            shown.trial_finished(Subject(f"trial {number}"), study.trials[number])
+    lines = capsys.readouterr().err.splitlines()
+    assert [f"{common}0" in line for line in lines] == [True] * 2 + [False] * 4, "the reference is said in full"
+    assert all(f"  stage1.depth={1 + place // 2}  " in line for place, line in enumerate(lines[2:]))
+    print_ranking(StudyFacts(study))
+    table = capsys.readouterr().out
+    assert [text in table for text in ("changes to the reference", "the reference  ", common)] == [True, True, False]

@@ -10,8 +10,8 @@ from PIL import Image
 import nas_optuna as nas
 from nas_optuna.data import load_images
 from nas_optuna.errors import DataError, SpecError, StudyError
+from nas_optuna.study.results import REFERENCE
 from nas_optuna.study.schema import StudyKey, TrialKey
-from nas_optuna.study.trial_queue import REFERENCE
 from tests.fitting.conftest import SECONDS, Limited, fit_limited
 from tests.helpers import Command
 

@@ -19,10 +19,9 @@ from nas_optuna.fitting.rungs import PROMOTED, RungSearch, plan_for, trained_wei
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.report.selection import gain_of
-from nas_optuna.study.results import TrialRecord, best_trial, ranked
+from nas_optuna.study.results import REFERENCE, TrialRecord, best_trial, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.significance import Measured
-from nas_optuna.study.trial_queue import REFERENCE
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 PLAN = Plan((Rung(4, 0.5), Rung(2, 1.0)), reserve=0.0)

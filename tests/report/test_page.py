@@ -24,10 +24,9 @@ from nas_optuna.report.selection import choose
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import storage_of
-from nas_optuna.study.results import TrialRecord, front_of
+from nas_optuna.study.results import REFERENCE, TrialRecord, front_of
 from nas_optuna.study.schema import StudyKey, TrialKey, flaw_of_study
 from nas_optuna.study.studies import create_study
-from nas_optuna.study.trial_queue import REFERENCE
 from tests.helpers import Command, files_in
 
 SPACE = ConvSpace(depth=2, input_size=8)
