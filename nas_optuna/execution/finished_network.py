@@ -6,28 +6,22 @@ import statistics
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from torch import nn
 
-from nas_optuna.data import BatchLoader
 from nas_optuna.errors import NasOptunaError, StudyError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import sampling_error, with_error
 from nas_optuna.study.studies import command, study_uid
-from nas_optuna.training import ImageClassifier, evaluate, load_network
+from nas_optuna.training import ImageClassifier, load_network
 from nas_optuna.training.checkpoint import KeptWeights, require_tensors
 from nas_optuna.training.serialization import Origin, make_header
-
-_SLACK = 0.002
-"""The share of images, in addition to one, that another device or precision may classify differently."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +36,15 @@ class FinishedNetwork:
 
 def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:
     """The network in the default file, if it is the trial's; otherwise its kept weights, with a remark."""
-    refused: NasOptunaError | None = None
-    if file.is_file():
-        try:
-            found = retrained_network(study, search, trial, file)
-        except NasOptunaError as error:
-            refused = error
-        else:
-            if found.classifier.header.origin is not None:
-                return found
-            refused = StudyError(
-                f"{file} does not say of which study and trial it is, as files of nas-optuna 0.2 do not; if you know"
-                f" that it is this trial's, name it: --network {file} (in Python retrained_network)"
-            )
+    if not file.is_file():
+        return kept_network(study, search, trial, kept)
+    try:
+        return retrained_network(study, search, trial, file)
+    except NasOptunaError as error:
         if kept.load(trial.number) is None:
-            raise refused
-    found = kept_network(study, search, trial, kept)
-    return found if refused is None else replace(found, remark=f"the weights that the trial kept are taken: {refused}")
+            raise
+        found = kept_network(study, search, trial, kept)
+        return replace(found, remark=f"the weights that the trial kept are taken: {error}")
 
 
 def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
@@ -130,34 +116,16 @@ def with_kept_weights(
 
 
 def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
-    """A trial's network with its kept weights, whose accuracy is measured again and must be unchanged."""
+    """A trial's network with its kept weights, and the accuracy that the search has measured with them."""
     network, facts = with_kept_weights(study, search.space, trial, kept)
     architecture = search.space.architecture(of_architecture(trial.params))
     classifier = ImageClassifier(
         network, architecture, make_header(architecture, search.spec, search.data.train)
     ).eval()
-    accuracy = _validated(classifier, search, architecture, facts)
-    images = len(search.data.validation)
-    shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
     trained = f", {plural(int(facts['epochs']), 'epoch')}" if "epochs" in facts else ""
-    return FinishedNetwork(
-        classifier,
-        {
-            "trained": f"as trial {trial.number} of study {study.study_name}{trained}",
-            f"{search.spec.data.select_on} accuracy": f"{shown} on {images:,} images that took part in selecting it",
-        },
-    )
-
-
-def _validated(classifier: ImageClassifier, search: Search, architecture: Architecture, facts: dict[str, str]) -> float:
-    """The accuracy on the validation images, measured again from the raw pixels."""
-    cpu = torch.device("cpu")
-    loader = BatchLoader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
-    accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy
-    measured = float(facts.get("accuracy", "nan"))
-    if abs(accuracy - measured) > _SLACK + 1.5 / loader.size:
-        raise StudyError(
-            f"the kept weights of {architecture} reach {accuracy:.4f} on the validation images, and the search measured"
-            f" {measured:.4f}: the images or the weights have changed; nas-optuna retrain makes new ones"
-        )
-    return accuracy
+    said = {"trained": f"as trial {trial.number} of study {study.study_name}{trained}"}
+    if "accuracy" in facts:
+        accuracy, images = float(facts["accuracy"]), len(search.data.validation)
+        shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
+        said[f"{search.spec.data.select_on} accuracy"] = f"{shown} on {images:,} images that took part in selecting it"
+    return FinishedNetwork(classifier, said)
