@@ -6,9 +6,9 @@ the code of other modules, becomes lines of ``forward``.
 
 from __future__ import annotations
 
+import ast
 import inspect
 import keyword
-import math
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +19,6 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from nas_optuna.errors import describe_error
 
-_WINDOWS = ("kernel_size", "stride", "padding", "output_padding", "dilation")
 _KNOWN = frozenset({"torch", "device", "inf", "nan", "NoneType", "pytree", "fx_pytree"})
 """The names that ``torch.fx`` provides for its code; ``model.py`` imports those that the code of layers can need."""
 
@@ -37,7 +36,7 @@ def write_source(network: nn.Module, example: Tensor) -> tuple[list[str], list[s
     Examples:
         >>> layers, steps = write_source(nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.zeros(1, 4))
         >>> layers
-        ['self.layer0 = nn.Linear(4, 2)', 'self.layer1 = nn.ReLU()']
+        ['self.layer0 = nn.Linear(in_features=4, out_features=2)', 'self.layer1 = nn.ReLU()']
         >>> steps
         ['x = self.layer0(x)  # [2]', 'x = self.layer1(x)  # [2]', 'return x']
     """
@@ -86,67 +85,33 @@ def _own_tensor(traced: fx.GraphModule, name: str, path: str) -> str:
 
 
 def constructor(module: nn.Module) -> str:
-    """The expression that makes a torch module like this one, e.g. ``nn.Conv2d(1, 8, 3, padding=1)``."""
+    """The expression that makes a torch module like this one: as it prints itself, with what it does not print."""
     kind = type(module)
     if getattr(nn, kind.__name__, None) is not kind:
         raise NotWritable(f"{kind.__name__} is not one of torch.nn's layers")
-    arguments, positional = [], True
-    for name, parameter in _parameters(kind).items():
-        if name in ("self", "device", "dtype", "args", "kwargs"):
-            continue
-        if not hasattr(module, name):
-            if parameter.default is inspect.Parameter.empty:
-                raise NotWritable(f"{kind.__name__} does not tell its {name}")
-            continue
-        value = getattr(module, name)
-        value = value is not None and value is not False if name == "bias" else _simple(name, value)
-        if parameter.default is not inspect.Parameter.empty and value == _simple(name, parameter.default):
-            positional = False
-            continue
-        positional = positional and parameter.default is inspect.Parameter.empty
-        arguments.append(_value(value) if positional else f"{name}={_value(value)}")
-    expression = f"nn.{kind.__name__}({', '.join(arguments)})"
+    printed = re.sub(r"=([a-z]\w*)", r"='\1'", f"nn.{module!r}")  # some print text without quotes
+    defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     try:
-        made = eval(expression, {"nn": nn, "torch": torch})  # our own expression of plain values
-    except Exception as error:  # an attribute with an argument's name has another meaning
+        call: Any = ast.parse(printed, mode="eval").body
+        given = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+        made = eval(printed, {"nn": nn})
+        for name in (*defaults, "nonlinearity"):  # a recurrent layer passes that on
+            ours, theirs = (getattr(each, name, None) for each in (module, made))
+            if name == "bias":
+                ours, theirs = (value is not None and value is not False for value in (ours, theirs))
+            if ours != theirs:
+                given[name] = ours
+        # Without defaults, which older releases of torch need not know.
+        kept = {name: value for name, value in given.items() if name not in defaults or value != defaults[name]}
+        call.keywords = [ast.keyword(name, ast.Constant(value)) for name, value in kept.items()]
+        expression = ast.unparse(call)
+        made = eval(expression, {"nn": nn})
+    except Exception as error:  # what it prints need not be what makes it
         raise NotWritable(f"{kind.__name__} does not tell how it was made") from error
     shapes = [{name: value.shape for name, value in m.state_dict().items()} for m in (made, module)]
     if shapes[0] != shapes[1]:
         raise NotWritable(f"{kind.__name__} was changed after it was made")
     return expression
-
-
-def _parameters(kind: type[nn.Module]) -> dict[str, inspect.Parameter]:
-    """The arguments of a layer's class, including those that it passes on."""
-    found = dict(inspect.signature(kind.__init__).parameters)
-    if issubclass(kind, nn.RNNBase):
-        found = dict(inspect.signature(nn.RNNBase.__init__).parameters)
-        del found["mode"]  # the class implies it
-        if kind is nn.RNN:
-            word = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")
-            found["nonlinearity"] = word
-    return found
-
-
-def _simple(name: str, value: Any) -> Any:
-    """``3`` for ``(3, 3)``, as people write it."""
-    if name in _WINDOWS and isinstance(value, tuple) and value and all(v == value[0] for v in value):
-        return value[0]
-    return value
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool | int | str | None | torch.dtype):
-        return repr(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return repr(value)
-    if isinstance(value, float):
-        return f'float("{value}")'
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_value, value))}{',' if len(value) == 1 else ''})"
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    raise NotWritable(f"a {type(value).__name__} is among its values")
 
 
 def _steps(traced: fx.GraphModule) -> Iterator[str]:

@@ -118,11 +118,16 @@ def require_choices(name: str, values: Any, kind: str = "space option") -> tuple
     return tuple(values)
 
 
-def require_positive(**options: int) -> None:
-    """Check that a user's integer options are at least 1."""
+MOST_LAYERS = 1000
+"""More is a mistake, or an attempt to overload a machine."""
+
+
+def require_positive(most: float = math.inf, /, **options: int) -> None:
+    """Check that a user's integer options are at least 1, and at most `most`."""
     for option, value in options.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise SpecError(f"space option {option!r} must be a whole number of at least 1, got {value!r}")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            limit = f" and at most {most:,}" if most < math.inf else ""
+            raise SpecError(f"space option {option!r} must be a whole number of at least 1{limit}, got {value!r}")
 
 
 def positive_choices(option: str, values: Sequence[int], *, odd: bool = False) -> tuple[int, ...]:
@@ -135,13 +140,6 @@ def positive_choices(option: str, values: Sequence[int], *, odd: bool = False) -
     return tuple(values)
 
 
-MOST_LAYERS = 1000
-"""More is a mistake, or an attempt to overload a machine."""
-
-
 def require_depth(**options: int) -> None:
     """Check that a user's numbers of layers are from 1 to `MOST_LAYERS`."""
-    require_positive(**options)
-    for option, value in options.items():
-        if value > MOST_LAYERS:
-            raise SpecError(f"space option {option!r} asks for {value:,} layers; at most {MOST_LAYERS:,} are supported")
+    require_positive(MOST_LAYERS, **options)

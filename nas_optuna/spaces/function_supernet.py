@@ -44,10 +44,7 @@ class FunctionSupernet(Supernet):
         mixing = Mixing(part)
         self.network = part.build_with(mixing)
         self.opened = mixing.opened
-        self.mixed: dict[str, list[MixedLayer]] = {}  # one for each place in which a parameter was asked for
-        for layer in self.network.modules():
-            if isinstance(layer, MixedLayer):
-                self.mixed.setdefault(layer.name, []).append(layer)
+        self.mixed = {module.name for module in self.network.modules() if isinstance(module, MixedLayer)}
         self.unlike: str | None = None  # where a mixture is another network
         if not self.opened:
             raise SpecError(
@@ -74,22 +71,18 @@ class FunctionSupernet(Supernet):
 
     def _require_equal(self) -> None:
         """Compare the supernet with extracted networks for every label, and for the smallest of each elastic number."""
-        first = {name: parameter.choices[0] for name, parameter in self.space.parameters.items()}
-        labels = {name: self.space.parameters[name].choices for name in self.mixed}
-        numbers: dict[str, Any] = {n: self.space.parameters[n].choices for n in self.opened if n not in self.mixed}
-        widest = {name: max(choices) for name, choices in numbers.items()}
+        choices: dict[str, Any] = {name: parameter.choices for name, parameter in self.space.parameters.items()}
+        elastic = self.opened.keys() - self.mixed
+        widest = {name: max(choices[name]) for name in elastic}
         training = self.training
         self.eval()
         with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
-        turns = range(max(map(len, labels.values()), default=1))
-        in_place = any(any(layer.in_place) for layers in self.mixed.values() for layer in layers)
-        for smallest in [{}, *({name: min(choices)} for name, choices in numbers.items())]:
-            # What a candidate does in place may matter to another layer, so labels are also compared in pairs.
-            for turn, shift in itertools.product(turns, turns if in_place and not smallest else [0]):
-                chosen = {n: of[(turn + shift * i) % len(of)] for i, (n, of) in enumerate(labels.items())}
-                params = {**first, **widest, **chosen, **smallest}
-                self._compare(self.space.architecture(params), images, smallest)
+        turns = range(max((len(choices[name]) for name in self.mixed), default=1))
+        for smallest in [{}, *({name: min(of)} for name, of in choices.items() if name in elastic)]:
+            for turn in turns:
+                chosen = {n: of[turn % len(of)] if n in self.mixed else of[0] for n, of in choices.items()}
+                self._compare(self.space.architecture({**chosen, **widest, **smallest}), images, smallest)
         self.train(training)
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from nas_optuna.execution.evaluator import space_identity
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import Decomposable, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spaces.supernet import ChoiceWeights, supernet_for
+from nas_optuna.spaces.supernet import supernet_for
 
 
 class SpaceSuite(ABC):
@@ -148,10 +148,11 @@ class SupernetSuite(ABC):
         rng = random.Random(0)
         for _ in range(self.architectures):
             architecture = space.sample(rng)
-            tokens = dict(zip(space.parameters, space.tokens(architecture), strict=True))
-            path = {name: ChoiceWeights(index, None) for name, index in tokens.items()}
             with torch.inference_mode():
-                whole, alone = supernet(images, path), supernet.extract(architecture).eval()(images)
+                whole, alone = (
+                    supernet(images, supernet.path(architecture)),
+                    supernet.extract(architecture).eval()(images),
+                )
             assert whole.shape == (2, space.classes)
             assert float((whole - alone).abs().max()) <= self.tolerance
 

@@ -21,6 +21,7 @@ from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spaces.function import space as space_function
 from nas_optuna.spaces.macro import MacroSpace
+from nas_optuna.spaces.mixing import MixedLayer
 from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import StudySpec, SupernetSpec
 
@@ -223,9 +224,10 @@ class DoubledBlock(nn.Module):
 
 def test_an_explosion_at_the_start_is_found() -> None:
     found = search(BLOCK, learning_rate=0.1, clip=0)
-    for [block] in found.supernet.mixed.values():
-        for i, candidate in enumerate(block):
-            block[i] = DoubledBlock(candidate)
+    for block in found.supernet.network.modules():
+        if isinstance(block, MixedLayer):
+            for i, candidate in enumerate(block):
+                block[i] = DoubledBlock(candidate)
     with pytest.raises(TrainingError) as error:
         list(found.epochs())
     assert error.value.cause in ("gradient explosion", "non-finite loss")

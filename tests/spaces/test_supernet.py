@@ -17,6 +17,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spaces.mixing import MixedLayer
 from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, Supernet, supernet_for
 
 BLOCK = BlockSpace(candidates=("k3_f16", "k3_f24", "k5_f24_relu", "skip"), input_size=32)
@@ -77,7 +78,7 @@ def test_one_hot_alphas_equal_the_derived_network(space: SearchSpace, seed: int)
 def test_a_block_mixture_is_the_weighted_sum() -> None:
     supernet = supernet_for(BLOCK, alpha_init="uniform")
     x = torch.randn(2, 16, 8, 8)
-    block = supernet.mixed["block2"][0]
+    block = next(m for m in supernet.network.modules() if isinstance(m, MixedLayer) and m.name == "block2")
     weights = supernet.probabilities()["block2"]
     expected = torch.stack([w * candidate(x) for w, candidate in zip(weights, block, strict=True)]).sum(0)
     block.opened.pick = ChoiceWeights(None, weights)
