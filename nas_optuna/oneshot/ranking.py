@@ -148,6 +148,7 @@ OUTSIDE = 1e6
 """The penalty on the utility outside a limit, larger than any score."""
 
 
+@dataclass(eq=False)
 class ArchitectureRanker:
     """Evaluates architectures with shared weights, if there are any, scores them, and chooses.
 
@@ -155,40 +156,32 @@ class ArchitectureRanker:
     fraction of as many random architectures.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        shared: Callable[[Sequence[Architecture]], Sequence[SharedFigures]] | None,  # weights on held-out images
-        spec: SupernetSpec,
-        evaluations: int = 1000,
-        table: Mapping[str, float] | None = None,  # ``Operation.key`` → cost, for the cost term
-        excess: Callable[[Architecture], float] = lambda architecture: 0.0,  # above the study's limits; 0 is inside
-        trained: Mapping[Architecture, float] | None = None,  # accuracies of own trainings, which teach the score
-        short: ShortTrainer | None = None,  # of random ones, to fit the score, and of the best by it, to rank these
-    ) -> None:
-        self._space = space
-        self._shared = shared
-        self._spec = spec
-        self._evaluations = evaluations
-        self._table = table or {}
-        self._excess = excess
+    space: SearchSpace
+    shared: Callable[[Sequence[Architecture]], Sequence[SharedFigures]] | None  # weights on held-out images
+    spec: SupernetSpec
+    evaluations: int = 1000
+    table: Mapping[str, float] = field(default_factory=dict)  # ``Operation.key`` → cost, for the cost term
+    excess: Callable[[Architecture], float] = lambda architecture: 0.0  # above the study's limits; 0 is inside
+    trained: Mapping[Architecture, float] = field(default_factory=dict)  # accuracies of own trainings
+    short: ShortTrainer | None = None  # of random ones, to fit the score, and of the best by it, to rank these
+
+    def __post_init__(self) -> None:
         self._known: dict[Tokens, tuple[SharedFigures, NDArray[np.float64]]] = {}
-        self._rng = random.Random(spec.seed)
-        self._sizes = [len(p.choices) for p in space.parameters.values()]
-        self._whole = space.size <= evaluations
+        self._rng = random.Random(self.spec.seed)
+        self._sizes = [len(p.choices) for p in self.space.parameters.values()]
+        self._whole = self.space.size <= self.evaluations
         reference = self._everything() if self._whole else [self._random() for _ in range(REFERENCE)]
         rows = self.rows(reference)
         self.score = Score.prior(rows)
-        self._short = short
-        self._calibration_set = self._train_calibration_set(trained or {})
+        self._calibration_set = self._train_calibration_set()
         self.fit(self._calibration_set, short=True)
-        own = [(space.tokens(architecture), accuracy) for architecture, accuracy in (trained or {}).items()]
+        own = [(self.space.tokens(architecture), accuracy) for architecture, accuracy in self.trained.items()]
         self.fit(own, short=False)
         # The score is scaled like the shared cross entropy, so that the weight of the cost term keeps its meaning.
         losses = np.log([self._known[tokens][0].loss for tokens in reference])
         spread = float(self.score(rows).std()) or 1.0
         self._loss_centre = float(np.median(losses))
-        self._loss_scale = (float(losses.std()) if shared else LOSS_SPREAD) / spread
+        self._loss_scale = (float(losses.std()) if self.shared else LOSS_SPREAD) / spread
 
     def fit(self, trained: Sequence[tuple[Tokens, float]], *, short: bool) -> None:
         """Fit the score to trainings, short or complete: tokens and accuracies."""
@@ -199,13 +192,13 @@ class ArchitectureRanker:
     def rank(self) -> SupernetResult:
         """Learn the alphas, search the best architecture, fit the predictor, and train the finalists briefly."""
         # The best is by score, cost term and limits; among finalists, by short trainings.
-        evaluated = Evaluated(self.utilities, min(self._evaluations, self._space.size))
+        evaluated = Evaluated(self.utilities, min(self.evaluations, self.space.size))
         if self._whole:
             evaluated(self._everything())
         alphas = learn_alphas(self._sizes, evaluated, self._rng)
         best = search_best(self._sizes, evaluated, self._rng)
         derived = tuple(max(range(len(p)), key=p.__getitem__) for p in alphas)
-        if self._excess(self._space.from_tokens(derived)) > 0 >= self._excess(self._space.from_tokens(best)):
+        if self.excess(self.space.from_tokens(derived)) > 0 >= self.excess(self.space.from_tokens(best)):
             alphas = agreeing(alphas, best)
         scored = list(self._known)
         scores = self.score(self.rows(scored))
@@ -217,12 +210,12 @@ class ArchitectureRanker:
         first = starts[0] if starts else best
         self.rows([first])
         return SupernetResult(
-            alphas=dict(zip(self._space.parameters, alphas, strict=True)),
-            best=str(self._space.from_tokens(first)),
-            best_shared_accuracy=round(self._known[first][0].accuracy, 4) if self._shared else None,
+            alphas=dict(zip(self.space.parameters, alphas, strict=True)),
+            best=str(self.space.from_tokens(first)),
+            best_shared_accuracy=round(self._known[first][0].accuracy, 4) if self.shared else None,
             starts=starts,
             predictor=Predictor(
-                {name: p.choices for name, p in self._space.parameters.items()}, coefficients, intercept
+                {name: p.choices for name, p in self.space.parameters.items()}, coefficients, intercept
             ),
             calibration_set=self._calibration_set,
             score=self.score.to_dict(),
@@ -238,30 +231,30 @@ class ArchitectureRanker:
         ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
 
-    def _train_calibration_set(self, trained: Mapping[Architecture, float]) -> list[tuple[Tokens, float]]:
+    def _train_calibration_set(self) -> list[tuple[Tokens, float]]:
         """Architectures inside the limits with their accuracies after a short training; none if there are too few."""
         # The most informative ones of a random pool are trained.
-        if self._short is None or not self._short.plan.calibrating:
+        if self.short is None or not self.short.plan.calibrating:
             return []
-        rng = random.Random(f"teachers {self._spec.seed}")  # unlike the random ones of a check with the same seed
-        drawn = self._space.sample_distinct(
-            max(POOL, self._short.plan.calibrating), rng, lambda a: a not in trained and self._excess(a) <= 0
+        rng = random.Random(f"teachers {self.spec.seed}")  # unlike the random ones of a check with the same seed
+        drawn = self.space.sample_distinct(
+            max(POOL, self.short.plan.calibrating), rng, lambda a: a not in self.trained and self.excess(a) <= 0
         )
         if len(drawn) < MIN_TRAININGS:
             return []
-        pool = list(map(self._space.tokens, drawn))
-        chosen = [pool[i] for i in self.score.most_informative(self.rows(pool), self._short.plan.calibrating)]
-        reached = self._short([self._space.from_tokens(t) for t in chosen], self._short.plan.calibration_epochs)
+        pool = list(map(self.space.tokens, drawn))
+        chosen = [pool[i] for i in self.score.most_informative(self.rows(pool), self.short.plan.calibrating)]
+        reached = self.short([self.space.from_tokens(t) for t in chosen], self.short.plan.calibration_epochs)
         return [(t, accuracy) for t, accuracy in zip(chosen, reached, strict=True) if accuracy is not None]
 
     def _ranked_by_training(self, starts: list[Tokens], usual: Mapping[Tokens, float]) -> tuple[list[Tokens], int]:
         """The starts, the first few reordered by short trainings and cost term, and how many these are."""
         # Accuracies replace scores, with the mean and spread of the finalists' scores, to balance the cost term. A
         # finalist whose training fails comes after the others.
-        wanted = starts[: self._short.plan.finalists] if self._short else []
-        if self._short is None or len(wanted) < 2:
+        wanted = starts[: self.short.plan.finalists] if self.short else []
+        if self.short is None or len(wanted) < 2:
             return starts, 0
-        reached = self._short([self._space.from_tokens(t) for t in wanted], self._short.plan.final_epochs)
+        reached = self.short([self.space.from_tokens(t) for t in wanted], self.short.plan.final_epochs)
         ended = [(t, accuracy) for t, accuracy in zip(wanted, reached, strict=True) if accuracy is not None]
         finalists = [t for t, _ in ended]
         odds, scores = logits([accuracy for _, accuracy in ended]), np.array([usual[t] for t in finalists])
@@ -277,15 +270,15 @@ class ArchitectureRanker:
         """Features of architectures, each evaluated once."""
         new = [t for t in dict.fromkeys(tokens) if t not in self._known]
         if new:
-            architectures = [self._space.from_tokens(t) for t in new]
-            shared = self._shared(architectures) if self._shared else [UNKNOWN] * len(new)
-            rows = features(self._space, architectures, shared)
+            architectures = [self.space.from_tokens(t) for t in new]
+            shared = self.shared(architectures) if self.shared else [UNKNOWN] * len(new)
+            rows = features(self.space, architectures, shared)
             self._known |= {t: (s, row) for t, s, row in zip(new, shared, rows, strict=True)}
         return np.array([self._known[t][1] for t in tokens])
 
     def utilities(self, tokens: Sequence[Tokens]) -> list[float]:
         """Minus the loss that corresponds to the score, with the cost term; far lower outside the limits."""
-        excesses = [self._excess(self._space.from_tokens(t)) for t in tokens]
+        excesses = [self.excess(self.space.from_tokens(t)) for t in tokens]
         inside = [t for t, excess in zip(tokens, excesses, strict=True) if excess <= 0]
         found = iter(self._utilities(inside, self.score(self.rows(inside))) if inside else ())
         return [next(found) if excess <= 0 else -OUTSIDE * (1 + excess) for excess in excesses]
@@ -293,9 +286,9 @@ class ArchitectureRanker:
     def _utilities(self, tokens: Sequence[Tokens], scores: NDArray[np.float64]) -> list[float]:
         """The utilities of architectures inside the limits, from their scores."""
         losses = torch.as_tensor(np.exp(self._loss_centre - self._loss_scale * scores))
-        if self._spec.latency_weight:
-            costs = [cost_of(self._space, self._space.from_tokens(t), self._table) for t in tokens]
-            losses = with_cost(self._spec, losses, torch.tensor(costs, dtype=losses.dtype))
+        if self.spec.latency_weight:
+            costs = [cost_of(self.space, self.space.from_tokens(t), self.table) for t in tokens]
+            losses = with_cost(self.spec, losses, torch.tensor(costs, dtype=losses.dtype))
         return (-losses).tolist()
 
     def _everything(self) -> list[Tokens]:

@@ -14,7 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -74,28 +74,24 @@ class ShortResult:
     seconds: float
 
 
+@dataclass(eq=False)
 class ShortTrainer:
     """Trains architectures alone by the study's recipe, with one seed, and stops early; see `ShortPlan`.
 
     Each result is stored at once, and an architecture's state after each epoch.
     """
 
-    def __init__(
-        self,
-        search: Search,
-        plan: ShortPlan,
-        device: torch.device,
-        folder: Path | None = None,
-        callback: Callback | None = None,
-        interrupted: Callable[[], bool] = never,
-    ) -> None:
-        recipe = search.spec.recipe.model_copy(update={"repeats": 1})
-        self.plan = plan
-        self._evaluator = TrainingEvaluator(search.space, search.data, recipe, device)
-        self._folder = folder
-        self._kept = CheckpointFolder(folder / FOLDER) if folder else None
-        self._callback = callback or Callback()
-        self._interrupted = interrupted
+    search: Search
+    plan: ShortPlan
+    device: torch.device
+    folder: Path | None = None
+    callback: Callback = field(default_factory=Callback)
+    interrupted: Callable[[], bool] = never
+
+    def __post_init__(self) -> None:
+        recipe = self.search.spec.recipe.model_copy(update={"repeats": 1})
+        self._evaluator = TrainingEvaluator(self.search.space, self.search.data, recipe, self.device)
+        self._kept = CheckpointFolder(self.folder / FOLDER) if self.folder else None
         self.results = self._read()  # of ended trainings, in their order
         self.seconds_before = sum(result.seconds for result in self.results)  # of earlier processes
 
@@ -122,19 +118,19 @@ class ShortTrainer:
 
     def _train(self, architecture: Architecture, epochs: int) -> ShortResult:
         subject = Subject(f"short training {len(self.results) + 1}", architecture=str(architecture))
-        state = self._folder and self._folder / f"short-{digest(str(architecture), self._evaluator.identity)}"
+        state = self.folder and self.folder / f"short-{digest(str(architecture), self._evaluator.identity)}"
         accuracy: float | None = None
         start = time.monotonic()
-        self._callback.trial_started(subject)
-        steps = checked_measurements(self._evaluator, architecture, {"accuracy"}, resume=state, stop=self._interrupted)
+        self.callback.trial_started(subject)
+        steps = checked_measurements(self._evaluator, architecture, {"accuracy"}, resume=state, stop=self.interrupted)
         try:
             for measured in itertools.islice(steps, epochs):
                 accuracy = measured.metrics["accuracy"]
-                self._callback.step_finished(subject, measured)
+                self.callback.step_finished(subject, measured)
         except TrainingError as error:
             logger.warning("a short training failed and is left out: %s", error)
             accuracy = None
-        self._callback.trial_finished(subject, None)
+        self.callback.trial_finished(subject, None)
         if state and accuracy is not None:
             shutil.rmtree(state, ignore_errors=True)
         return ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)

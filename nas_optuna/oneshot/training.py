@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,12 @@ from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import SupernetResult, entropy, find_result, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder
+from nas_optuna.training.fit import never
 from nas_optuna.training.network import resolve_precision
 
 
 def make_strategy(
-    search: Search, table: CostTable, device: torch.device, interrupted: Callable[[], bool] = lambda: False
+    search: Search, table: CostTable, device: torch.device, interrupted: Callable[[], bool] = never
 ) -> Strategy | None:
     """The strategy of the spec's ``[supernet]`` section with the space's supernet; None with a budget of 0."""
     spec, recipe = search.spec.supernet, search.spec.recipe
@@ -56,35 +57,32 @@ def make_strategy(
     return made
 
 
+@dataclass(eq=False)
 class SupernetTraining:
     """One supernet's training within a study; after a kill it continues from its last epoch."""
 
     # With a budget of 0 there are no shared weights: sizes and short trainings rank architectures.
 
-    def __init__(
-        self,
-        study: Study,
-        search: Search,
-        table: CostTable,
-        device: torch.device,
-        files: Path,
-        *,
-        restart: bool = False,
-        interrupted: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._study = study
-        self.whole = search.space  # for which the result has alphas
-        self._spec = search.spec.supernet
+    study: Study
+    search: Search  # later of the part of its space that the supernet holds
+    table: CostTable
+    device: torch.device
+    files: Path
+    restart: bool = False
+    interrupted: Callable[[], bool] = never
+
+    def __post_init__(self) -> None:
+        self.whole = self.search.space  # for which the result has alphas
+        self._spec = self.search.spec.supernet
         self._options: Any = strategy_options(self._spec)
-        self._table = table
-        self._device = device
-        self._interrupted = interrupted
-        self.strategy = make_strategy(search, table, device, interrupted)  # None with a budget of 0
-        self.search = replace(search, space=self.strategy.supernet.space) if self.strategy else search
-        version = self.strategy.supernet.version if self.strategy else 0
-        self._identity = _identity(search, self._options.model_dump(mode="json"), table, version)
-        self._folder = CheckpointFolder(supernet_folder(files, study, self._identity))
-        if restart:
+        # None with a budget of 0
+        self.strategy = make_strategy(self.search, self.table, self.device, self.interrupted)
+        self._version = self.strategy.supernet.version if self.strategy else 0
+        self._identity = _identity(self.search, self._options.model_dump(mode="json"), self.table, self._version)
+        if self.strategy:
+            self.search = replace(self.search, space=self.strategy.supernet.space)
+        self._folder = CheckpointFolder(supernet_folder(self.files, self.study, self._identity))
+        if self.restart:
             self._folder.remove()
         self.history: list[Epoch] = []
         self.price: Price | None = None  # None without shared weights
@@ -112,7 +110,7 @@ class SupernetTraining:
     def plan(self) -> ShortPlan:
         """Short trainings that follow the shared weights; none if the strategy learns alphas."""
         recipe, space = self.search.spec.recipe, self.search.space
-        trained = len(own_accuracies(self._study, self.search))
+        trained = len(own_accuracies(self.study, self.search))
         count = self._options.short_trainings if self._ranks else 0
         return ShortPlan.of(count, recipe.epochs, space.size, trained, alone=self.strategy is None)
 
@@ -130,8 +128,8 @@ class SupernetTraining:
         """Complete the training, and store the result with the study."""
         # After a strategy that does not learn alphas, short trainings and a ranking give the alphas.
         told = Callbacks(callbacks)
-        short = ShortTrainer(self.search, self.plan, self._device, self._folder.path, told, self._interrupted)
-        run = Run("supernet", self._study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})
+        short = ShortTrainer(self.search, self.plan, self.device, self._folder.path, told, self.interrupted)
+        run = Run("supernet", self.study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})
         with told.during(run):
             return self._train(told, short)
 
@@ -141,13 +139,13 @@ class SupernetTraining:
         return {
             "what": f"supernet of space {self.search.space.name}, strategy {self._spec.strategy}",
             "parameters": list(alphas),
-            "unit": self._table.unit,
+            "unit": self.table.unit,
             "steps_per_epoch": len(self.strategy.images) if self.strategy else 0,
             "epochs_done": len(self.history),
         }
 
     def _train(self, told: Callback, short: ShortTrainer) -> SupernetResult:
-        stored = find_result(self._study)
+        stored = find_result(self.study)
         if stored is not None and len(self.history) == self.length and self._is_mine(stored):
             return stored
         subject = Subject("supernet")
@@ -176,7 +174,7 @@ class SupernetTraining:
     def _evaluator(self) -> SharedEvaluator | None:
         if self.strategy is None:
             return None
-        return make_evaluator(self.strategy.supernet, self.search, self._device, self.strategy.job.dtype)
+        return make_evaluator(self.strategy.supernet, self.search, self.device, self.strategy.job.dtype)
 
     def _save(self) -> None:
         assert self.strategy is not None
@@ -206,9 +204,9 @@ class SupernetTraining:
             {name: self.whole.parameters[name].choices[derived[name]] for name in space.parameters}
         )
         if self.strategy:
-            cost = self.strategy.supernet.expected_cost(self._table.costs).item()
+            cost = self.strategy.supernet.expected_cost(self.table.costs).item()
         else:
-            cost = cost_of(space, argmax, self._table.costs)
+            cost = cost_of(space, argmax, self.table.costs)
         result = replace(
             found,
             strategy=self._spec.strategy,
@@ -217,16 +215,16 @@ class SupernetTraining:
             epochs=len(self.history),
             price=round(sum(self.prices.values()), 2),
             expected_cost=round(cost, 5),  # under the alphas, or of the argmax if there is no supernet
-            unit=self._table.unit,
-            costs=self._table.source,
+            unit=self.table.unit,
+            costs=self.table.source,
             stopped=stopped,
             identity=self._identity,
-            version=self.strategy.supernet.version if self.strategy else 0,
+            version=self._version,
             settings=self._spec.model_dump(mode="json"),
         )
         before = sum(epoch.seconds for epoch in self.history) + (short.seconds_before if short else 0.0)
         result = replace(result, seconds=round(before + time.monotonic() - began, 2))
-        write_result(self._study, result)
+        write_result(self.study, result)
         return result
 
     def _rank(self, evaluator: SharedEvaluator | None, short: ShortTrainer | None) -> SupernetResult:
@@ -235,9 +233,9 @@ class SupernetTraining:
             evaluator,
             self._spec,
             self._options.evaluations,
-            self._table.costs,
-            limits_of(self.search, self._device),
-            own_accuracies(self._study, self.search),
+            self.table.costs,
+            limits_of(self.search, self.device),
+            own_accuracies(self.study, self.search),
             short,
         ).rank()
 
