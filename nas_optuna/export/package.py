@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import os
@@ -102,13 +101,11 @@ def _write_forms(
     for number, name in enumerate(names, start=1):
         say(f"{number}/{len(names)}: {name}, compared on {len(raw)} images")
         try:
-            # What somebody else's format does to the network or the images must not reach the other forms.
-            given = (classifier, raw) if name in FORMATS.builtin else copy.deepcopy((classifier, raw))
-            run = FORMATS.find(name)(*given, place / name, title)
+            run = FORMATS.find(name)(classifier, raw, place / name, title)
             if not (place / name).is_file():
                 raise NotWritable("its format wrote no file of this name")
             largest = max(largest, _compared(run, raw, expected))
-        except (Exception, SystemExit) as error:
+        except Exception as error:
             if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError)):
                 raise  # the failure of any other form must not cost the others
             if not (place / name).is_dir():
