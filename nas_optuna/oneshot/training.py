@@ -158,6 +158,7 @@ class SupernetTraining:
         except TrainingError as error:
             if not self.history:
                 raise
+            self._restore()
             self._store(None, stopped=error.cause)  # without short trainings, so that the error is reported at once
             raise TrainingError(f"{error}; epoch {len(self.history)} is kept", error.cause) from error
         result = self._store(short, stopped=None)

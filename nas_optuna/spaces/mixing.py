@@ -128,14 +128,14 @@ def size_of(number: int) -> Size:
 
 
 class MixedLayer(nn.ModuleList):
-    """All candidates of one layer; in a mixture, those with an ``inplace`` layer get a copy of the input."""
+    """All candidates of one layer; in a mixture, those that may change their input get a copy of it."""
 
     def __init__(self, opened: Open, labels: tuple[Choice, ...], candidates: list[nn.Module]) -> None:
         super().__init__(candidates)
         self.name = opened.name
         self.labels = labels
         self.opened = opened
-        self.in_place = [any(getattr(m, "inplace", False) for m in each.modules()) for each in candidates]
+        self.in_place = [any(map(_may_write, candidate.modules())) for candidate in candidates]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The weighted sum of all candidates, or the drawn one alone, times its straight-through weight of one."""
@@ -169,6 +169,11 @@ class MixedLayer(nn.ModuleList):
             return reduce(torch.add, [share * leaf for share, leaf in zip(shares, leaves, strict=True)])
 
         return tree_map(mixed, *outputs)
+
+
+def _may_write(module: nn.Module) -> bool:
+    ours = type(module).__module__.startswith(("torch.", "nas_optuna."))
+    return not ours or bool(getattr(module, "inplace", False))
 
 
 def _copied(value: Any) -> Any:

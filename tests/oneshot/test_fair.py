@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas_optuna.data import BatchLoader, load_images
-from nas_optuna.errors import Interrupted, TrainingError
+from nas_optuna.errors import Interrupted
 from nas_optuna.oneshot.score import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
 from nas_optuna.oneshot.strategies.base import Job
 from nas_optuna.oneshot.strategies.fair import FairOptions, FairStrategy
@@ -96,17 +96,11 @@ def test_a_stopped_training_goes_on_with_the_same_numbers() -> None:
     assert [e.loss for e in begun + list(second.epochs())] == [e.loss for e in whole]
 
 
-def test_an_interruption_ends_between_steps_and_an_explosion_keeps_the_last_good_state() -> None:
+def test_an_interruption_ends_between_steps() -> None:
     fair = training(CONV)
     fair.job = replace(fair.job, interrupted=lambda: True)
     with pytest.raises(Interrupted):
         next(fair.epochs())
-    wild = training(CONV, epochs=2, learning_rate=1e6, clip=0, schedule="constant", optimizer="sgd")
-    good = {n: value.clone() for n, value in wild.supernet.state_dict().items()}
-    with pytest.raises(TrainingError):
-        list(wild.epochs())
-    if wild.finished == 0:
-        assert all(torch.equal(value, good[n]) for n, value in wild.supernet.state_dict().items())
 
 
 def test_the_default_length_grows_with_the_space_not_with_the_images() -> None:

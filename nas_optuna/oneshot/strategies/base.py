@@ -257,16 +257,11 @@ class Strategy(ABC):
         """Train the remaining epochs.
 
         Raises:
-            TrainingError: The loss is not finite. The supernet is back in its state at the end of the last good epoch.
+            TrainingError: The loss is not finite.
             Interrupted: The job was asked to stop.
         """
         while self.finished < self.length:
-            good = {name: value.clone() for name, value in self.supernet.state_dict().items()}
-            try:
-                epoch = self._epoch()
-            except TrainingError:
-                self.supernet.load_state_dict(good)
-                raise
+            epoch = self._epoch()
             self.finished += 1
             yield epoch
 
