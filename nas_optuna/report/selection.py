@@ -139,7 +139,7 @@ def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float |
     from nas_optuna.costs.latency_table import LatencyTable
 
     space = space_of(study)
-    table = LatencyTable.open(file, space, force=study_spec(study).latency.force, anyway=None)
+    table = LatencyTable.open(file, space, force=study_spec(study).latency.force)
     written = {t.number: TrialRecord.of(t).architecture for t in complete_trials(study)}
     told = {number: table.architecture_ms(space, space.parse(text)) for number, text in written.items() if text}
     return told, table.margin(space)
