@@ -15,7 +15,14 @@ from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_facts, print_json, require_writable, say
 from nas_optuna.devices import current, resolve_device
 from nas_optuna.errors import Interrupted, TableError
+from nas_optuna.lazily import lazily
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
+
+with lazily():
+    from nas_optuna.cli.progress import bars
+    from nas_optuna.costs import latency, latency_kit, runtimes, timing
+    from nas_optuna.costs.latency_table import LatencyTable
+    from nas_optuna.spec_text import with_overrides
 
 
 @dataclass(frozen=True)
@@ -30,8 +37,6 @@ class SpaceOptions:
 
     def make(self, name: str | None = None) -> SearchSpace:
         """The space, or that of another name with these options."""
-        from nas_optuna.spec_text import with_overrides
-
         shape = {"in_channels": self.in_channels, "classes": self.classes, "input_size": self.input_size}
         return create_space(name or self.space or "conv", with_overrides({}, self.set_ or [], "--set"), **shape)
 
@@ -53,9 +58,6 @@ def measure(
     json: options.Json = False,
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
-    from nas_optuna.cli.progress import bars
-    from nas_optuna.costs import latency, runtimes
-
     require_writable(out)
     chosen, space = resolve_device(device), wanted.make()
     conditions = runtimes.Conditions.here(
@@ -82,11 +84,9 @@ def check(
     json: options.Json = False,
 ) -> None:
     """Compare what a table tells with the whole networks that were measured with it."""
-    from nas_optuna.costs import latency, latency_table
-
-    stored = latency_table.LatencyTable.load(table).space
+    stored = LatencyTable.load(table).space
     made = wanted.make(_named_space(stored, space, table))
-    opened = latency_table.LatencyTable.open(table, made)
+    opened = LatencyTable.open(table, made)
     result, margin = latency.check_table(opened, made), opened.margin(made) or 0.0
     if json:
         error = {"median_relative_error": result.error, "margin": margin}
@@ -114,9 +114,6 @@ def kit(
     json: options.Json = False,
 ) -> None:
     """Write what another device needs to measure a space: ONNX files and one Python file; it needs onnxruntime only."""
-    from nas_optuna.cli.progress import bars
-    from nas_optuna.costs import latency_kit, runtimes, timing
-
     runtimes.make_runtime("onnxruntime").version()  # says what is not installed
     require_writable(out)
     space = wanted.make()

@@ -16,6 +16,7 @@ from nas_optuna.cli.run_options import Data, ImageSize, Space, SpecOptions
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.devices import list_devices
 from nas_optuna.errors import DataError, SpecError, unknown
+from nas_optuna.lazily import lazily
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import COSTS
 from nas_optuna.pruners import PRUNERS
@@ -23,6 +24,12 @@ from nas_optuna.quantities import plural
 from nas_optuna.samplers import SAMPLERS
 from nas_optuna.spaces import SPACES, create_space
 from nas_optuna.spaces.architecture import text_of
+
+with lazily():
+    from nas_optuna.data import data_directory, load_images
+    from nas_optuna.oneshot.strategies import STRATEGIES
+    from nas_optuna.presets import describe_preset, preset_names
+    from nas_optuna.spec_parts import make_evaluator
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
 """Options of a space that the data decide."""
@@ -64,8 +71,6 @@ def data_fetch(
     json: options.Json = False,
 ) -> None:
     """Download a data set where it is absent, check it, and say what it holds."""
-    from nas_optuna.data import data_directory, load_images
-
     parts = {"train": load_images(name, True, data_dir), "test": load_images(name, False, data_dir)}
     rows = [
         {
@@ -93,8 +98,6 @@ def space_show(
     json: options.Json = False,
 ) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
-    from nas_optuna.spec_parts import make_evaluator
-
     given = SpecOptions(data=data, space=space, spec=spec, image_size=image_size, set_=set_).read()
     try:
         found = make_evaluator(given, data_dir, "cpu")[1].space
@@ -147,8 +150,6 @@ def _rows(what: str) -> list[dict[str, Any]]:
     if what == "devices":
         return [asdict(device) for device in list_devices()]
     if what == "presets":
-        from nas_optuna.presets import describe_preset, preset_names
-
         return [{"name": name, "what": describe_preset(name)} for name in preset_names()]
     if what == "data":
         known = {name: DESCRIPTIONS.get(name, "from an installed plugin") for name in DATA_SETS.names()}
@@ -158,8 +159,5 @@ def _rows(what: str) -> list[dict[str, Any]]:
             "package.module:function": "your own: function(train, directory) returns an ImageSet",
         }
         return [{"name": name, "what": text} for name, text in known.items()]
-    from nas_optuna.oneshot.strategies import STRATEGIES
-
     registries = {"spaces": SPACES, "samplers": SAMPLERS, "pruners": PRUNERS, "metrics": METRICS, "costs": COSTS}
-    registry = STRATEGIES if what == "strategies" else registries[what]
-    return [asdict(part) for part in registry.describe()]
+    return [asdict(part) for part in (registries | {"strategies": STRATEGIES})[what].describe()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -15,20 +15,34 @@ from nas_optuna.cli.printing import print_facts, print_json, print_table, refuse
 from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.devices import use_threads
 from nas_optuna.errors import SpecError
+from nas_optuna.lazily import lazily
 from nas_optuna.quantities import plural
 
-if TYPE_CHECKING:
-    import optuna
+with lazily():
+    from optuna.study import Study
     from optuna.trial import FrozenTrial
     from torch import nn
 
-    from nas_optuna.data import ImageSet
+    from nas_optuna import hyperparameters
+    from nas_optuna.cli.progress import FitDisplay, RetrainingDisplay, bars
+    from nas_optuna.data import ImageSet, load_test_images
+    from nas_optuna.execution import finished_network
+    from nas_optuna.execution import retrain as retraining
     from nas_optuna.execution.evaluator import Search
-    from nas_optuna.execution.finished_network import FinishedNetwork
-    from nas_optuna.execution.retrain import TestReport
-    from nas_optuna.export.int8 import Int8Export
-    from nas_optuna.fitting import Fitted
+    from nas_optuna.execution.loop import StopRequest, interruptible
+    from nas_optuna.export import export_network
+    from nas_optuna.export.int8 import EightBits, Int8Export
+    from nas_optuna.fitting import Fitted, clock
+    from nas_optuna.fitting import spec as fit_spec
+    from nas_optuna.fitting.pretrained import may_begin_pretrained
+    from nas_optuna.fitting.run import Fit
+    from nas_optuna.report import confusion, drawing, facts, notes, selection
     from nas_optuna.spec import StudySpec
+    from nas_optuna.study import files as study_files
+    from nas_optuna.study import studies
+    from nas_optuna.study.significance import accuracy_on_test
+    from nas_optuna.trackers import create_trackers
+    from nas_optuna.training import checkpoint, make_header, save_network
 
 
 @dataclass(frozen=True)
@@ -62,9 +76,6 @@ def fit(
     """
     refuse_stdout(out)
     say(f"nas-optuna fit: a network for {data} within {within}")
-    from nas_optuna.fitting import clock, run
-    from nas_optuna.fitting.pretrained import may_begin_pretrained
-
     if threads is not None:
         use_threads(threads)
     budget = clock.TimeBudget(clock.parse_duration(within), began=options.began)
@@ -72,36 +83,30 @@ def fit(
     spec, pretrained = _spec_of(given, data_dir), None
     if given.spec is None and may_begin_pretrained(spec, given.space, given.overrides):
         pretrained = _spec_of(replace(given, space="backbone"), data_dir)
-    from nas_optuna.cli.progress import FitDisplay, bars
-
     with bars() as shown:
         display = FitDisplay(budget, shown)
-        job = run.Fit(spec, budget, out, device, data_dir, display.say, callbacks=[display], pretrained=pretrained)
+        job = Fit(spec, budget, out, device, data_dir, display.say, callbacks=[display], pretrained=pretrained)
         fitted = job.run()
     _print_fitted(fitted, json=json)
 
 
 def _spec_of(given: FitOptions, data_dir: Path | None) -> StudySpec:
     """The spec that `nas_optuna.fit` makes of the same settings."""
-    from nas_optuna.fitting.spec import SAMPLER, preset_for, usual_settings, with_few_to_select
-
-    usual = [] if given.spec else usual_settings(given.space)
+    usual = [] if given.spec else fit_spec.usual_settings(given.space)
     taken = replace(
         given,
-        spec=given.spec or preset_for(given.space),
-        sampler=given.sampler or SAMPLER,
+        spec=given.spec or fit_spec.preset_for(given.space),
+        sampler=given.sampler or fit_spec.SAMPLER,
         set_=[*usual, *(given.set_ or ())],
     )
-    return with_few_to_select(taken.read(), given.overrides, data_dir)
+    return fit_spec.with_few_to_select(taken.read(), given.overrides, data_dir)
 
 
 def _print_fitted(fitted: Fitted, *, json: bool) -> None:
-    from nas_optuna.study.significance import accuracy_on_test
-
     report, gain = fitted.report, fitted.gain
     if json:
-        facts = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1), "facts": dict(fitted.facts)}
-        print_json(report.to_dict() | facts | {"validation": gain.to_dict() if gain else None})
+        told = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1), "facts": dict(fitted.facts)}
+        print_json(report.to_dict() | told | {"validation": gain.to_dict() if gain else None})
         return
     tested = f"{accuracy_on_test(report.to_dict())} on {report.test_images:,} images, looked at once"
     rows = [
@@ -138,15 +143,6 @@ def retrain(
 
     The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
     """
-    from nas_optuna import hyperparameters
-    from nas_optuna.cli.progress import RetrainingDisplay, bars
-    from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.execution.retrain import retrain as train_and_test
-    from nas_optuna.report import facts, selection
-    from nas_optuna.study import studies
-    from nas_optuna.study.files import remember
-    from nas_optuna.trackers import create_trackers
-
     experiment, study = stored.experiment([] if epochs is None else [f"recipe.epochs={epochs}"], device=device)
     chosen = selection.choose(study, trial, stored.data_dir)
     # A trial may have chosen its recipe, too.
@@ -158,11 +154,11 @@ def retrain(
     require_writable(path)
     if path.is_dir():
         raise SpecError(f"{path} is a folder; give a file with --out")
-    remember(study, stored.url)
+    study_files.remember(study, stored.url)
     stop = StopRequest()
     say(f"{stored.study}: retraining trial {chosen.number}, {architecture}")
     with bars(time_left=True) as shown, interruptible(stop):
-        trained = train_and_test(
+        trained = retraining.retrain(
             study,
             search,
             architecture,
@@ -184,24 +180,20 @@ def retrain(
 
 
 def _remember(
-    study: optuna.Study,
+    study: Study,
     chosen: FrozenTrial,
     search: Search,
-    trained: tuple[TestReport, nn.Module, ImageSet],
+    trained: tuple[retraining.TestReport, nn.Module, ImageSet],
     path: Path,
     store: Path,
 ) -> int:
     """Save the network, keep its figures with the study and its files for the dashboard."""
-    from nas_optuna.execution.finished_network import origin_of
-    from nas_optuna.execution.retrain import record
-    from nas_optuna.report.notes import note_retraining
-    from nas_optuna.training import make_header, save_network
-
     report, network, images = trained
     architecture = search.space.parse(report.architecture)
-    save_network(path, network, make_header(architecture, search.spec, images, origin_of(study, chosen, report)))
-    looks = record(study, report, chosen.number)
-    note_retraining(study, chosen, store, path, report)
+    origin = finished_network.origin_of(study, chosen, report)
+    save_network(path, network, make_header(architecture, search.spec, images, origin))
+    looks = retraining.record(study, report, chosen.number)
+    notes.note_retraining(study, chosen, store, path, report)
     return looks
 
 
@@ -216,14 +208,12 @@ def _say_what_next(path: Path, looks: int, export: str) -> None:
     say_next([(export, "take it away: source, ONNX, torch.export")])
 
 
-def print_confusions(report: TestReport) -> None:
+def print_confusions(report: retraining.TestReport) -> None:
     """Print the classes with the lowest accuracy, each with its most frequent wrong prediction."""
-    from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
-
-    found = Confusion.of(report).accuracies()[:CLASSES]
+    found = confusion.Confusion.of(report).accuracies()[:CLASSES]
     seeds = "" if len(report.seeds) == 1 else f", mean of {len(report.seeds)} seeds"
     some = "" if len(found) == len(report.classes) else f", the worst {len(found)} of {len(report.classes)}"
-    print_table(f"test accuracy of each class{some}{seeds}", CLASS_COLUMNS, found)
+    print_table(f"test accuracy of each class{some}{seeds}", confusion.CLASS_COLUMNS, found)
     say("the whole confusion matrix of each seed: --json")
 
 
@@ -243,11 +233,6 @@ def export(
     else those that were kept of it; their test accuracy is what the file itself says. All files are compared on 100
     images before they are put in place.
     """
-    from nas_optuna.data import load_test_images
-    from nas_optuna.export import export_network
-    from nas_optuna.export.int8 import EightBits
-    from nas_optuna.report import drawing, selection
-
     refuse_stdout(out)
     experiment, study = stored.experiment(device="cpu")
     if experiment.data is None:
@@ -284,19 +269,17 @@ def export(
         _print_int8(exported.int8, "test" if found.retrained else "validation")
 
 
-def _found(url: str, study: optuna.Study, search: Search, chosen: FrozenTrial, network: Path | None) -> FinishedNetwork:
+def _found(
+    url: str, study: Study, search: Search, chosen: FrozenTrial, network: Path | None
+) -> finished_network.FinishedNetwork:
     """The network of a trial, from a named file or from where retrain and run keep them."""
-    from nas_optuna.execution.finished_network import find_network, retrained_network
-    from nas_optuna.study.files import holding
-    from nas_optuna.study.studies import checkpoint_folder, file_name
-    from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
-
     if network is not None:
-        return retrained_network(study, search, chosen, network)
-    name = study.study_name
-    files = holding(url, study, f"{KEPT_FOLDER}/trial-{chosen.number}.safetensors")
-    kept = KeptWeights(checkpoint_folder(files, name) / KEPT_FOLDER)
-    found = find_network(study, search, chosen, Path(f"{file_name(name)}-trial-{chosen.number}.safetensors"), kept)
+        return finished_network.retrained_network(study, search, chosen, network)
+    name, folder = study.study_name, checkpoint.KEPT_FOLDER
+    files = study_files.holding(url, study, f"{folder}/trial-{chosen.number}.safetensors")
+    kept = checkpoint.KeptWeights(studies.checkpoint_folder(files, name) / folder)
+    retrained = Path(f"{studies.file_name(name)}-trial-{chosen.number}.safetensors")
+    found = finished_network.find_network(study, search, chosen, retrained, kept)
     if found.remark:
         say(found.remark)
     return found

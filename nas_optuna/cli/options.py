@@ -13,22 +13,26 @@ from contextlib import closing
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, place_of, reason_of, shown
+from nas_optuna.lazily import lazily
 from nas_optuna.masking import mask_urls
 from nas_optuna.study.storage import is_kept, open_storage, sqlite_file, storage_url
 
-if TYPE_CHECKING:
+with lazily():
     from optuna.study import Study
 
+    from nas_optuna.data.catalog import data_name
     from nas_optuna.experiment import Experiment
-    from nas_optuna.report.notebook import LoadedStudy
-
+    from nas_optuna.presets import preset_names
+    from nas_optuna.report import notebook
+    from nas_optuna.study import studies
+    from nas_optuna.study.files import folders, usable
 
 began = time.monotonic()
 """When the command began, so that its imports count as well."""
@@ -138,12 +142,6 @@ def study_names(context: typer.Context) -> list[str]:
     return [name for name in names if shlex.quote(name) == name and name[:1] != "-"]
 
 
-def _preset_names() -> list[str]:
-    from nas_optuna.presets import preset_names
-
-    return preset_names()
-
-
 LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to begin with", "Details"
 """Sections of help, below the most used options."""
 
@@ -213,7 +211,11 @@ Threads = Annotated[
 ]
 Spec = Annotated[
     str | None,
-    option("Study spec: a preset (nas-optuna list presets) or a TOML file.", "NAME|FILE", autocompletion=_preset_names),
+    option(
+        "Study spec: a preset (nas-optuna list presets) or a TOML file.",
+        "NAME|FILE",
+        autocompletion=lambda: preset_names(),
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -252,8 +254,6 @@ def flag_of(name: str) -> str:
 
 def _of_spec(key: str, value: Any) -> Any:
     if key == "data.name":
-        from nas_optuna.data.catalog import data_name
-
         return data_name(value)
     return str(value.resolve()) if isinstance(value, Path) else value
 
@@ -272,14 +272,10 @@ class StudyOptions:
 
     def open(self) -> Study:
         """The stored study."""
-        from nas_optuna.study.studies import load_study
-
-        return load_study(open_storage(self.url), self.study)
+        return studies.load_study(open_storage(self.url), self.study)
 
     def files(self, study: Study | None, given: Path | None = None) -> Path:
         """The folder for files of the study, as named now or as the study remembers it."""
-        from nas_optuna.study.files import folders, usable
-
         return usable(folders(self.url, None if study is None else study.user_attrs, given)[0])
 
 
@@ -290,11 +286,9 @@ class TrustedStudyOptions(StudyOptions):
     data_dir: DataDir = None
     trust: Trust = False
 
-    def load(self) -> LoadedStudy:
+    def load(self) -> notebook.LoadedStudy:
         """The stored study, if the user has agreed to the code that it names."""
-        from nas_optuna.report.notebook import load_study
-
-        return load_study(self.study, self.storage, data_directory=self.data_dir, trust=self.trust)
+        return notebook.load_study(self.study, self.storage, data_directory=self.data_dir, trust=self.trust)
 
 
 @dataclass(frozen=True)
@@ -305,12 +299,9 @@ class MovedStudyOptions(TrustedStudyOptions):
 
     def experiment(self, overrides: Sequence[str] = (), **given: Any) -> tuple[Experiment, Study]:
         """The study and its experiment, with `overrides` for this command."""
-        from nas_optuna.experiment import Experiment
-        from nas_optuna.study.studies import study_spec
-
         study = self.load().study
         moved = [text for _, text in named_overrides(self)]
-        spec = study_spec(study).override([*moved, *overrides], "--set")
+        spec = studies.study_spec(study).override([*moved, *overrides], "--set")
         return Experiment.of_study(study, spec, data_directory=self.data_dir, **given), study
 
 

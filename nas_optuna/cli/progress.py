@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -21,16 +21,19 @@ from nas_optuna.cli import printing
 from nas_optuna.cli.printing import say
 from nas_optuna.errors import checked, printable
 from nas_optuna.execution.events import Callback, Run, Subject
+from nas_optuna.lazily import lazily
 from nas_optuna.quantities import duration, plural
 
-if TYPE_CHECKING:
+with lazily():
     from optuna.study import Study
     from optuna.trial import FrozenTrial
 
     from nas_optuna.execution.evaluator import Measurement
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.fitting.clock import TimeBudget
-
+    from nas_optuna.report import facts, selection
+    from nas_optuna.study import schema
+    from nas_optuna.study.results import TrialRecord, best_trial, changes, front_trials, reference_of
 
 PATIENCE = 60.0
 """Seconds after which a person is told that the first training has not ended an epoch."""
@@ -56,8 +59,6 @@ class Score:
 
     def look_up_best(self, study: Study) -> None:
         """Find the study's best trial, including other workers'; with several objectives count the front."""
-        from nas_optuna.study.results import best_trial, front_trials
-
         if len(study.directions) > 1:
             self.front = len(front_trials(study))
         else:
@@ -126,8 +127,6 @@ class RunDisplay(Callback):
 
     def run_started(self, run: Run) -> None:
         """Start to display a study."""
-        from nas_optuna.study.results import reference_of
-
         self._study = run.study
         self._reference = reference_of(run.study.get_trials(deepcopy=False))
         self._steps = run.steps
@@ -146,8 +145,6 @@ class RunDisplay(Callback):
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
         """Move the trial's bar."""
-        from nas_optuna.study.results import changes
-
         self._calm()
         figure = next(iter(measurement.metrics.values()))
         note = f"epochs · {figure:.4f} · {changes(subject.architecture, self._reference)}"
@@ -156,9 +153,6 @@ class RunDisplay(Callback):
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Count the trial, and without a live display print a line."""
         self._calm()
-        from nas_optuna.report import facts, selection
-        from nas_optuna.study.results import TrialRecord, changes, reference_of
-
         if self._study is None or ended is None:
             return
         self._score.add(self._study, ended)
@@ -292,8 +286,6 @@ class FitDisplay(Callback):
 
     def run_started(self, run: Run) -> None:
         """Look for the reference of an earlier run."""
-        from nas_optuna.study.results import reference_of
-
         self._reference = reference_of(run.study.get_trials(deepcopy=False))
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
@@ -304,11 +296,9 @@ class FitDisplay(Callback):
         """Print the result of a network."""
         if ended is None:
             return
-        from nas_optuna.study import results, schema
-
-        record = results.TrialRecord.of(ended)
-        architecture = results.changes(record.architecture, self._reference)
-        self._reference = self._reference or results.reference_of([ended])  # after its own line, which says it in full
+        record = TrialRecord.of(ended)
+        architecture = changes(record.architecture, self._reference)
+        self._reference = self._reference or reference_of([ended])  # after its own line, which says it in full
         value = f"{record.values[0]:.4f}" if record.values else record.cause or record.state
         steps = schema.attribute(ended, schema.TrialKey.STEPS)
         say(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -25,17 +25,23 @@ from nas_optuna.cli.printing import (
     write_out,
 )
 from nas_optuna.errors import SpecError, StudyError, reason_of
+from nas_optuna.lazily import lazily
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.storage import open_storage, storage_url
 
-if TYPE_CHECKING:
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.report.selection import Winners
-    from nas_optuna.study.results import Front, TrialRecord
-    from nas_optuna.study.significance import Gain
+with lazily():
+    from optuna_dashboard import wsgi
+
+    from nas_optuna.report import comparison, drawing, selection
+    from nas_optuna.report import dashboard as server
+    from nas_optuna.report.facts import StudyFacts, remarks_of
+    from nas_optuna.study import files, results
+    from nas_optuna.study import studies as stored_studies
+    from nas_optuna.study.results import TrialRecord
+    from nas_optuna.study.significance import Gain, standard_error
 
 SHOWN = 10
 """Trials that are listed without ``--all``."""
@@ -57,27 +63,22 @@ def best(
     With a latency table the networks have the latencies of that table's device, and the best is the best of those that
     --max-latency lets in.
     """
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.report.selection import gain_of, no_complete_trial, require_error, winners
-    from nas_optuna.study import results, significance
-    from nas_optuna.study.studies import has_spec
-
     facts = StudyFacts(stored.open())
     study, images = facts.study, facts.images
     if max_latency is not None and latency_table is None:
         raise SpecError("--max-latency chooses among trained networks by a table; name it: --latency-table FILE")
     latencies = _on_device(stored, latency_table, max_latency) if latency_table else None
-    found = winners(study, images, latencies) if latencies else facts.winners
+    found = selection.winners(study, images, latencies) if latencies else facts.winners
     if found is None:
-        raise no_complete_trial(study)
+        raise selection.no_complete_trial(study)
     if within:
-        require_error(study, found, "leave out --within")
+        selection.require_error(study, found, "leave out --within")
     shown = found.cheapest if within else found.best
-    record, gain = results.TrialRecord.of(shown), gain_of(study, shown)
+    record, gain = TrialRecord.of(shown), selection.gain_of(study, shown)
     if latencies:
         record = replace(record, costs=record.costs | {"latency_ms": latencies[shown.number]})
     if json:
-        more = {"params": shown.params, "standard_error": significance.standard_error(record, images)}
+        more = {"params": shown.params, "standard_error": standard_error(record, images)}
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
@@ -94,7 +95,7 @@ def best(
     say(*(gain.remarks() if gain else ()))
     if not latencies and len(found.tied) > 1:
         _say_ties(found)
-    if not has_spec(study):
+    if not stored_studies.has_spec(study):
         return  # Optuna alone made it, and no command of ours can train its networks
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = facts.command("export", *which, "--out", "model")
@@ -103,9 +104,7 @@ def best(
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
     """The latency by a table of each trial's network inside a limit; a `StudyError` if there is none."""
-    from nas_optuna.report.selection import table_latencies
-
-    latencies, margin = table_latencies(stored.load().study, Path(table))
+    latencies, margin = selection.table_latencies(stored.load().study, Path(table))
     if limit is None:
         return latencies
     most, room = parse_amount(limit), 1 + (margin or 0.0)
@@ -123,7 +122,7 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
     return inside
 
 
-def _say_ties(found: Winners) -> None:
+def _say_ties(found: selection.Winners) -> None:
     remedy = "" if found.cheapest.number == found.best.number else "; retrain and export take it as --trial cheapest"
     say(
         f"as good as the best: {plural(len(found.tied) - 1, 'other network')}, at most one standard error"
@@ -144,34 +143,28 @@ def pareto(
     json: options.Json = False,
 ) -> None:
     """Show the trials that no other trial beats in every objective, and the hypervolume that they dominate."""
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.report.selection import no_complete_trial
-    from nas_optuna.study import results, studies
-
     facts = StudyFacts(stored.open())
-    studies.study_spec(facts.study)  # refuses a study that is not ours
+    stored_studies.study_spec(facts.study)  # refuses a study that is not ours
     front = results.front_of(facts.study, options.pairs("--reference", reference, "latency_ms=2", float))
     if not front.records:
-        raise no_complete_trial(facts.study)
+        raise selection.no_complete_trial(facts.study)
     print_json(asdict(front)) if json else _print_front(facts, front)
 
 
 def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
     """Print a search's trials, its front or its winner, and how many proposals were inside the limits."""
-    from nas_optuna.study.results import feasible_share, front_of
-
     if json:
         print_json([record.to_dict() for record in facts.records])
     else:
         print_ranking(facts, everything=everything)
-        _print_winner(facts) if len(facts.names) == 1 else _print_front(facts, front_of(facts.study))
-    share = feasible_share(facts.trials)
+        _print_winner(facts) if len(facts.names) == 1 else _print_front(facts, results.front_of(facts.study))
+    share = results.feasible_share(facts.trials)
     if share is not None:
         inside, proposals = share
         say(f"inside the limits: {inside} of {proposals} proposals ({inside / proposals:.0%})")
 
 
-def _print_front(facts: StudyFacts, front: Front) -> None:
+def _print_front(facts: StudyFacts, front: results.Front) -> None:
     # Without ± and with few other columns, architectures of five layers fit into 80 columns and can be copied.
     *figures, architecture = facts.columns(front.records, kept=len(front.objectives), brief=True, errors=False)
     columns = [*figures, replace(architecture, shortest=44)]
@@ -183,8 +176,6 @@ def _print_front(facts: StudyFacts, front: Front) -> None:
 
 def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
     """Print the best trials of a study, or all, best first, and how many there are in each state."""
-    from nas_optuna.report.facts import remarks_of
-
     records, found = facts.records, facts.winners
     listed = records if everything else records[:SHOWN]
     tied = found.numbers if found and len(found.tied) > 1 else frozenset()
@@ -214,8 +205,6 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
 
 def _print_winner(facts: StudyFacts) -> None:
     """Print the best trial below the table, as ``nas-optuna best`` does, without its params."""
-    from nas_optuna.study.results import TrialRecord
-
     if facts.winners is not None:
         record = TrialRecord.of(facts.winners.best)
         print_facts(f"best of study {facts.study.study_name}", _figures(facts, record, facts.gain))
@@ -264,18 +253,15 @@ def draw(
 
     The picture follows the reader's light or dark setting. Every browser opens it.
     """
-    from nas_optuna.report.drawing import draw as draw_architecture
-    from nas_optuna.study.studies import file_name
-
     given = context.get_parameter_source("trial")
     if architecture is not None and given is not None and given.name == "COMMANDLINE":
         raise SpecError("--trial and --architecture name two networks; give one of them")
     study = stored.load()
     if architecture is not None:
-        drawing, what = draw_architecture(study.space, study.space.parse(architecture)), "architecture"
+        picture, what = drawing.draw(study.space, study.space.parse(architecture)), "architecture"
     else:
-        drawing, what = study.draw(trial), f"trial-{study.trial(trial).number}"
-    write_out(out or Path(f"{file_name(stored.study)}-{what}.svg"), drawing.svg)
+        picture, what = study.draw(trial), f"trial-{study.trial(trial).number}"
+    write_out(out or Path(f"{stored_studies.file_name(stored.study)}-{what}.svg"), picture.svg)
 
 
 def compare(
@@ -289,20 +275,17 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
-    from nas_optuna.report.comparison import columns_for, comparison_page, differences, require_comparable, summary_of
-    from nas_optuna.study.studies import load_study
-
     opened = open_storage(storage_url(storage))
-    loaded = [load_study(opened, name) for name in dict.fromkeys(studies)]
-    objective = require_comparable(loaded)
-    summaries = [summary_of(study, data_dir) for study in loaded]
-    if others := differences(loaded):
+    loaded = [stored_studies.load_study(opened, name) for name in dict.fromkeys(studies)]
+    objective = comparison.require_comparable(loaded)
+    summaries = [comparison.summary_of(study, data_dir) for study in loaded]
+    if others := comparison.differences(loaded):
         said = "they differ in more than their samplers and pruners, so that the values do not compare these alone:"
         say(said, *(f"    {line}" for line in others))
     if out != STDOUT:
-        print_table("comparison", columns_for(objective, brief=True), summaries, json=json)
+        print_table("comparison", comparison.columns_for(objective, brief=True), summaries, json=json)
     if out is not None:
-        write_out(out, comparison_page(loaded, summaries))
+        write_out(out, comparison.comparison_page(loaded, summaries))
 
 
 def dashboard(
@@ -314,26 +297,21 @@ def dashboard(
     It answers to 127.0.0.1 and localhost only, and to no page of another origin: no web page that you visit can read or
     delete studies.
     """
-    from optuna_dashboard import wsgi
-
-    from nas_optuna.report.dashboard import ArtifactFolders, OwnPagesOnly, create_server, with_readable_attributes
-    from nas_optuna.study.files import folders
-
     url = storage_url(storage)
     opened = open_storage(url)
-    artifacts = folders(url)[0] / "artifacts"
+    artifacts = files.folders(url)[0] / "artifacts"
     artifacts.mkdir(parents=True, exist_ok=True)
 
     def others() -> Iterator[Path]:
         for study in opened.get_all_studies():
-            yield from (folder / "artifacts" for folder in folders(url, study.user_attrs))
+            yield from (folder / "artifacts" for folder in files.folders(url, study.user_attrs))
 
-    pages = wsgi(opened, artifact_store=ArtifactFolders(artifacts, others))
-    application = OwnPagesOnly(with_readable_attributes(pages), port)
+    pages = wsgi(opened, artifact_store=server.ArtifactFolders(artifacts, others))
+    application = server.OwnPagesOnly(server.with_readable_attributes(pages), port)
     try:
-        server = create_server(HOST, port, application)
+        listening = server.create_server(HOST, port, application)
     except (OSError, OverflowError) as error:
         raise StudyError(f"cannot serve on {HOST}:{port} ({reason_of(error)}); choose another --port") from error
     say(f"optuna-dashboard: http://{HOST}:{port}/dashboard  (Ctrl-C ends it)")
-    with server, suppress(KeyboardInterrupt):
-        server.serve_forever()
+    with listening, suppress(KeyboardInterrupt):
+        listening.serve_forever()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -15,17 +15,29 @@ from nas_optuna.cli.results import print_outcome
 from nas_optuna.cli.run_options import RunOptions, create, find_target
 from nas_optuna.devices import use_threads
 from nas_optuna.errors import Interrupted, StudyError
+from nas_optuna.lazily import lazily
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import plural
 from nas_optuna.study.storage import absolute, is_kept
 
-if TYPE_CHECKING:
-    from optuna.study import Study
+with lazily():
+    from optuna.study import Study, StudyDirection
 
+    from nas_optuna.cli.progress import watch
+    from nas_optuna.execution import loop, trial_files
     from nas_optuna.execution.events import Callback, OptunaCallback
     from nas_optuna.execution.executors.contract import Executor
-    from nas_optuna.execution.loop import Outcome
+    from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.experiment import Experiment, ExperimentHandle
+    from nas_optuna.fitting import clock
+    from nas_optuna.fitting.rungs import run_within
+    from nas_optuna.report.facts import StudyFacts
+    from nas_optuna.report.notes import NoteWriter
+    from nas_optuna.samplers import beforehand
+    from nas_optuna.study import files, lease_table, studies, supernet_result
+    from nas_optuna.study import trial_queue as queue
+    from nas_optuna.study.results import best_trial
+    from nas_optuna.trackers import create_trackers
 
 DEFAULT_WARM_TRIALS = 5
 BEGIN_WITH = 1
@@ -42,15 +54,10 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
     """
     executor = plan.workers.create()
     executor.preload()  # before large imports in this process
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.study import studies
-    from nas_optuna.study.files import remember
-    from nas_optuna.study.results import best_trial
-
     search = _Search(plan)
     with executor.reached(search.handle) or nullcontext():  # one of a user's may do nothing and give nothing
         study = create(search.experiment, plan, plan.spec) if search.stored is None else search.stored
-        remember(study, plan.url, plan.workers.files)
+        files.remember(study, plan.url, plan.workers.files)
         outcome = search.run(study, executor)
     facts = StudyFacts(study)
     print_outcome(facts, everything=all_, json=json)
@@ -74,14 +81,10 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
     """The study of ``--learn-from NAME`` or ``NAME@STORAGE``, which must have usable trials."""
     if plan.learn_from is None:
         return None
-    from optuna.study import StudyDirection
-
-    from nas_optuna.samplers.beforehand import complete_trials
-
     name, _, elsewhere = plan.learn_from.partition("@")
     study = StudyOptions(name, elsewhere or plan.storage).open()
     direction = StudyDirection[parse_criterion(experiment.spec.objectives[0]).direction.upper()]
-    complete_trials(study, direction, experiment.space.parameters)
+    beforehand.complete_trials(study, direction, experiment.space.parameters)
     return study
 
 
@@ -89,12 +92,6 @@ class _Search:
     """A run of a study, which may not exist yet; fully checked, before anything is written or started."""
 
     def __init__(self, plan: RunOptions) -> None:
-        from nas_optuna.execution.loop import StopRequest
-        from nas_optuna.execution.stopping import StopWhen, parse_until
-        from nas_optuna.experiment import Experiment
-        from nas_optuna.study import lease_table, studies, supernet_result, trial_queue
-        from nas_optuna.trackers import create_trackers
-
         if plan.workers.threads is not None:
             use_threads(plan.workers.threads)
         lease_table.seconds()
@@ -103,7 +100,7 @@ class _Search:
                 "--keep-weights is of no use with a storage that forgets the study when the command ends;"
                 " --storage sqlite:///nas-optuna.db keeps both"
             )
-        self.plan, self.stop = plan, StopRequest()
+        self.plan, self.stop = plan, loop.StopRequest()
         self.stored, spec = find_target(plan, plan.spec)
         settings: dict[str, Any] = {
             "data_directory": plan.data_dir,
@@ -115,14 +112,12 @@ class _Search:
         make = Experiment.from_spec if self.stored is None else partial(Experiment.of_study, self.stored)
         self.experiment = make(spec, **settings)
         listed, names = plan.enqueue or plan.fixed, self.experiment.spec.objectives
-        self.listed = trial_queue.read_architectures(listed, self.experiment.space) if listed else []
+        self.listed = queue.read_architectures(listed, self.experiment.space) if listed else []
         self.earlier = _earlier(plan, self.experiment)
         self.ending = StopWhen(names, [parse_until(text, names, self.experiment.allowed) for text in plan.until or ()])
         self.trackers = create_trackers(plan.track)
         if plan.within is not None:
-            from nas_optuna.fitting.clock import refuse_undivided
-
-            refuse_undivided(self.experiment.spec)
+            clock.refuse_undivided(self.experiment.spec)
         if plan.warm_start or self.experiment.spec.sampler.name == "supernet":
             if self.stored is None:
                 begin = studies.command(plan.url, "supernet", "train", "--study", plan.study)
@@ -137,9 +132,6 @@ class _Search:
     @cached_property
     def handle(self) -> ExperimentHandle | None:
         """The handle for workers; None if other processes cannot open the study."""
-        from nas_optuna.experiment import ExperimentHandle
-        from nas_optuna.study import files
-
         plan, checkpoints = self.plan, self.experiment.objective.checkpoints
         if not is_kept(plan.url):
             return None
@@ -154,12 +146,8 @@ class _Search:
             files_are_shared=files.are_named({} if self.stored is None else self.stored.user_attrs, plan.workers.files),
         )
 
-    def run(self, study: Study, executor: Executor) -> Outcome:
+    def run(self, study: Study, executor: Executor) -> loop.Outcome:
         """Run its trials."""
-        from nas_optuna.cli.progress import watch
-        from nas_optuna.execution import loop, trial_files
-        from nas_optuna.report.notes import NoteWriter
-
         plan, experiment, stop = self.plan, self.experiment, self.stop
         if self.warm_trials:
             experiment.begin_warm(study, self.warm_trials)
@@ -178,10 +166,7 @@ class _Search:
         with watch(expected, plan.timeout) as display, loop.interruptible(stop):
             told += [display, *self.trackers]
             if plan.within is not None:
-                from nas_optuna.fitting.clock import TimeBudget, parse_duration
-                from nas_optuna.fitting.rungs import run_within
-
-                budget = TimeBudget(parse_duration(plan.within), began=options.began)
+                budget = clock.TimeBudget(clock.parse_duration(plan.within), began=options.began)
                 outcome = run_within(experiment, study, budget, stop=stop, callbacks=told, say=say)
             else:
                 limits: dict[str, Any] = {"trials": trials, "timeout": plan.timeout, "total": plan.total}
@@ -194,8 +179,6 @@ class _Search:
 
     def _fill_queue(self, study: Study) -> int | None:
         """Enqueue the architectures to try first; return the number of trials to run."""
-        from nas_optuna.study import trial_queue as queue
-
         space, objective = self.experiment.space, self.experiment.objective
         if self.earlier is not None:
             self._learn_from(self.earlier, study)
@@ -213,13 +196,10 @@ class _Search:
 
     def _learn_from(self, earlier: Study, study: Study) -> None:
         """Copy an earlier study's trials into this one, and enqueue the best of them."""
-        from nas_optuna.samplers.beforehand import best_of, remember
-        from nas_optuna.study.trial_queue import enqueue_new
-
         space = self.experiment.space
-        copied = remember(study, earlier, space.parameters)
-        best = best_of(study, {key: p.choices for key, p in space.parameters.items()}, BEGIN_WITH)
+        copied = beforehand.remember(study, earlier, space.parameters)
+        best = beforehand.best_of(study, {key: p.choices for key, p in space.parameters.items()}, BEGIN_WITH)
         excess = self.experiment.objective.limits.total_excess
         begun = [params for params in best if excess(space.architecture(params)) <= 0]
-        queued = sum(enqueue_new(study, space, params, origin="earlier study") for params in begun)
+        queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in begun)
         say(f"learning from {plural(copied, 'trial')} of {earlier.study_name}; in the queue: {queued} of its best")

@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from nas_optuna.cli import options
 from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, option
 from nas_optuna.cli.printing import say
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import SpecError, StudyExists, shown
+from nas_optuna.lazily import lazily
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import COSTS
 from nas_optuna.pruners import PRUNERS
@@ -20,12 +21,17 @@ from nas_optuna.samplers import SAMPLERS
 from nas_optuna.spaces import SPACES
 from nas_optuna.study.storage import FORGETS, is_kept, open_storage, sqlite_file
 
-if TYPE_CHECKING:
+with lazily():
     from optuna.study import Study
 
-    from nas_optuna.execution.executors.contract import Executor, WorkerOptions
+    from nas_optuna import presets
+    from nas_optuna.execution.executors import contract
     from nas_optuna.experiment import Experiment
+    from nas_optuna.fitting import clock
     from nas_optuna.spec import StudySpec
+    from nas_optuna.spec_parts import code_named
+    from nas_optuna.spec_text import with_overrides
+    from nas_optuna.study import studies, trust
 
 
 Data = Annotated[
@@ -118,10 +124,8 @@ class SpecOptions:
 
     def read(self) -> StudySpec:
         """The spec of the named preset or file; without a name, that of the preset that suits the data."""
-        from nas_optuna.presets import find_spec
-        from nas_optuna.spec import StudySpec
-
-        found = self.applied_to(StudySpec.from_toml(find_spec(self.preset() if self.spec is None else self.spec)))
+        file = presets.find_spec(self.preset() if self.spec is None else self.spec)
+        found = self.applied_to(StudySpec.from_toml(file))
         wanted = " ".join((*found.objectives, *found.limits))
         timed = found.latency.table or any(name in wanted for name in COSTS.names() if name not in _UNTIMED)
         settings = [text for text in self.overrides if text.lstrip().startswith("latency")]
@@ -134,12 +138,9 @@ class SpecOptions:
 
     def preset(self) -> str:
         """The default preset; for a folder or a NumPy file, the one for own images."""
-        from nas_optuna.presets import DEFAULT, OWN_IMAGES
-        from nas_optuna.spec import StudySpec
-
         about = [text for text in self.overrides if text.lstrip().startswith("data")]
         name = StudySpec().override(about, "--set").data.name
-        return OWN_IMAGES if name.startswith(("folder:", "npz:")) else DEFAULT
+        return presets.OWN_IMAGES if name.startswith(("folder:", "npz:")) else presets.DEFAULT
 
     def applied_to(self, spec: StudySpec) -> StudySpec:
         """The spec with the sampler, pruner and seed of the command line, then with the other overrides."""
@@ -158,9 +159,6 @@ def find_target(
     stored: TrustedStudyOptions, given: SpecOptions, extra: Sequence[str] = ()
 ) -> tuple[Study | None, StudySpec]:
     """The study, if it exists, and its spec with the changes of the command line."""
-    from nas_optuna.spec_parts import code_named
-    from nas_optuna.study import studies, trust
-
     url, name, database = stored.url, stored.study, sqlite_file(stored.url)
     storage = None if database is not None and not database.exists() else open_storage(url)
     if storage is None or name not in studies.study_names(storage):
@@ -178,14 +176,11 @@ def find_target(
 
 def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptions) -> Study:
     """The new study of an experiment, or the one that another process has just made from the same spec."""
-    from nas_optuna.spec_parts import code_named
-    from nas_optuna.study.trust import remember
-
     try:
         study = experiment.create(stored.url, stored.study)
     except StudyExists:
         return experiment.create(stored.url, stored.study, load_if_exists=True)
-    remember(stored.url, stored.study, code_named(experiment.spec))  # the maker of a study agrees to its code
+    trust.remember(stored.url, stored.study, code_named(experiment.spec))  # the maker of a study agrees to its code
     say(f"created study {stored.study!r}" + (f" from the preset {given.preset()}" if given.spec is None else ""))
     if not is_kept(stored.url):
         say(FORGETS)
@@ -232,14 +227,12 @@ class WorkerFlags:
     ] = None
 
     @property
-    def asked(self) -> WorkerOptions:
+    def asked(self) -> contract.WorkerOptions:
         """How many workers, and where."""
-        from nas_optuna.execution.executors.contract import WorkerOptions
-
         if self.workers not in (None, "auto") and not re.fullmatch("[0-9]{1,9}", self.workers):
             raise SpecError(f"--workers needs a number or auto, got {shown(self.workers)}")
         devices = [] if self.devices is None else [name.strip() for name in self.devices.split(",")]
-        return WorkerOptions(
+        return contract.WorkerOptions(
             None if self.workers in (None, "auto") else int(self.workers),
             auto=self.workers == "auto",
             devices=tuple(devices),
@@ -248,19 +241,16 @@ class WorkerFlags:
             threads=self.threads,
         )
 
-    def create(self) -> Executor:
+    def create(self) -> contract.Executor:
         """Who runs the trials."""
-        from nas_optuna.execution.executors.contract import EXECUTORS
-        from nas_optuna.execution.executors.contract import Executor as Wanted
-        from nas_optuna.spec_text import with_overrides
-
         texts = options.pairs("--executor-option", self.executor_option, "partition=long").items()
         own = with_overrides({}, [f"{name}={value}" for name, value in texts], "--executor-option")
         of_ray = {"address": self.ray_address, "gpus": self.gpus_per_worker}
         own |= {name: value for name, value in of_ray.items() if value is not None}
         if self.executor == "local" and not own.keys().isdisjoint(of_ray):
             raise SpecError("--ray-address and --gpus-per-worker need --executor ray")
-        made: Executor = EXECUTORS.make(self.executor, self.asked, options=own, wanted=Wanted)
+        wanted = contract.Executor
+        made: contract.Executor = contract.EXECUTORS.make(self.executor, self.asked, options=own, wanted=wanted)
         return made
 
 
@@ -318,13 +308,11 @@ class RunOptions(TrustedStudyOptions):
             raise SpecError("--learn-from names this study, which knows its own trials; name an earlier one")
         if self.within is None:
             return
-        from nas_optuna.fitting.clock import parse_duration, refuse_named
-
-        parse_duration(self.within)
+        clock.parse_duration(self.within)
         asked = self.workers
         if asked.executor != "local" or asked.workers not in (None, "1") or asked.devices or asked.per_device:
             raise SpecError("--within divides the time of one process; leave out options on workers, or use --timeout")
-        refuse_named(self.spec.overrides, pruner=self.spec.pruner)
+        clock.refuse_named(self.spec.overrides, pruner=self.spec.pruner)
 
     @property
     def count(self) -> int | None:

@@ -15,9 +15,17 @@ from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say
 from nas_optuna.cli.results import print_ranking
 from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
+from nas_optuna.lazily import lazily
 from nas_optuna.masking import mask_urls
 from nas_optuna.quantities import plural
 from nas_optuna.study.storage import FORGETS, is_kept, open_storage, storage_url
+
+with lazily():
+    from nas_optuna.experiment import Experiment
+    from nas_optuna.report import dashboard, facts
+    from nas_optuna.spec_parts import code_named
+    from nas_optuna.study import files, studies, transactions, trust
+    from nas_optuna.study.lease import release_by_hand
 
 Name = Annotated[
     str | None,
@@ -52,10 +60,6 @@ def create(
     given: SpecOptions, named_study: NamedStudy, data_dir: options.DataDir = None, json: options.Json = False
 ) -> None:
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
-    from nas_optuna.experiment import Experiment
-    from nas_optuna.spec_parts import code_named
-    from nas_optuna.study import studies, trust
-
     stored = named_study.stored()
     name, url = stored.study, stored.url
     studies.check_name(name)
@@ -73,9 +77,7 @@ def create(
 
 def list_(storage: options.Storage = None, json: options.Json = False) -> None:
     """List the studies of a storage."""
-    from nas_optuna.study.studies import summaries
-
-    found = summaries(open_storage(storage_url(storage)))
+    found = studies.summaries(open_storage(storage_url(storage)))
     columns = (
         Column("study", lambda row: row.name, shortest=12),
         Column("trials", lambda row: row.trials, right=True),
@@ -89,13 +91,10 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
 
 def show(named_study: NamedStudy, all_: options.All = False, json: options.Json = False) -> None:
     """Show a study's spec and its best trials."""
-    from nas_optuna.report.facts import StudyFacts
-    from nas_optuna.study import studies
-
-    facts = StudyFacts(named_study.stored().open())
-    name, spec = facts.study.study_name, facts.spec.to_dict()
+    shown = facts.StudyFacts(named_study.stored().open())
+    name, spec = shown.study.study_name, shown.spec.to_dict()
     if json:
-        print_json({"study": name, "spec": spec, "trials": [record.to_dict() for record in facts.records]})
+        print_json({"study": name, "spec": spec, "trials": [record.to_dict() for record in shown.records]})
         return
     rows = [
         (section, ", ".join(f"{k} = {studies.written(v)}" for k, v in value.items() if v is not None))
@@ -103,7 +102,7 @@ def show(named_study: NamedStudy, all_: options.All = False, json: options.Json 
         if isinstance(value, dict) and value
     ]
     print_table(f"study {name}: {', '.join(spec['objectives'])}", ("section", "settings"), rows)
-    print_ranking(facts, everything=all_)
+    print_ranking(shown, everything=all_)
 
 
 def delete(
@@ -112,10 +111,6 @@ def delete(
     json: options.Json = False,
 ) -> None:
     """Delete a study with its trials, checkpoints and weights; asks first."""
-    from nas_optuna.report.dashboard import of_study
-    from nas_optuna.study import studies, transactions
-    from nas_optuna.study.files import elsewhere, folders
-
     name = named_study.given()
     if name is None:
         raise SpecError("which study? give its NAME; nas-optuna study list lists them")
@@ -126,7 +121,7 @@ def delete(
     shown: list[str] = []
     try:
         loaded = studies.load_study(opened, name)
-        attributes, shown = loaded.user_attrs, of_study(loaded)
+        attributes, shown = loaded.user_attrs, dashboard.of_study(loaded)
     except StudyError as error:
         if name not in transactions.counts(opened):
             raise
@@ -141,9 +136,9 @@ def delete(
         if not agreed:
             say(f"study {name!r} is kept")
             return
-    files, left = folders(url, attributes), elsewhere(attributes)
-    studies.delete_study(opened, name, files)
-    for folder, artifact in product(files, shown):
+    folders, left = files.folders(url, attributes), files.elsewhere(attributes)
+    studies.delete_study(opened, name, folders)
+    for folder, artifact in product(folders, shown):
         (folder / "artifacts" / artifact).unlink(missing_ok=True)
     say(f"deleted study {name!r}")
     say(*(f"its files in {named(path)} are left: that is no folder of nas-optuna on this host" for path in left))
@@ -163,8 +158,6 @@ def release(
 
     A run does so by itself: at once after processes of its own machine, and after their lease for those of other hosts.
     """
-    from nas_optuna.study.lease import release_by_hand
-
     name, *numbers = words if study is None else [study, *words]
     if not numbers or not all(map(str.isdecimal, numbers)):
         raise SpecError(f"which trials? give the numbers of running ones, not {' '.join(numbers)!r}")
@@ -185,12 +178,10 @@ def export(
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:
     """Export every trial: number, state, values, params and figures."""
-    from nas_optuna.report.facts import rows, to_csv
-
     if json and format_ not in (None, "json"):
         raise SpecError(f"--json is the same as --format json; leave out --format {format_}")
-    records = rows(named_study.stored().open())
+    records = facts.rows(named_study.stored().open())
     if json or format_ == "json":
         print_json(records, out or STDOUT)
     else:
-        write_out(out or STDOUT, to_csv(records))
+        write_out(out or STDOUT, facts.to_csv(records))

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from nas_optuna.cli import options
 from nas_optuna.cli.options import MovedStudyOptions, named_overrides, option
@@ -14,22 +14,30 @@ from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say
 from nas_optuna.cli.run_options import SpecOptions, create, find_target
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted
+from nas_optuna.lazily import lazily
 from nas_optuna.quantities import duration, plural
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.storage import is_kept
 
-if TYPE_CHECKING:
+with lazily():
+    from optuna.pruners import NopPruner
     from optuna.study import Study
 
-    from nas_optuna.oneshot.check import RankCorrelation, Verdict
-    from nas_optuna.oneshot.training import SupernetTraining
+    from nas_optuna.cli.progress import SupernetDisplay, bars, watch
+    from nas_optuna.execution.loop import StopRequest, interruptible
+    from nas_optuna.experiment import Experiment
+    from nas_optuna.oneshot import check as checking
+    from nas_optuna.oneshot import price, strategies
+    from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
+    from nas_optuna.oneshot.training import SupernetTraining, make_strategy
+    from nas_optuna.study import files as study_files
+    from nas_optuna.study import studies, supernet_result, trial_queue
     from nas_optuna.study.supernet_result import SupernetResult
+    from nas_optuna.trackers import create_trackers
 
 
 def _strategies() -> list[str]:
-    from nas_optuna.oneshot.strategies import STRATEGIES
-
-    return STRATEGIES.names()
+    return strategies.STRATEGIES.names()
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,9 @@ class SupernetOptions:
         "supernet.budget",
     ] = None
     strategy: Annotated[
-        str | None, option("fair, darts, gumbel, or your own.", "NAME", autocompletion=_strategies), "supernet.strategy"
+        str | None,
+        option("fair, darts, gumbel, or your own.", "NAME", autocompletion=_strategies),
+        "supernet.strategy",
     ] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
     mode: Annotated[str | None, option("", hidden=True), "supernet.mode"] = None
@@ -82,10 +92,6 @@ def train(
     study that does not exist is created from --spec. Every key of the spec's [supernet] section can be set:
     --set supernet.seed=1.
     """
-    from nas_optuna.cli.progress import SupernetDisplay, bars
-    from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.trackers import create_trackers
-
     stop = StopRequest()
     trackers = create_trackers(track)
     with bars(time_left=True) as shown:
@@ -100,11 +106,6 @@ def _prepare(
     stored: MovedStudyOptions, wanted: SupernetOptions, interrupted: Callable[[], bool]
 ) -> tuple[Study, SupernetTraining]:
     """The study, which is created if it does not exist, and its supernet's training; also prints the cost."""
-    from nas_optuna.experiment import Experiment
-    from nas_optuna.oneshot import price, strategies
-    from nas_optuna.oneshot.training import SupernetTraining, make_strategy
-    from nas_optuna.study.files import remember
-
     device, given = resolve_device(wanted.device), SpecOptions(spec=wanted.spec, set_=wanted.set_, data=stored.data)
     study, spec = find_target(stored, given, wanted.overrides)
     where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}
@@ -118,7 +119,7 @@ def _prepare(
         make_strategy(search, table, device)  # refuses invalid settings before the study is created
         study = create(experiment, stored, given)
     experiment.require_same(study)
-    remember(study, stored.url)
+    study_files.remember(study, stored.url)
     training = SupernetTraining(study, search, table, device, files, restart=wanted.restart, interrupted=interrupted)
     how = f"strategy {spec.supernet.strategy}" if training.strategy else "without shared weights"
     say(f"{stored.study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
@@ -129,8 +130,6 @@ def _prepare(
 def _print_trained(
     study: Study, training: SupernetTraining, result: SupernetResult, json: bool, *, hints: bool
 ) -> None:
-    from nas_optuna.study.studies import command
-
     if json:
         history = [asdict(epoch) for epoch in training.history]
         print_json({**result.summary(), "alphas": result.alphas, "history": history})
@@ -145,10 +144,10 @@ def _print_trained(
     if not hints:
         return
     named = ("--study", study.study_name)
-    searching = command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
+    searching = studies.command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
     say_next(
         [
-            (command(study, "supernet", "export", *named), "the best, to be trained on its own"),
+            (studies.command(study, "supernet", "export", *named), "the best, to be trained on its own"),
             (searching, "search from its prior"),
         ]
     )
@@ -175,17 +174,14 @@ def export(
     Where there is a score: the best by it under the limits, of which short trainings have chosen the first; then the
     alphas' argmax, then others of the best by the score. Strategies darts, gumbel: the most probable by the alphas.
     """
-    from nas_optuna.oneshot.check import EXPORT_ORIGIN, candidates
-    from nas_optuna.study import studies, supernet_result, trial_queue
-
     experiment, study = stored.experiment()
     space = experiment.space
-    found = candidates(supernet_result.read_result(study), space, top)
+    found = checking.candidates(supernet_result.read_result(study), space, top)
     params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
     print_json(params if top > 1 else params[0], path)
     for choices in params:
-        trial_queue.enqueue_once(study, space, choices, EXPORT_ORIGIN)
+        trial_queue.enqueue_once(study, space, choices, checking.EXPORT_ORIGIN)
     if path == STDOUT:
         return
     rows = [
@@ -222,14 +218,12 @@ def _price(training: SupernetTraining) -> str:
 
 def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> None:
     """Print the probabilities of every choice."""
-    from nas_optuna.study.supernet_result import entropy
-
     shares = result.probabilities()
     rows = [
         (
             name,
             "  ".join(f"{choice} {share:.2f}" for choice, share in zip(parameter.choices, shares[name], strict=True)),
-            f"{entropy(result.alphas[name]):.2f}",
+            f"{supernet_result.entropy(result.alphas[name]):.2f}",
             parameter.choices[result.derived[name]],
         )
         for name, parameter in space.parameters.items()
@@ -252,18 +246,8 @@ def check(
     (fitted to other trainings), how far their first and best five are from the best, and whether random search
     in the same seconds did better. The trainings are trials of the study; Ctrl-C loses none, and a new call goes on.
     """
-    import optuna
-
-    from nas_optuna.cli.progress import watch
-    from nas_optuna.execution.loop import StopRequest, interruptible
-    from nas_optuna.oneshot import check as checking
-    from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
-    from nas_optuna.study import studies, supernet_result
-    from nas_optuna.study.files import holding
-    from nas_optuna.trackers import create_trackers
-
     where, trackers = resolve_device(device), create_trackers(track)
-    stop, files = StopRequest(), holding(stored.url, stored.open(), "supernet-*")
+    stop, files = StopRequest(), study_files.holding(stored.url, stored.open(), "supernet-*")
     experiment, study = stored.experiment(
         ["reuse_duplicates=false"],
         device=device,
@@ -278,7 +262,7 @@ def check(
         chosen = {checking.SCORE: search.space.parse(result.best), **chosen}
     excess = experiment.objective.limits.total_excess
     drawn = search.space.sample_distinct(architectures, random.Random(seed), lambda drawn: excess(drawn) <= 0)
-    study.pruner = optuna.pruners.NopPruner()
+    study.pruner = NopPruner()
     waiting = checking.queue_untrained(study, experiment.search, [*chosen.values(), *drawn])
     with watch(waiting, None) as display, interruptible(stop):
         outcome = experiment.run(study, trials=waiting, stop=stop, callbacks=[display, *trackers], kind="check")
@@ -290,12 +274,12 @@ def check(
     _print_verdict(stored.study, verdict, json)
 
 
-def _print_verdict(study: str, verdict: Verdict, json: bool) -> None:
+def _print_verdict(study: str, verdict: checking.Verdict, json: bool) -> None:
     if json:
         print_json(asdict(verdict) | {"sentence": verdict.sentence})
         return
 
-    def interval(c: RankCorrelation) -> str:
+    def interval(c: checking.RankCorrelation) -> str:
         return f"{c.value:.2f} ({c.lower:.2f} … {c.upper:.2f})"
 
     columns = (

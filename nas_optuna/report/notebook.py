@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from optuna.storages import BaseStorage
 
 from nas_optuna.errors import StudyError, checked
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.lazily import lazily
 from nas_optuna.report.rendering import save
 from nas_optuna.study.files import holding
 from nas_optuna.study.optuna_internals import url_of
@@ -19,13 +20,17 @@ from nas_optuna.study.storage import open_storage, storage_url
 from nas_optuna.study.studies import load_study as load_optuna_study
 from nas_optuna.study.studies import study_spec
 
-if TYPE_CHECKING:
-    import optuna
-    import pandas as pd
+with lazily():
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial
+    from pandas import DataFrame
     from torch import nn
 
-    from nas_optuna.report.drawing import Drawing
+    from nas_optuna.report import drawing, page, selection
+    from nas_optuna.report.facts import rows
     from nas_optuna.spaces import SearchSpace
+    from nas_optuna.spec_parts import code_named
+    from nas_optuna.study.trust import require_trust
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,6 @@ class Report:
         return save(path, self.html)
 
     def _repr_html_(self) -> str:
-        import html
-
         return f'<iframe srcdoc="{html.escape(self.html)}" width="100%" height="700" style="border:0"></iframe>'
 
 
@@ -61,15 +64,13 @@ class LoadedStudy:
         data_directory: Where data sets are; None is their default place.
     """
 
-    study: optuna.Study
+    study: Study
     data_directory: Path | None = None
 
     @cached_property
     def space(self) -> SearchSpace:
         """The search space."""
-        from nas_optuna.report.selection import space_of
-
-        return space_of(self.study)
+        return selection.space_of(self.study)
 
     @property
     def best(self) -> TrialRecord:
@@ -88,42 +89,33 @@ class LoadedStudy:
         """
         return TrialRecord.of(self._chosen(which))
 
-    def frame(self) -> pd.DataFrame:
+    def frame(self) -> DataFrame:
         """All trials, one row each: state, objectives, figures, and one column ``param.NAME`` per parameter.
 
         Raises:
             StudyError: pandas is not installed.
         """
         try:
-            import pandas as pd
+            return DataFrame(rows(self.study))
         except ImportError:
             raise StudyError("a table of trials needs one more package: pip install 'nas-optuna[notebook]'") from None
 
-        from nas_optuna.report.facts import rows
-
-        return pd.DataFrame(rows(self.study))
-
     def report(self) -> Report:
         """The report that ``nas-optuna report`` writes."""
-        from nas_optuna.report.page import report
-
         url = url_of(self.study)
-        return Report(report(self.study, self.data_directory, holding(url, self.study, "supernet-*") if url else None))
+        files = holding(url, self.study, "supernet-*") if url else None
+        return Report(page.report(self.study, self.data_directory, files))
 
-    def draw(self, which: str | int = "best") -> Drawing:
+    def draw(self, which: str | int = "best") -> drawing.Drawing:
         """A trial's network as a picture."""
-        from nas_optuna.report.drawing import draw_trial
-
-        return draw_trial(self.space, self._chosen(which))
+        return drawing.draw_trial(self.space, self._chosen(which))
 
     def network(self, which: str | int = "best") -> nn.Module:
         """A trial's network, freshly initialised; `nas_optuna.load_network` reads trained weights."""
         return self.space.build(self.space.architecture(of_architecture(self._chosen(which).params)))
 
-    def _chosen(self, which: str | int) -> optuna.trial.FrozenTrial:
-        from nas_optuna.report.selection import choose
-
-        return choose(self.study, str(which), self.data_directory)
+    def _chosen(self, which: str | int) -> FrozenTrial:
+        return selection.choose(self.study, str(which), self.data_directory)
 
     def _repr_svg_(self) -> str | None:
         try:
@@ -157,9 +149,6 @@ def load_study(
         >>> load_study("nas", url).space.size
         24
     """
-    from nas_optuna.spec_parts import code_named
-    from nas_optuna.study.trust import require_trust
-
     if isinstance(storage, BaseStorage):
         study = load_optuna_study(storage, name)
         url = url_of(study) or ""

@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import NasOptunaError, StudyError, shown
+from nas_optuna.lazily import lazily
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.optuna_internals import read_once
@@ -26,6 +27,11 @@ from nas_optuna.study.significance import (
     standard_error,
 )
 from nas_optuna.study.studies import command, has_spec, study_spec
+
+with lazily():
+    from nas_optuna.costs.latency_table import LatencyTable
+    from nas_optuna.data import load_data
+    from nas_optuna.data.catalog import is_code
 
 
 def space_of(study: Study) -> SearchSpace:
@@ -86,9 +92,6 @@ def validation_images(study: Study, data_directory: Path | None = None) -> int |
     known = remembered_images(study)
     if known is not None:
         return known
-    from nas_optuna.data import load_data
-    from nas_optuna.data.catalog import is_code
-
     if is_code(study_spec(study).data.name):  # third-party code is not run just to get a number
         return None
     try:
@@ -136,8 +139,6 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
 
 def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float | None]:
     """Trial number → milliseconds of each complete trial's network by a latency table, and the table's margin."""
-    from nas_optuna.costs.latency_table import LatencyTable
-
     space = space_of(study)
     table = LatencyTable.open(file, space, force=study_spec(study).latency.force)
     written = {t.number: TrialRecord.of(t).architecture for t in complete_trials(study)}

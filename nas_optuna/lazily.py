@@ -1,0 +1,43 @@
+"""Imports that wait until they are needed: that of torch takes seconds, and ``--help`` must come at once."""
+
+from __future__ import annotations
+
+import builtins
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+
+class _Later:
+    """A module, function or class that is imported when it is used; constants and types to test for cannot wait."""
+
+    def __init__(self, home: str, name: str) -> None:
+        self._home, self._name = home, name
+
+    def _found(self) -> Any:
+        return getattr(__import__(self._home, fromlist=[self._name]), self._name)
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(self._found(), attribute)
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        return self._found()(*args, **more)
+
+
+@contextmanager
+def lazily() -> Iterator[None]:
+    """Let what is imported in the block, by ``from home import name``, wait for its first use."""
+    at_once, thread = builtins.__import__, threading.get_ident()
+
+    def later(home: str, *about: Any, **more: Any) -> Any:
+        if threading.get_ident() != thread:
+            return at_once(home, *about, **more)
+        return SimpleNamespace(**{name: _Later(home, name) for name in about[2]})
+
+    builtins.__import__ = later  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        builtins.__import__ = at_once
