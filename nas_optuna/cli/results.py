@@ -271,14 +271,14 @@ def compare(
     ],
     out: Annotated[Path | None, option("Write an HTML page with curves; - for stdout.", "FILE")] = None,
     storage: options.Storage = None,
-    data_dir: options.DataDir = None,
+    _: Annotated[Path | None, option("", "DIR", "--data-dir", hidden=True)] = None,  # of release 0.2
     json: options.Json = False,
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
     opened = open_storage(storage_url(storage))
     loaded = [stored_studies.load_study(opened, name) for name in dict.fromkeys(studies)]
     objective = comparison.require_comparable(loaded)
-    summaries = [comparison.summary_of(study, data_dir) for study in loaded]
+    summaries = [comparison.summary_of(study) for study in loaded]
     if others := comparison.differences(loaded):
         said = "they differ in more than their samplers and pruners, so that the values do not compare these alone:"
         say(said, *(f"    {line}" for line in others))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from optuna.study import Study
@@ -60,9 +59,9 @@ def columns_for(objective: str, *, brief: bool = False) -> list[Column]:
     ]
 
 
-def summary_of(study: Study, data_directory: Path | None = None) -> Summary:
+def summary_of(study: Study) -> Summary:
     """Summarise one study."""
-    facts = StudyFacts(study, data_directory, may_load=True)
+    facts = StudyFacts(study)
     best, spec = best_trial(facts.study), facts.spec
     images = facts.images if best and spec.objectives[0] in ACCURACIES else None
     return Summary(

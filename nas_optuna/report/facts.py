@@ -8,7 +8,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 from optuna.study import Study
@@ -18,7 +17,7 @@ from nas_optuna.objectives import describe
 from nas_optuna.quantities import Quantity, duration, plural
 from nas_optuna.report import charts
 from nas_optuna.report.columns import Column
-from nas_optuna.report.selection import Winners, gain_of, objective_names, validation_images, winners
+from nas_optuna.report.selection import Winners, gain_of, objective_names, winners
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import REFERENCE, TrialRecord, changes, complete_trials, cost_names, ranked, reference_of
@@ -35,9 +34,6 @@ class StudyFacts:
     """A study for every table, note and page."""
 
     study: Study
-    data_directory: Path | None = None  # where data sets are
-    files: Path | None = None  # the folder of the study's files
-    may_load: bool = False  # whether to load the images if the study does not remember how many validate
 
     def __post_init__(self) -> None:
         self.study = read_once(self.study)
@@ -46,6 +42,7 @@ class StudyFacts:
         self.complete = complete_trials(self.study)
         self.maximize = maximizes(self.study)
         self.names = objective_names(self.study)
+        self.images = remembered_images(self.study)  # that validate; None if unknown
 
     @cached_property
     def spec(self) -> StudySpec:
@@ -65,11 +62,6 @@ class StudyFacts:
     def records(self) -> list[TrialRecord]:
         """All trials, best first."""
         return ranked(self.trials, self.maximize)
-
-    @cached_property
-    def images(self) -> int | None:
-        """Number of validation images, if known."""
-        return validation_images(self.study, self.data_directory) if self.may_load else remembered_images(self.study)
 
     @cached_property
     def winners(self) -> Winners | None:

@@ -115,7 +115,7 @@ class LoadedStudy:
         return self.space.build(self.space.architecture(of_architecture(self._chosen(which).params)))
 
     def _chosen(self, which: str | int) -> FrozenTrial:
-        return selection.choose(self.study, str(which), self.data_directory)
+        return selection.choose(self.study, str(which))
 
     def _repr_svg_(self) -> str | None:
         try:

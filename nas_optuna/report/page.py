@@ -61,7 +61,7 @@ LEAST_FOR_CHECK = 5
 
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
     """A study as one HTML page that needs neither an internet connection nor scripts."""
-    facts = StudyFacts(study, data_directory, files, may_load=True)
+    facts = StudyFacts(study)
     test = _test(facts)
     return render(
         "report.html.j2",
@@ -74,7 +74,7 @@ def report(study: Study, data_directory: Path | None = None, files: Path | None 
         least_for_importance=LEAST_FOR_IMPORTANCE,
         winner=_winner(facts),
         test=test,
-        mistakes=[] if test else _mistakes(facts),
+        mistakes=[] if test else _mistakes(facts, data_directory, files),
         ranking=_ranking(facts),
         progress=_progress(facts),
         tradeoffs=_tradeoffs(facts),
@@ -146,17 +146,17 @@ def _test(facts: StudyFacts) -> Section | None:
     }
 
 
-def _mistakes(facts: StudyFacts) -> list[tuple[str, str, str]]:
+def _mistakes(facts: StudyFacts, data_directory: Path | None, files: Path | None) -> list[tuple[str, str, str]]:
     """The winner's mistakes, if its weights were kept: class, predicted class, and a small picture."""
-    if facts.files is None or facts.winners is None:
+    if files is None or facts.winners is None:
         return []
     best = facts.winners.best
-    kept = KeptWeights(checkpoint_folder(facts.files, facts.study.study_name) / KEPT_FOLDER)
+    kept = KeptWeights(checkpoint_folder(files, facts.study.study_name) / KEPT_FOLDER)
     if best.number not in kept.numbers():
         return []
     cpu = torch.device("cpu")
     try:
-        experiment = Experiment.from_spec(facts.spec, data_directory=facts.data_directory, device="cpu")
+        experiment = Experiment.from_spec(facts.spec, data_directory=data_directory, device="cpu")
         experiment.require_same(facts.study)
         search = experiment.search
         network = kept_network(facts.study, search, best, kept).classifier.network

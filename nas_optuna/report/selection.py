@@ -11,7 +11,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.errors import NasOptunaError, StudyError, shown
+from nas_optuna.errors import StudyError, shown
 from nas_optuna.lazily import lazily
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.spaces import SearchSpace, create_space
@@ -30,8 +30,6 @@ from nas_optuna.study.studies import command, has_spec, study_spec
 
 with lazily():
     from nas_optuna.costs.latency_table import LatencyTable
-    from nas_optuna.data import load_data
-    from nas_optuna.data.catalog import is_code
 
 
 def space_of(study: Study) -> SearchSpace:
@@ -85,19 +83,6 @@ def measured(trial: FrozenTrial, images: int | None) -> Measured:
 def _error(trial: FrozenTrial, images: int | None) -> float | None:
     """One standard error of a trial's first value if that is an accuracy, whatever its precision."""
     return standard_error(replace(TrialRecord.of(trial), accuracy=trial.values[0]), images)
-
-
-def validation_images(study: Study, data_directory: Path | None = None) -> int | None:
-    """How many images a study's accuracies were measured on; None if neither the study nor this machine knows."""
-    known = remembered_images(study)
-    if known is not None:
-        return known
-    if is_code(study_spec(study).data.name):  # third-party code is not run just to get a number
-        return None
-    try:
-        return len(load_data(study_spec(study).data, data_directory).validation)
-    except (NasOptunaError, OSError):
-        return None
 
 
 @dataclass(frozen=True)
@@ -168,12 +153,12 @@ def no_complete_trial(study: Study) -> StudyError:
     return StudyError(f"study {name!r} has no complete trial yet{remedy}")
 
 
-def choose(study: Study, which: str, data_directory: Path | None = None) -> FrozenTrial:
+def choose(study: Study, which: str) -> FrozenTrial:
     """The trial named ``"best"`` or ``"cheapest"`` (at most one standard error below it), or by its number."""
     study = read_once(study)
     trials = study.get_trials(deepcopy=False)
     if which in ("best", "cheapest"):
-        found = winners(study, validation_images(study, data_directory) if which == "cheapest" else None)
+        found = winners(study, remembered_images(study))
         if found is None:
             raise no_complete_trial(study)
         if which == "cheapest":
