@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -175,8 +176,6 @@ def _run(arguments: list[str] | None) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
         write(f"nas-optuna {version('nas-optuna')}\n")
         raise typer.Exit
 

@@ -10,16 +10,20 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
 from nas_optuna.files import is_database, write_file
+from nas_optuna.lazily import lazily
 from nas_optuna.masking import mask_urls
 from nas_optuna.report.columns import Column as Column
 
-if TYPE_CHECKING:
+with lazily():
+    from rich.box import Box
+    from rich.cells import cell_len
     from rich.console import Console, ConsoleOptions
     from rich.measure import Measurement
+    from rich.table import Table
 
 STDOUT = Path("-")  # the value of --out -
 
@@ -138,10 +142,6 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
     if json:
         print_json([row if isinstance(row, dict) else asdict(row) for row in rows])
         return
-    from rich.box import Box
-    from rich.console import Console
-    from rich.table import Table
-
     described = [Column(column, wrap=True) if isinstance(column, str) else column for column in columns]
     cells = [
         [_text(row[i] if column.of is None else column.of(row)) for i, column in enumerate(described)] for row in rows
@@ -178,9 +178,6 @@ class _Shortened:
     text: str
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        from rich.cells import cell_len
-        from rich.measure import Measurement
-
         return Measurement(1, max(1, cell_len(self.text)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
@@ -189,8 +186,6 @@ class _Shortened:
 
 def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
     """Which columns are shown in a line of so many characters; rich narrows those that remain."""
-    from rich.cells import cell_len
-
     natural = [
         max(cell_len(line) for text in [column.heading, *(row[i] for row in cells)] for line in text.split("\n"))
         for i, column in enumerate(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from optuna.study import Study
@@ -26,55 +26,40 @@ from nas_optuna.study.significance import standard_error, with_error
 from nas_optuna.study.studies import maximizes, study_spec, written
 
 
-@dataclass(frozen=True)
-class Summary:
-    """The results of one study."""
-
-    study: str  # its name
-    sampler: str
-    pruner: str
-    trials: int  # trials in any state
-    complete: int  # trials inside the limits that were trained to the end
-    seconds: float  # seconds of training, of all trials
-    best: float | None  # the best value of the first objective; None without a complete trial
-    error: float | None  # one standard error of `best` if it is an accuracy
-    architecture: str  # the architecture of the best trial
-
-
 def columns_for(objective: str, *, brief: bool = False) -> list[Column]:
     """The columns of a table of summaries."""
 
-    def best(summary: Summary) -> str | None:
-        return None if summary.best is None else with_error(objective, summary.best, summary.error, brief=brief)
+    def best(row: Mapping[str, Any]) -> str | None:
+        return None if row["best"] is None else with_error(objective, row["best"], row["error"], brief=brief)
 
     return [
-        Column("study", lambda s: s.study),
+        Column("study", itemgetter("study")),
         Column(describe(objective).heading, best, right=True),
-        Column("complete", lambda s: s.complete, right=True, rank=1),
-        Column("trials", lambda s: s.trials, right=True),
-        Column("time", lambda s: duration(s.seconds), right=True, rank=2),
-        Column("sampler", lambda s: s.sampler, rank=3),
-        Column("pruner", lambda s: s.pruner, rank=5),
-        Column("architecture", lambda s: s.architecture, shortest=20, rank=4),
+        Column("complete", itemgetter("complete"), right=True, rank=1),
+        Column("trials", itemgetter("trials"), right=True),
+        Column("time", lambda row: duration(row["seconds"]), right=True, rank=2),
+        Column("sampler", itemgetter("sampler"), rank=3),
+        Column("pruner", itemgetter("pruner"), rank=5),
+        Column("architecture", itemgetter("architecture"), shortest=20, rank=4),
     ]
 
 
-def summary_of(study: Study) -> Summary:
-    """Summarise one study."""
+def summary_of(study: Study) -> dict[str, Any]:
+    """What one study found: a row of the table, and of JSON."""
     facts = StudyFacts(study)
     best, spec = best_trial(facts.study), facts.spec
     images = facts.images if best and spec.objectives[0] in ACCURACIES else None
-    return Summary(
-        study.study_name,
-        spec.sampler.name,
-        spec.pruner.name,
-        len(facts.trials),
-        len(facts.complete),
-        sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in facts.trials),
-        best.values[0] if best else None,
-        standard_error(TrialRecord.of(best), images) if best and images else None,
-        TrialRecord.of(best).architecture if best else "",
-    )
+    return {
+        "study": study.study_name,
+        "sampler": spec.sampler.name,
+        "pruner": spec.pruner.name,
+        "trials": len(facts.trials),
+        "complete": len(facts.complete),
+        "seconds": sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in facts.trials),
+        "best": best.values[0] if best else None,
+        "error": standard_error(TrialRecord.of(best), images) if best and images else None,
+        "architecture": TrialRecord.of(best).architecture if best else "",
+    }
 
 
 def require_comparable(studies: Sequence[Study]) -> str:
@@ -126,7 +111,7 @@ def _images(name: str, data: Mapping[str, Any]) -> str:
     return f"{name} ({counts}, {data['fingerprint'][:6]})"
 
 
-def comparison_page(studies: Sequence[Study], summaries: Sequence[Summary]) -> str:
+def comparison_page(studies: Sequence[Study], summaries: Sequence[Mapping[str, Any]]) -> str:
     """One HTML page: the table, and the best value by trials and by seconds of training."""
     name = require_comparable(studies)
     by_trials, by_seconds = [], []

@@ -6,18 +6,19 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.lazily import lazily
 from nas_optuna.quantities import count
 from nas_optuna.report.rendering import escaped, framed, save
 
-if TYPE_CHECKING:
+with lazily():
     from optuna.trial import FrozenTrial
 
-    from nas_optuna.report.network_graph import Layer, Shape
+    from nas_optuna.report.network_graph import Layer, Shape, graph_of
     from nas_optuna.spaces import SearchSpace
     from nas_optuna.spaces.architecture import Architecture
+    from nas_optuna.training.network import network_failures
 
 _BOX = 316.0
 _HEIGHT = 48.0
@@ -67,9 +68,6 @@ class Drawing:
 
 def draw(space: SearchSpace, architecture: Architecture) -> Drawing:
     """Draw the network of an architecture; the title is its text."""
-    from nas_optuna.report.network_graph import graph_of
-    from nas_optuna.training.network import network_failures
-
     with network_failures("the network cannot be drawn"):
         return Drawing(to_svg(graph_of(space, architecture), str(architecture)))
 

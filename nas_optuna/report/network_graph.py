@@ -61,8 +61,8 @@ def trace(network: nn.Module, input_shape: Shape) -> tuple[Layer, ...]:
     # and the network's code may branch.
     recorder = _Recorder(torch.zeros(1, *input_shape))
     with torch.no_grad(), recorder.flops, recorder:
-        output = network.eval()(recorder.input)
-    return _merged(_between_input_and(recorder.places(output), recorder.layers))
+        network.eval()(recorder.input)
+    return _merged(recorder.layers)
 
 
 class _Recorder(TorchFunctionMode):
@@ -111,19 +111,6 @@ class _Recorder(TorchFunctionMode):
         layer = Layer(kind, title, shape, macs=macs, params=params, inputs=tuple(sources))
         self._made_by |= {id(tensor): len(self.layers) for tensor in tensors}
         self.layers.append(layer)
-
-
-def _between_input_and(ends: Sequence[int], layers: Sequence[Layer]) -> list[Layer]:
-    """The layers on which the outputs depend, renumbered."""
-    needed, open_ = {0}, list(ends)
-    while open_:
-        place = open_.pop()
-        if place not in needed:
-            needed.add(place)
-            open_ += layers[place].inputs
-    kept = sorted(needed)
-    number = {place: i for i, place in enumerate(kept)}
-    return [replace(layers[i], inputs=tuple(number[source] for source in layers[i].inputs)) for i in kept]
 
 
 def _merged(layers: Sequence[Layer]) -> tuple[Layer, ...]:

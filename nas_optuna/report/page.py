@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.data import BatchLoader
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
-from nas_optuna.execution.retrain import find_mistakes
+from nas_optuna.execution.retrain import confusion, find_mistakes, mistakes
 from nas_optuna.experiment import Experiment
 from nas_optuna.masking import mask_urls
 from nas_optuna.metrics import ACCURACIES
@@ -126,8 +126,6 @@ def _test(facts: StudyFacts) -> Section | None:
     reports: list[dict[str, Any]] = facts.attributes.get(StudyKey.RETRAINED, [])
     if not reports:
         return None
-    from nas_optuna.execution.retrain import confusion, mistakes
-
     known = confusion(facts.attributes)
     matrix = Confusion(*known, seeds=len(reports[0]["seeds"])) if known else None
     classes, names = (matrix.accuracies(), matrix.classes) if matrix else ([], ())

@@ -6,17 +6,15 @@ import re
 import xml.sax.saxutils as xml
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from nas_optuna.errors import NasOptunaError, printable, require_kind, shortened
 from nas_optuna.files import write_file
 from nas_optuna.markdown import CHOICES
 from nas_optuna.quantities import plural
-
-if TYPE_CHECKING:
-    import jinja2
 
 
 def render(template: str, **values: Any) -> str:
@@ -36,13 +34,11 @@ def save(path: Path | str, text: str) -> Path:
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    import jinja2
-
-    found = jinja2.Environment(
-        loader=jinja2.PackageLoader("nas_optuna.report"),
+def _environment() -> Environment:
+    found = Environment(
+        loader=PackageLoader("nas_optuna.report"),
         autoescape=True,
-        undefined=jinja2.StrictUndefined,
+        undefined=StrictUndefined,
         finalize=_printable,
         trim_blocks=True,
         lstrip_blocks=True,
