@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from nas_optuna.study.storage import open_storage, storage_url
 with lazily():
     from optuna_dashboard import wsgi
 
+    from nas_optuna.hyperparameters import of_architecture
     from nas_optuna.report import comparison, drawing, selection
     from nas_optuna.report import dashboard as server
     from nas_optuna.report.facts import StudyFacts, remarks_of
@@ -45,7 +45,6 @@ with lazily():
 
 SHOWN = 10
 """Trials that are listed without ``--all``."""
-_STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 
 
 def best(
@@ -83,8 +82,9 @@ def best(
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return
     names, figures = facts.names, _figures(facts, record, gain)
+    choices = of_architecture(shown.params).items()
     title = f"{'cheapest that is as good as the best' if within else 'best'} of study {study.study_name}"
-    print_facts(title, [*figures, *((name, text_of(choice)) for name, choice in shown.params.items())])
+    print_facts(title, [*figures, *((name, text_of(choice)) for name, choice in choices)])
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
         say(f"It is {rank} in {names[0]} alone; {facts.command('pareto')} shows the front.")
@@ -178,7 +178,7 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
     """Print the best trials of a study, or all, best first, and how many there are in each state."""
     records, found = facts.records, facts.winners
     listed = records if everything else records[:SHOWN]
-    tied = found.numbers if found and len(found.tied) > 1 else frozenset()
+    tied = {trial.number for trial in found.tied} if found and len(found.tied) > 1 else set()
     places = {record.number: place for place, record in enumerate(listed, start=1)}
 
     def note(record: TrialRecord) -> str:
@@ -197,7 +197,7 @@ def print_ranking(facts: StudyFacts, *, everything: bool = False) -> None:
     ]
     print_table(f"study {facts.study.study_name}", columns, listed)
     more = "" if len(listed) == len(records) else f"; the best {len(listed)} are listed, --all lists all"
-    write(f"{_counts(records)}{more}\n")
+    write(f"{facts.counts}{more}\n")
     if tied:
         write(f"tied{' in accuracy' if len(facts.names) > 1 else ''}: {len(tied)} trials as good as the best\n")
     write("\n")
@@ -213,20 +213,11 @@ def _print_winner(facts: StudyFacts) -> None:
 
 def _figures(facts: StudyFacts, record: TrialRecord, gain: Gain | None) -> list[tuple[str, object]]:
     """Names and values of a trial, with what its accuracy is to be compared with directly below that."""
-    figures = facts.described(record, typed=True)
+    figures = facts.described(record)
     if gain and gain.beside:
         place = [name for name, _ in figures].index(facts.names[0]) + 1
         figures.insert(place, ("to compare with", gain.beside))
     return figures
-
-
-def _counts(records: Sequence[TrialRecord]) -> str:
-    """E.g. ``"20 trials: 6 complete, 14 pruned"``."""
-    if not records:
-        return "no trials yet"
-    states = Counter(record.state for record in records)
-    parts = [f"{states[state]:,} {'failed' if state == 'fail' else state}" for state in _STATES if states[state]]
-    return f"{plural(len(records), 'trial')}: {', '.join(parts)}"
 
 
 HOST = "127.0.0.1"
@@ -243,7 +234,6 @@ def report(
 
 
 def draw(
-    context: typer.Context,
     stored: TrustedStudyOptions,
     trial: Trial = "best",
     architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
@@ -253,8 +243,7 @@ def draw(
 
     The picture follows the reader's light or dark setting. Every browser opens it.
     """
-    given = context.get_parameter_source("trial")
-    if architecture is not None and given is not None and given.name == "COMMANDLINE":
+    if architecture is not None and trial != "best":
         raise SpecError("--trial and --architecture name two networks; give one of them")
     study = stored.load()
     if architecture is not None:

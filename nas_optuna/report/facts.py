@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,6 +28,7 @@ from nas_optuna.study.studies import command, maximizes, study_spec
 
 Section = dict[str, Any]
 """The values of one section of a template."""
+STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 
 
 @dataclass
@@ -73,11 +75,18 @@ class StudyFacts:
         """The gain of the search, if its first objective is accuracy."""
         return gain_of(self.study)
 
-    def described(self, record: TrialRecord, *, typed: bool = False) -> list[tuple[str, object]]:
-        """One trial as names and values: number, architecture, and figures as in `figures_of`."""
+    @property
+    def counts(self) -> str:
+        """E.g. ``"20 trials: 6 complete, 14 pruned"``."""
+        states = Counter(record.state for record in self.records)
+        parts = [f"{states[state]:,} {'failed' if state == 'fail' else state}" for state in STATES if states[state]]
+        return f"{plural(len(self.records), 'trial')}: {', '.join(parts) or 'none yet'}"
+
+    def described(self, record: TrialRecord) -> list[tuple[str, object]]:
+        """One trial as names and values: number, architecture, figures as in `figures_of`, and chosen settings."""
         named = [("trial", record.number), ("architecture", record.architecture)]
-        chosen = [] if typed else [(name, _setting(name, record)) for name in record.settings]
-        return [*named, *figures_of(record, self.names, self.images, typed=typed), ("epochs", record.epochs), *chosen]
+        chosen = [(name, _setting(name, record)) for name in record.settings]
+        return [*named, *figures_of(record, self.names, self.images), ("epochs", record.epochs), *chosen]
 
     def columns(
         self, records: Sequence[TrialRecord], *, kept: int = 1, brief: bool = False, errors: bool = True
@@ -141,16 +150,8 @@ def objectives_of(
     return [(name, with_error(name, value, error, brief=brief)) for name, value in named]
 
 
-def described_costs(record: TrialRecord, but: Sequence[str] = ()) -> list[tuple[Quantity, float]]:
-    """The costs of a trial's network, without those that are objectives."""
-    return [(describe(name), record.costs[name]) for name in cost_names([record], but)]
-
-
-def figures_of(
-    record: TrialRecord, names: Sequence[str], images: int | None, *, typed: bool = False
-) -> list[tuple[str, str]]:
-    """A trial's figures with units for a person; `typed` keeps the names of objectives as in a spec."""
-    own = {name.partition(":")[0] for name in names} if typed else frozenset()
+def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
+    """A trial's figures with units for a person."""
     rows = [
         (name, text)
         for name, text in objectives_of(record, names, images)
@@ -158,8 +159,8 @@ def figures_of(
     ]
     if record.accuracy is not None and "accuracy" not in names:
         rows.append(("accuracy", with_error("accuracy", record.accuracy, standard_error(record, images))))
-    for cost, value in described_costs(record):
-        rows.append((cost.name if cost.name in own else cost.label or cost.name, cost.text(value)))
+    costs = [describe(name) for name in cost_names([record])]
+    rows += [(cost.label or cost.name, cost.text(record.costs[cost.name])) for cost in costs]
     rows += [("training time", f"{record.seconds:.1f} s")] if record.seconds else []
     return rows + ([("proposed by", record.origin)] if record.origin else [])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,12 +72,8 @@ def architecture_table(params: Mapping[str, Any]) -> str:
 def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     """Markdown of a study: its search, its results, and the next step."""
     facts = StudyFacts(study)
-    trials, names = facts.trials, facts.names
-    states = Counter(trial.state.name.lower() for trial in trials)
-    parts = [
-        f"A search for neural networks: {plain(facts.what)}",
-        f"{plural(len(trials), 'trial')}: {', '.join(f'{n:,} {state}' for state, n in states.items()) or 'none yet'}.",
-    ]
+    names = facts.names
+    parts = [f"A search for neural networks: {plain(facts.what)}", f"{facts.counts}."]
     found = facts.winners
     if found is None:
         parts.append("No trial was trained to the end yet.")

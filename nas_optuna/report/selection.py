@@ -96,11 +96,6 @@ class Winners:
     tied: tuple[FrozenTrial, ...]
     cheapest: FrozenTrial  # the one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984)
 
-    @property
-    def numbers(self) -> frozenset[int]:
-        """Numbers of the tied trials."""
-        return frozenset(trial.number for trial in self.tied)
-
 
 def winners(study: Study, images: int | None, among: Collection[int] | None = None) -> Winners | None:
     """The winners among all trials or those with the numbers `among`; None without a complete trial."""
