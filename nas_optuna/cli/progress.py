@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -37,41 +36,6 @@ with lazily():
 
 PATIENCE = 60.0
 """Seconds after which a person is told that the first training has not ended an epoch."""
-
-
-@dataclass
-class Score:
-    """The state of a run: the study's best trial, or the size of its front."""
-
-    total: int | None
-    timeout: float | None
-    done: int = 0
-    pruned: int = 0
-    best: FrozenTrial | None = None
-    front: int | None = None
-    started: float = field(default_factory=time.monotonic)
-
-    def add(self, study: Study, trial: FrozenTrial) -> None:
-        """Count a finished trial."""
-        self.done += 1
-        self.pruned += trial.state.name == "PRUNED"
-        self.look_up_best(study)
-
-    def look_up_best(self, study: Study) -> None:
-        """Find the study's best trial, including other workers'; with several objectives count the front."""
-        if len(study.directions) > 1:
-            self.front = len(front_trials(study))
-        else:
-            self.best = best_trial(study)
-
-    def __str__(self) -> str:
-        reached = f"best {self.best.values[0]:.4f} (trial {self.best.number})" if self.best else "no best yet"
-        parts = [reached if self.front is None else f"{self.front} on the front", f"{self.pruned} pruned"]
-        elapsed = time.monotonic() - self.started
-        ends = [] if self.timeout is None else [self.timeout - elapsed]
-        if self.total is not None and self.done:  # from the mean time of the trials so far
-            ends.append(elapsed / self.done * (self.total - self.done))
-        return " · ".join([*parts, *([f"{duration(max(0.0, min(ends)))} left"] if ends else [])])
 
 
 class Bars(Progress):
@@ -117,21 +81,31 @@ def _figure(subject: Subject, measurement: Measurement) -> str:
 class RunDisplay(Callback):
     """Displays a search: a bar for each worker and one for all trials, or a line for each trial."""
 
-    def __init__(self, score: Score, shown: Bars) -> None:
-        self._score = score
+    def __init__(self, shown: Bars, total: int | None = None, timeout: float | None = None) -> None:
         self._bars = shown
+        self._total, self._timeout = total, timeout
+        self._done = self._pruned = 0
+        self._reached = "no best yet"
+        self._began = time.monotonic()
         self._study: Study | None = None
         self._reference: str | None = None
         self._steps: int | None = None
         self._slow: threading.Timer | None = None
+
+    def __str__(self) -> str:
+        elapsed = time.monotonic() - self._began
+        ends = [] if self._timeout is None else [self._timeout - elapsed]
+        if self._total is not None and self._done:  # from the mean time of the trials so far
+            ends.append(elapsed / self._done * (self._total - self._done))
+        left = [f"{duration(max(0.0, min(ends)))} left"] if ends else []
+        return " · ".join([self._reached, f"{self._pruned} pruned", *left])
 
     def run_started(self, run: Run) -> None:
         """Start to display a study."""
         self._study = run.study
         self._reference = reference_of(run.study.get_trials(deepcopy=False))
         self._steps = run.steps
-        self._score.look_up_best(run.study)
-        self._refresh()
+        self._refresh(run.study)
 
     def trial_started(self, subject: Subject) -> None:
         """Show the trial's bar in its worker's line."""
@@ -155,8 +129,9 @@ class RunDisplay(Callback):
         self._calm()
         if self._study is None or ended is None:
             return
-        self._score.add(self._study, ended)
-        self._refresh()
+        self._done += 1
+        self._pruned += ended.state.name == "PRUNED"
+        self._refresh(self._study)
         record = TrialRecord.of(ended)
         architecture = changes(record.architecture, self._reference)
         self._reference = self._reference or reference_of([ended])  # after its own line, which says it in full
@@ -166,7 +141,7 @@ class RunDisplay(Callback):
             notes = "".join(f"  ({remark})" for remark in facts.remarks_of(record))
             say(
                 f"trial {record.number:3d}  {record.state:8s}  {values:>7s}  {plural(record.epochs, 'epoch'):>9s}"
-                f"  {duration(record.seconds):>8s}  {architecture}{notes}  [{self._score}]"
+                f"  {duration(record.seconds):>8s}  {architecture}{notes}  [{self}]"
             )
 
     def run_finished(self, run: Run) -> None:
@@ -182,8 +157,13 @@ class RunDisplay(Callback):
         name = f"worker {worker} · {subject.name}" if worker else subject.name
         self._bars.show(name, done, self._steps, note, key=worker)
 
-    def _refresh(self) -> None:
-        self._bars.show("trials", self._score.done, self._score.total, str(self._score), key=math.inf)
+    def _refresh(self, study: Study) -> None:
+        """Show the study's best trial, which may be another worker's, or the size of its front."""
+        if len(study.directions) > 1:
+            self._reached = f"{len(front_trials(study))} on the front"
+        elif best := best_trial(study):
+            self._reached = f"best {best.values[0]:.4f} (trial {best.number})"
+        self._bars.show("trials", self._done, self._total, str(self), key=math.inf)
 
 
 @checked
@@ -202,7 +182,7 @@ def watch(total: int | None = None, timeout: float | None = None) -> Iterator[Ru
                 experiment.run(study, trials=20, callbacks=[display])
     """
     with bars() as shown:
-        yield RunDisplay(Score(total, timeout), shown)
+        yield RunDisplay(shown, total, timeout)
 
 
 class RetrainingDisplay(Callback):

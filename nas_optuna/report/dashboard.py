@@ -17,7 +17,7 @@ import mimetypes
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -63,23 +63,18 @@ class ArtifactFolders(FileSystemArtifactStore):
 
     def __init__(self, own: Path, others: Callable[[], Iterable[Path]]) -> None:
         super().__init__(own)
-        self._others = others
+        self._own, self._others = own, others
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """See `optuna.artifacts.FileSystemArtifactStore`."""
-        with suppress(ArtifactNotFound):
-            return super().open_reader(artifact_id)
-        return self._elsewhere(artifact_id).open_reader(artifact_id)
+        return self._holding(artifact_id).open_reader(artifact_id)
 
     def remove(self, artifact_id: str) -> None:
         """See `optuna.artifacts.FileSystemArtifactStore`."""
-        try:
-            super().remove(artifact_id)
-        except ArtifactNotFound:
-            self._elsewhere(artifact_id).remove(artifact_id)
+        self._holding(artifact_id).remove(artifact_id)
 
-    def _elsewhere(self, artifact_id: str) -> FileSystemArtifactStore:
-        for folder in self._others() if _NAME.fullmatch(artifact_id) else ():
+    def _holding(self, artifact_id: str) -> FileSystemArtifactStore:
+        for folder in chain([self._own], self._others()) if _NAME.fullmatch(artifact_id) else ():
             if (folder / artifact_id).is_file():
                 return FileSystemArtifactStore(folder)
         raise ArtifactNotFound("not found")

@@ -7,7 +7,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.cli import progress
-from nas_optuna.cli.progress import Bars, Score
+from nas_optuna.cli.progress import Bars
 from nas_optuna.cli.results import print_ranking
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Run, Subject
@@ -21,59 +21,47 @@ def trial(value: float | None, state: TrialState = TrialState.COMPLETE) -> optun
     return create_trial(state=state, value=value)
 
 
-def add(score: Score, study: optuna.Study, *trials: optuna.trial.FrozenTrial) -> None:
+def after(study: optuna.Study, *trials: optuna.trial.FrozenTrial, total: int | None = None) -> str:
+    """What is displayed after a run has told of these trials."""
+    display = progress.RunDisplay(Bars(disable=True), total)
+    display.run_started(Run("search", study, total, steps=1))
     for one in trials:
         study.add_trial(one)
-        score.add(study, study.trials[-1])
-
-
-def best(score: Score) -> tuple[float, int]:
-    assert score.best is not None
-    return score.best.values[0], score.best.number
+        display.trial_finished(Subject("trial", study=study), study.trials[-1])
+    return str(display)
 
 
 def test_it_counts_and_knows_the_best() -> None:
     study = optuna.create_study(direction="maximize")
-    score = Score(total=4, timeout=None)
-    add(score, study, trial(None, TrialState.FAIL), trial(0.5), trial(0.7), trial(0.6, TrialState.PRUNED), trial(0.7))
-    assert (score.done, score.pruned) == (5, 1)
-    assert best(score) == (0.7, 2), "the first of equals"
-    assert "best 0.7000 (trial 2) · 1 pruned" in str(score)
+    assert after(study) == "no best yet · 0 pruned"
+    trials = (trial(None, TrialState.FAIL), trial(0.5), trial(0.7), trial(0.6, TrialState.PRUNED), trial(0.7))
+    told = after(study, *trials, total=9)
+    assert told.startswith("best 0.7000 (trial 2) · 1 pruned · "), "the first of equals"
+    assert told.endswith(" s left")
 
 
 def test_it_knows_the_best_of_other_workers() -> None:
     study = optuna.create_study(direction="maximize")
-    score = Score(total=None, timeout=None)
-    add(score, study, trial(0.5))
     study.add_trial(trial(0.9))
-    add(score, study, trial(0.6))
-    assert best(score) == (0.9, 1)
-    assert (score.done, score.pruned) == (2, 0)
+    assert after(study, trial(0.6)) == "best 0.9000 (trial 0) · 0 pruned"
 
 
 def test_less_is_better_where_a_study_minimises() -> None:
-    study = optuna.create_study(direction="minimize")
-    score = Score(total=None, timeout=None)
-    add(score, study, trial(2.0), trial(1.0), trial(3.0))
-    assert best(score) == (1.0, 1)
+    told = after(optuna.create_study(direction="minimize"), trial(2.0), trial(1.0), trial(3.0))
+    assert told == "best 1.0000 (trial 1) · 0 pruned"
 
 
 def test_with_several_objectives_it_counts_the_front() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
-    score = Score(total=None, timeout=None)
-    score.look_up_best(study)
     for front, values in enumerate(((0.5, 1.0), (0.6, 2.0)), start=1):
-        add(score, study, create_trial(values=values))
-        assert score.front == front
-    add(score, study, create_trial(values=(0.4, 3.0)))
-    assert score.front == 2
-    assert "2 on the front" in str(score)
+        assert after(study, create_trial(values=values)).startswith(f"{front} on the front")
+    assert after(study, create_trial(values=(0.4, 3.0))) == "2 on the front · 0 pruned"
 
 
 def test_each_worker_has_a_line_in_the_order_of_their_numbers_and_the_totals_are_below() -> None:
     study = optuna.create_study()
     with Bars(disable=True) as shown:
-        display = progress.RunDisplay(Score(total=4, timeout=None), shown)
+        display = progress.RunDisplay(shown, 4)
         display.run_started(Run("search", study, 4, steps=5))
         for worker, number in ((2, 0), (1, 1), (3, 2)):
             subject = Subject(f"trial {number}", worker=worker)
@@ -111,7 +99,7 @@ def test_a_first_epoch_that_takes_long_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ended: bool
 ) -> None:
     monkeypatch.setattr(progress, "PATIENCE", 0.05)
-    display, subject = progress.RunDisplay(Score(total=4, timeout=None), Bars(disable=True)), Subject("trial 0")
+    display, subject = progress.RunDisplay(Bars(disable=True), 4), Subject("trial 0")
     display.trial_started(subject)
     if ended:
         display.step_finished(subject, Measurement(1, {"accuracy": 0.5}, 0.0))
@@ -124,7 +112,7 @@ def test_a_first_epoch_that_takes_long_is_told(
 
 def test_networks_are_shown_by_what_they_change_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     study, common = optuna.create_study(direction="maximize"), "activation=relu,head=average,stage1.depth="
-    display = progress.RunDisplay(Score(total=3, timeout=None), Bars(disable=True))
+    display = progress.RunDisplay(Bars(disable=True), 3)
     fitting = progress.FitDisplay(TimeBudget(60.0), Bars(disable=True))
     run = Run("search", study, 3, steps=1)
     display.run_started(run)

@@ -8,8 +8,8 @@ import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.cli.progress import Score
-from nas_optuna.execution.events import Subject
+from nas_optuna.cli.progress import Bars, RunDisplay
+from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.trial_files import KeepBest
 from nas_optuna.study.results import best_trial, best_trials, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey
@@ -53,11 +53,9 @@ def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, c
     assert summaries(storage)[0].best == trained[best][0]
     KeepBest(tmp_path).trial_finished(Subject("", None, "", study), None)
     assert KeptWeights(kept).numbers() == [best]
-    score = Score(total=None, timeout=None)
-    for trial in study.trials:
-        score.add(study, trial)
-    assert score.best is not None
-    assert score.best.number == best
+    display = RunDisplay(Bars(disable=True))
+    display.run_started(Run("search", study, None, steps=1))
+    assert f"(trial {best})" in str(display)
 
 
 def test_a_study_is_read_once_however_many_trials_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +107,9 @@ def test_a_front_is_that_of_optuna_where_there_are_no_limits(directions: list[st
 
 def test_a_display_counts_the_same_front() -> None:
     study = two_objectives()
-    score = Score(total=None, timeout=None)
-    score.look_up_best(study)
-    assert score.front == 3
+    display = RunDisplay(Bars(disable=True))
+    display.run_started(Run("search", study, None, steps=1))
+    assert str(display).startswith("3 on the front")
     assert {trial.number for trial in best_trials(study)} == {0, 4, 5}
 
 
