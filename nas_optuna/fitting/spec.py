@@ -121,16 +121,17 @@ def new_experiment(
 
 
 def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> list[str]:
-    """Overrides of the spec that make the space's reference about as large as the limits allow."""
+    """Overrides of the spec that make the space's reference as large as the limits allow, or as small as it can be."""
     # A search looks for good networks around its first one. So limits make the residual space narrower until the
     # reference is inside, and then shorter until some network near the reference is.
     if not spec.limits or spec.space.name != "residual" or spec.latency.table is not None:
         return []  # a latency table belongs to the space as it is
     excess = _excess(spec, data, device, walks=False)
+    overrides: list[str] = []
     for overrides in _sizes(spec, excess) if excess > 0 else ():
         if _excess(spec.override(overrides), data, device, walks="space.stages" in " ".join(overrides)) <= 0:
-            return overrides
-    return []
+            break
+    return overrides
 
 
 def larger_space(

@@ -155,7 +155,7 @@ class SearchSpace(ABC):
             try:
                 chosen[name] = trial.suggest_categorical(name, parameter.choices)
             except ValueError as error:  # Optuna's, of a fixed value
-                raise ArchitectureError(f"{name}: {error}; choose one of {parameter.choices}") from error
+                raise ArchitectureError(f"{name}: {str(error).rstrip('.')}; give one of these") from error
         return self.architecture(chosen)
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:

@@ -32,6 +32,13 @@ def test_a_space_has_its_reference_inside_the_limit(most: int) -> None:
     assert (smaller == spec) is (most == 1_000_000)
 
 
+def test_a_limit_below_every_network_is_refused_with_the_smallest_that_a_fit_could_make() -> None:
+    spec = spec_for("digits", limits={"params": 500})
+    smaller = spec.override(smaller_space(spec, nas.load_data(spec.data), CPU))
+    with pytest.raises(SpecError, match=r"no architecture has params of at most 500; the smallest found is 7\d\d, "):
+        Experiment.from_spec(smaller, device="cpu")
+
+
 def test_a_fit_that_began_before_a_setting_was_there_goes_on_without_it() -> None:
     spec = spec_for("digits")
     assert spec.recipe.progressive == "auto"
