@@ -97,31 +97,19 @@ def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
         >>> parse_criterion("maximize:params").name
         'params:maximize'
     """
-    found = _parsed(text.strip())
-    if found.code is None or not imports:
-        return found
-    metric = find_metric(found.code)
-    if found.cost is None:
-        return _criterion(metric, found)
-    _require_maximized(found.name, metric)
-    return replace(found, ideal=metric.ideal)
-
-
-def _parsed(text: str) -> Criterion:
-    """Parse a text without importing code that it names."""
+    text = text.strip()
     soft = _SOFT.fullmatch(text) if len(text) < 200 else None
     if soft is not None:
-        return _soft_target(text, *soft.groups())
+        return _soft_target(text, *soft.groups(), imports=imports)
     if "(" in text or "*" in text:
         raise SpecError(f"objective {text!r} is not of the form {EXAMPLE}")
     name, direction = _with_direction(text)
     if name in COSTS:
         own = describe_cost(name)
-        turned = direction if direction not in (None, own.direction) else None
-        name = name if turned is None else f"{name}:{turned}"
-        bounds = (own.ideal, own.worst) if turned is None else (own.worst, own.ideal)
-        changed = replace(own, name=name, direction=turned or own.direction, ideal=bounds[0], worst=bounds[1])
-        return _criterion(changed, Criterion(name, cost=own.name))
+        if direction is None or direction == own.direction:
+            return _criterion(own, Criterion(name, cost=name))
+        turned = replace(own, name=f"{name}:{direction}", direction=direction, ideal=own.worst, worst=own.ideal)
+        return _criterion(turned, Criterion(name, cost=name))
     if direction is not None and name in METRICS.builtin:
         right = find_metric(name).direction
         raise SpecError(f"objective {name!r} has one direction, {right}; write it without {direction!r}")
@@ -130,7 +118,7 @@ def _parsed(text: str) -> Criterion:
     if ":" not in name and name not in METRICS:
         known = (*METRICS.names(), *COSTS.names())
         raise SpecError(f"{unknown('objective', name, known, ELSEWHERE)}; or a soft target such as {EXAMPLE}")
-    return _criterion(_metric(name), Criterion(name, metric=name))
+    return _criterion(_metric(name, imports), Criterion(name, metric=name))
 
 
 def _with_direction(text: str) -> tuple[str, Direction | None]:
@@ -142,8 +130,8 @@ def _with_direction(text: str) -> tuple[str, Direction | None]:
     return text, None
 
 
-def _metric(name: str) -> Metric:
-    return Metric(name, ideal=None, worst=None) if METRICS.is_code(name) else find_metric(name)
+def _metric(name: str, imports: bool) -> Metric:
+    return find_metric(name) if imports or not METRICS.is_code(name) else Metric(name, ideal=None, worst=None)
 
 
 def _criterion(quantity: Quantity, needs: Criterion) -> Criterion:
@@ -181,18 +169,14 @@ def describe(name: str) -> Quantity:
         return Quantity(name)
 
 
-def _require_maximized(text: str, metric: Metric) -> None:
-    if metric.direction != "maximize":
-        raise SpecError(f"objective {text!r}: a soft target needs a metric that is maximised, as accuracy is")
-
-
-def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: str) -> Criterion:
+def _soft_target(text: str, metric: str, cost: str, target: str, exponent: str, *, imports: bool) -> Criterion:
     if cost not in COSTS:
         raise SpecError(unknown("cost", cost, COSTS.names(), ELSEWHERE))
-    if metric_name not in METRICS and ":" not in metric_name:
-        raise SpecError(unknown("metric", metric_name, METRICS.names()))
-    found = _metric(metric_name)
-    _require_maximized(text, found)
+    if metric not in METRICS and ":" not in metric:
+        raise SpecError(unknown("metric", metric, METRICS.names()))
+    found = _metric(metric, imports)
+    if not found.maximize:
+        raise SpecError(f"objective {text!r}: a soft target needs a metric that is maximised, as accuracy is")
     try:
         amount, power = parse_amount(target), float(exponent)
     except ValueError as error:
@@ -202,7 +186,7 @@ def _soft_target(text: str, metric_name: str, cost: str, target: str, exponent: 
         worse, sign = ("smaller", "positive") if more_is_better else ("larger", "negative")
         raise SpecError(f"objective {text!r} would reward a {worse} {cost}; the exponent must be {sign}")
     # A cheap network can exceed the metric's ideal, but none can be below its worst value.
-    needs = Criterion(text, metric=metric_name, cost=cost, target=amount, exponent=power)
+    needs = Criterion(text, metric=metric, cost=cost, target=amount, exponent=power)
     return replace(needs, direction="maximize", ideal=found.ideal, worst=found.worst, format=".4f")
 
 
