@@ -167,7 +167,6 @@ class _Run:
 
     def run(self) -> Outcome:
         with (
-            self._noticing_deletion(),
             self._telling_steps(),
             self.stop.guarding(),
             giving_up(optuna_internals.storage_of(self.study), lambda: self.stop.asked),
@@ -304,21 +303,6 @@ class _Run:
             yield
         finally:
             self.objective.callbacks = before
-
-    @contextmanager
-    def _noticing_deletion(self) -> Iterator[None]:
-        """Report that the study was deleted rather than an error that this has caused."""
-        try:
-            yield
-        except NasOptunaError:
-            raise
-        except Exception:
-            deleted = False
-            with suppress(Exception):  # if the database is away, nothing is known
-                deleted = not optuna_internals.exists(self.study)
-            if deleted:
-                raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
-            raise
 
 
 @dataclass

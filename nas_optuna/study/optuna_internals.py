@@ -94,14 +94,6 @@ def all_trials(study: Study, states: Iterable[TrialState] | None = None) -> list
     return storage_of(study).get_all_trials(study_id_of(study), deepcopy=False, states=chosen)
 
 
-def exists(study: Study) -> bool:
-    """Whether the study is still in its storage under its number, i.e. nobody has deleted it."""
-    try:
-        return storage_of(study).get_study_id_from_name(study.study_name) == study_id_of(study)
-    except KeyError:
-        return False
-
-
 def with_storage(study: Study, storage: object) -> Study:
     """Return the same study, read through an object that acts as a storage."""
     return Study(study.study_name, cast(BaseStorage, storage), sampler=study.sampler, pruner=study.pruner)

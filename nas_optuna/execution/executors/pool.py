@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import optuna
 
 from nas_optuna.devices import use_threads
-from nas_optuna.errors import NasOptunaError, StudyError, describe_error, place_of, printable
+from nas_optuna.errors import Gone, NasOptunaError, StudyError, describe_error, place_of, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
 from nas_optuna.study import lease, optuna_internals
 from nas_optuna.study.lease_table import this_worker
-from nas_optuna.study.storage import failure
+from nas_optuna.study.storage import failure, is_of_the_deleted
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +40,22 @@ class WorkerState:
 
     spec: WorkerSpec
     name: str  # for a person, with its process or node
+    process: Any = None  # or its actor
+    messages: Any = None  # the connection to it, or the reference to what it says next
     owner: str | None = None  # its name in leases, once it has asked for a trial
     subject: Subject | None = None  # the trial that it runs
     deaths: int = 0  # since it last finished a trial
     done: bool = False  # whether it has sent its last message
 
 
-W = TypeVar("W", bound=WorkerState)
-
-
-class WorkerPool(ABC, Generic[W]):
+class WorkerPool(ABC):
     """The workers of one run. A subclass starts them and transports their messages, which are handled here."""
 
     grace = GRACE
 
     def __init__(self, work: Work, budget: TrialBudget, told: Callback) -> None:
         self.budget = budget
-        self.workers: list[W] = []
+        self.workers: list[WorkerState] = []
         self.error: NasOptunaError | None = None
         self.asked = 0
         self.deadline = float("inf")
@@ -66,7 +65,7 @@ class WorkerPool(ABC, Generic[W]):
         self._logged: set[str] = set()
 
     @abstractmethod
-    def start(self, spec: WorkerSpec, deaths: int = 0) -> W:
+    def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
         """Start a worker."""
 
     @abstractmethod
@@ -74,7 +73,7 @@ class WorkerPool(ABC, Generic[W]):
         """Wait for messages, at most `PAUSE` seconds, handle them, and reap workers that have ended."""
 
     @abstractmethod
-    def interrupt(self, worker: W) -> None:
+    def interrupt(self, worker: WorkerState) -> None:
         """Ask a worker to stop: the first time after its step, the second time at once."""
 
     @abstractmethod
@@ -111,7 +110,7 @@ class WorkerPool(ABC, Generic[W]):
             for worker in self.workers:
                 self.interrupt(worker)
 
-    def handle(self, worker: W, message: Message) -> bool | None:
+    def handle(self, worker: WorkerState, message: Message) -> bool | None:
         """Handle a worker's message; return the answer to a request."""
         match message:
             case RequestMessage(owner):
@@ -129,7 +128,7 @@ class WorkerPool(ABC, Generic[W]):
                 self.error = self.error or error
         return None
 
-    def reap(self, worker: W, how: str) -> None:
+    def reap(self, worker: WorkerState, how: str) -> None:
         """Put back the trial of a worker that has ended, and start it again if it died."""
         self.workers.remove(worker)
         self._tell_what_it_finished(worker)
@@ -151,14 +150,14 @@ class WorkerPool(ABC, Generic[W]):
         if again:
             self.workers.append(self.start(worker.spec, deaths))
 
-    def _tell_what_it_finished(self, worker: W) -> None:
+    def _tell_what_it_finished(self, worker: WorkerState) -> None:
         """Report a trial whose end is in the database, but whose worker died before it could say so."""
         subject = worker.subject
         for trial in self._study.get_trials(deepcopy=False) if subject else ():
             if subject and subject.name == f"trial {trial.number}" and trial.state.is_finished():
                 self._tell(worker, EventMessage("trial_finished", subject, (trial,)))
 
-    def _tell(self, worker: W, message: EventMessage) -> None:
+    def _tell(self, worker: WorkerState, message: EventMessage) -> None:
         subject = replace(message.subject, study=self._study)
         worker.subject = None if message.event == "trial_finished" else subject
         if message.event == "trial_finished":
@@ -252,6 +251,8 @@ def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
         return error
     if (text := failure(error)) is not None:
         return StudyError(text)
+    if is_of_the_deleted(error):
+        return Gone("the study was deleted while this run worked on it")
     if not (isinstance(error, OSError) or place_of(error)):  # a bug of ours: a traceback shows where
         logging.getLogger(__name__).error("%s", traceback.format_exc())
     return StudyError(f"worker {worker} failed: {describe_error(error, 300)}")

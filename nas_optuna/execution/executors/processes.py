@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import ForkServerProcess, SpawnProcess
 from pathlib import Path
 
 from nas_optuna.data.search_data import map_images
@@ -46,21 +45,13 @@ def run_processes(
         return _ProcessPool(handle, work, budget, told).run(devices, threads, stop)
 
 
-@dataclass
-class _Process(WorkerState):
-    """One worker with its process and the connection to it."""
-
-    process: ForkServerProcess | SpawnProcess = None  # type: ignore[assignment] # set by `start`
-    connection: Connection = None  # type: ignore[assignment]
-
-
-class _ProcessPool(WorkerPool[_Process]):
+class _ProcessPool(WorkerPool):
     def __init__(self, handle: Handle, work: Work, budget: TrialBudget, told: Callback) -> None:
         super().__init__(work, budget, told)
         self._context = worker_context()
         self._handle = pickle.dumps(handle)  # multiprocessing's own pickler would move tensors to other memory
 
-    def start(self, spec: WorkerSpec, deaths: int = 0) -> _Process:
+    def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
         here, there = self._context.Pipe()
         process = self._context.Process(
             target=_main, args=(self._handle, spec, there), name=f"nas-optuna worker {spec.number}"
@@ -69,20 +60,20 @@ class _ProcessPool(WorkerPool[_Process]):
             process.start()
         there.close()
         name = f"worker {spec.number} (process {process.pid})"
-        return _Process(spec, name, deaths=deaths, process=process, connection=here)
+        return WorkerState(spec, name, process, here, deaths=deaths)
 
     def serve(self) -> None:
-        found = wait([t for w in self.workers for t in (w.connection, w.process.sentinel)], timeout=PAUSE)
+        found = wait([t for w in self.workers for t in (w.messages, w.process.sentinel)], timeout=PAUSE)
         for worker in list(self.workers):
             has_ended = worker.process.sentinel in found
-            if has_ended or worker.connection in found:
+            if has_ended or worker.messages in found:
                 self._receive(worker)
             if has_ended:
                 worker.process.join()
-                worker.connection.close()
+                worker.messages.close()
                 self.reap(worker, _how(worker.process.exitcode))
 
-    def interrupt(self, worker: _Process) -> None:
+    def interrupt(self, worker: WorkerState) -> None:
         worker.process.terminate()
 
     def end(self) -> None:
@@ -94,16 +85,16 @@ class _ProcessPool(WorkerPool[_Process]):
             worker.process.kill()
             worker.process.join()
         for worker in list(self.workers):
-            worker.connection.close()
+            worker.messages.close()
             self.reap(worker, "was ended")
 
-    def _receive(self, worker: _Process) -> None:
+    def _receive(self, worker: WorkerState) -> None:
         """Receive and answer a worker's messages."""
         with suppress(EOFError, ConnectionError):
-            while worker.connection.poll():
-                answer = self.handle(worker, worker.connection.recv())
+            while worker.messages.poll():
+                answer = self.handle(worker, worker.messages.recv())
                 if answer is not None:
-                    worker.connection.send(answer)
+                    worker.messages.send(answer)
             return
         worker.process.join(PAUSE)  # the connection is closed, so the process is about to end
 

@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -249,15 +249,7 @@ class _Actor:
         self._stop.asked = True
 
 
-@dataclass
-class _ActorState(WorkerState):
-    """One worker with its actor, and the reference to its next messages."""
-
-    actor: Any = None
-    said: Any = None
-
-
-class _ActorPool(WorkerPool[_ActorState]):
+class _ActorPool(WorkerPool):
     """Actors, each with so many `resources`."""
 
     grace = 0.0  # since a node may be gone
@@ -271,11 +263,11 @@ class _ActorPool(WorkerPool[_ActorState]):
         self._class = ray.remote(_Actor).options(max_concurrency=3, max_restarts=0, **resources)
         self._started, self._warned = time.monotonic(), False
 
-    def start(self, spec: WorkerSpec, deaths: int = 0) -> _ActorState:
+    def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
         actor = self._class.remote()
         actor.begin.remote(self._handle, spec)
         name = f"worker {spec.number}"
-        return _ActorState(spec, name, deaths=deaths, actor=actor, said=actor.listen.remote())
+        return WorkerState(spec, name, actor, actor.listen.remote(), deaths=deaths)
 
     def is_over(self) -> bool:
         """Whether no worker is left; those for which Ray has found no room do not count."""
@@ -283,40 +275,40 @@ class _ActorPool(WorkerPool[_ActorState]):
         return not at_work and not (self.workers and self.budget.is_open)
 
     def serve(self) -> None:
-        ready, _ = self._ray.wait([worker.said for worker in self.workers], num_returns=1, timeout=PAUSE)
-        for worker in [worker for worker in self.workers if worker.said in ready]:
+        ready, _ = self._ray.wait([worker.messages for worker in self.workers], num_returns=1, timeout=PAUSE)
+        for worker in [worker for worker in self.workers if worker.messages in ready]:
             self._receive(worker)
         waiting = sum(worker.owner is None for worker in self.workers)
         if not self._warned and waiting and time.monotonic() - self._started > _LONG:
             self._warned = True
             logger.warning("Ray has not found room for %d of the workers yet; the others go on", waiting)
 
-    def interrupt(self, worker: _ActorState) -> None:
-        worker.actor.stop.remote()
+    def interrupt(self, worker: WorkerState) -> None:
+        worker.process.stop.remote()
 
     def end(self) -> None:
         for worker in list(self.workers):
-            self._ray.kill(worker.actor)
+            self._ray.kill(worker.process)
             self.reap(worker, "was ended")
 
-    def _receive(self, worker: _ActorState) -> None:
+    def _receive(self, worker: WorkerState) -> None:
         """Receive and answer a worker's messages."""
         try:
-            messages: list[Message] = self._ray.get(worker.said)
+            messages: list[Message] = self._ray.get(worker.messages)
         except self._ray.exceptions.RayError:
             self.reap(worker, "was lost")
             return
         for message in messages:
             answer = self.handle(worker, message)
             if answer is not None:
-                worker.actor.answer.remote(answer)
+                worker.process.answer.remote(answer)
         if worker.owner is not None and (found := Worker.parse(worker.owner)):
             worker.name = f"worker {worker.spec.number} ({found.host}, process {found.process})"
         if worker.done:
-            self._ray.kill(worker.actor)
+            self._ray.kill(worker.process)
             self.reap(worker, "has ended")
         else:
-            worker.said = worker.actor.listen.remote()
+            worker.messages = worker.process.listen.remote()
 
 
 def room(resources: Mapping[str, float], threads: int, gpus: float) -> int:

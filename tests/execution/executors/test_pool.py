@@ -38,7 +38,7 @@ class Record(Callback):
         self.ended.append((subject.name, None if ended is None else ended.value))
 
 
-class Pool(WorkerPool[WorkerState]):
+class Pool(WorkerPool):
     """Workers of which nothing runs."""
 
     def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
