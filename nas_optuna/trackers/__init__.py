@@ -7,7 +7,6 @@ name, if there is one.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,12 +35,11 @@ def create_tracker(text: str) -> Callback:
     """The tracker of that name.
 
     Args:
-        text: ``NAME:PLACE``, e.g. ``tensorboard:DIR`` or ``mlflow:URI``; ``mlflow`` or ``wandb`` alone uses its own
-            default. NAME is a built-in tracker or an entry point. ``package.module:Class`` and ``file.py:Class`` have
-            no place.
+        text: ``NAME:PLACE``, e.g. ``tensorboard:DIR`` or ``mlflow:URI``; ``NAME`` alone uses the tracker's default.
+            NAME is a built-in tracker or an entry point. ``package.module:Class`` and ``file.py:Class`` have no place.
 
     Raises:
-        SpecError: The name is unknown, its place is missing or refused, or its package is not installed.
+        SpecError: The name is unknown, its place is refused, or its package is not installed.
 
     Examples:
         >>> tracker = create_tracker("tensorboard:logs")
@@ -52,27 +50,17 @@ def create_tracker(text: str) -> Callback:
             raise SpecError(unknown("tracker", name, TRACKERS.names()))
         name, place = text, ""
     try:
-        factory = TRACKERS.find(name)
+        made: Callback = TRACKERS.make(name, *([place] if place else []), options={}, wanted=Callback)
     except SpecError as error:
         if name in TRACKERS.builtin and isinstance(error.__cause__, ImportError):
             raise SpecError(f"tracker {name} is not installed: pip install 'nas-optuna[{name}]'") from error
         raise
-    if not place and _needs_place(factory):
-        raise SpecError(f"tracker {name} needs a place: {name}:PLACE")
-    made: Callback = TRACKERS.make(name, *([place] if place else []), options={}, wanted=Callback)
     return made
 
 
 def create_trackers(texts: Iterable[str] | None) -> list[Callback]:
     """The trackers of several names, in order; see `create_tracker`."""
     return [create_tracker(text) for text in texts or ()]
-
-
-def _needs_place(factory: object) -> bool:
-    if not callable(factory):
-        return False
-    required = (p for p in inspect.signature(factory).parameters.values() if p.default is p.empty)
-    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in required)
 
 
 def figures(study: Study, ended: FrozenTrial) -> dict[str, float]:

@@ -17,7 +17,7 @@ from nas_optuna.trackers import facts, figures
 class TensorBoardTracker(Callback):
     """Writes event files to ``FOLDER/STUDY/trial-N``."""
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path = "runs") -> None:
         self._folder = Path(folder)
         self._writers: dict[str, SummaryWriter] = {}
         self._run: Path = self._folder

@@ -51,7 +51,6 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--until", "acuracy>=0.5"), "did you mean 'accuracy'"),
         (("--keep-weights", "bst"), "'bst' is not one of 'best', 'all'"),
         (("--track", "tensorbord:logs"), "did you mean 'tensorboard'"),
-        (("--track", "tensorboard"), "needs a place"),
         (("--warm-start", "supernet"), "run: nas-optuna supernet train --study nas"),
         (("--sampler", "supernet"), "run: nas-optuna supernet train --study nas"),
         (("--devices", "cpu,cuda:99"), "device 'cuda:99' is not on this machine"),

@@ -11,7 +11,6 @@ import os
 import queue
 import secrets
 import socket
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -218,16 +217,12 @@ class _Actor:
         self._answers: queue.Queue[bool] = queue.Queue()
         self._messages: queue.Queue[Message] = queue.Queue()
 
-    def begin(self, handle: Handle, spec: WorkerSpec) -> None:
-        """Start working in a thread."""
-
-        def train() -> None:
-            try:
-                run_worker(handle, spec, self._tell, self._stop)
-            finally:
-                self._messages.put(DoneMessage())
-
-        threading.Thread(target=train, daemon=True).start()
+    def work(self, handle: Handle, spec: WorkerSpec) -> None:
+        """Run trials until there are no more."""
+        try:
+            run_worker(handle, spec, self._tell, self._stop)
+        finally:
+            self._messages.put(DoneMessage())
 
     def listen(self) -> list[Message]:
         """Wait for the next messages."""
@@ -265,7 +260,7 @@ class _ActorPool(WorkerPool):
 
     def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
         actor = self._class.remote()
-        actor.begin.remote(self._handle, spec)
+        actor.work.remote(self._handle, spec)
         name = f"worker {spec.number}"
         return WorkerState(spec, name, actor, actor.listen.remote(), deaths=deaths)
 
