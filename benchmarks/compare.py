@@ -88,7 +88,7 @@ def ending_of(task: Task, method: str, seed: int, *, until: str) -> list[dict[st
     while len(replay.points) < task.trials:
         replay.run_trial()
         regrets.append(regret(table, replay.points))
-        if ends == task.trials and reason_to_stop(study, ["accuracy"], [condition]):
+        if ends == task.trials and reason_to_stop(study, [condition]):
             ends = len(replay.points)
     close = next((n for n, points in enumerate(regrets, start=1) if points <= CLOSE + 1e-6), task.trials)
     final = next(n for n, points in enumerate(regrets, start=1) if points <= regrets[-1] + MATTERS)

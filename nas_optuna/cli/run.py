@@ -114,7 +114,7 @@ class _Search:
         listed, names = plan.enqueue or plan.fixed, self.experiment.spec.objectives
         self.listed = queue.read_architectures(listed, self.experiment.space) if listed else []
         self.earlier = _earlier(plan, self.experiment)
-        self.ending = StopWhen(names, [parse_until(text, names, self.experiment.allowed) for text in plan.until or ()])
+        self.ending = StopWhen(parse_until(text, names, self.experiment.allowed) for text in plan.until or ())
         self.trackers = create_trackers(plan.track)
         if plan.within is not None:
             clock.refuse_undivided(self.experiment.spec)

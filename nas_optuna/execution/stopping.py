@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from math import isfinite, nan
+from functools import partial
+from math import isfinite
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -32,56 +32,46 @@ _FACTORS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "%": 0.01}
 _STALLED = re.compile(r"stalled(?:\s*[:\s]\s*([1-9]\d*))?")
 
 
-@dataclass(frozen=True)
-class Reached:
-    """A goal for an objective: at least, or else at most, `value`."""
-
-    objective: str
-    at_least: bool
-    value: float
-
-    def reason(self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> str | None:
-        """Why the study ends, or None; the arguments are as for `reason_to_stop`."""
-        place = objectives.index(self.objective)
-        for trial in trials:
-            value = trial.values[place]
-            if value >= self.value if self.at_least else value <= self.value:
-                return f"trial {trial.number} has reached {self.objective} {value:.6g}"
-        return None
+Condition = Callable[[Study, Sequence[FrozenTrial]], str | None]
+"""Why a study ends, or None, from its trials in order; see `parse_until`."""
 
 
-@dataclass(frozen=True)
-class Stalled:
+def _reached(
+    name: str, place: int, at_least: bool, goal: float, study: Study, trials: Iterable[FrozenTrial]
+) -> str | None:
+    for trial in trials:
+        value = trial.values[place]
+        if value >= goal if at_least else value <= goal:
+            return f"trial {trial.number} has reached {name} {value:.6g}"
+    return None
+
+
+def _stalled(
+    objectives: Sequence[str], patience: int, allowed: Allowed | None, study: Study, trials: Sequence[FrozenTrial]
+) -> str | None:
     """No improvement in the latest trials and, with one objective, none to be expected."""
-
     # The expectation is that of a Gaussian process fitted to the trials, whichever sampler proposed them
     # (`ArchitectureGPSampler.expected_gain`). A front has stalled when its hypervolume has.
+    losses = losses_of(study, trials).tolist()
+    if len(objectives) > 1:
+        stalled = _front_stalls(losses, patience)
+        return f"the front has not improved in the latest {plural(patience, 'trial')}" if stalled else None
+    column = [loss for (loss,) in losses]
+    since = len(column) - 1 - column.index(min(column)) if column else 0
+    if since < patience:
+        return None
+    seen = f"the best {objectives[0]} has not improved in the latest {plural(since, 'trial')}"
+    if since >= HARD_STOP * patience:
+        return seen
+    from nas_optuna.samplers.gp import ArchitectureGPSampler  # late, as it brings SciPy
 
-    patience: int = PATIENCE
-    allowed: Allowed | None = field(default=None, repr=False)
-
-    def reason(self, study: Study, trials: Sequence[FrozenTrial], objectives: Sequence[str]) -> str | None:
-        """Why the study ends, or None; the arguments are as for `reason_to_stop`."""
-        losses = losses_of(study, trials).tolist()
-        if len(objectives) > 1:
-            stalled = _front_stalls(losses, self.patience)
-            return f"the front has not improved in the latest {plural(self.patience, 'trial')}" if stalled else None
-        column = [loss for (loss,) in losses]
-        since = len(column) - 1 - column.index(min(column)) if column else 0
-        if since < self.patience:
-            return None
-        seen = f"the best {objectives[0]} has not improved in the latest {plural(since, 'trial')}"
-        if since >= HARD_STOP * self.patience:
-            return seen
-        from nas_optuna.samplers.gp import ArchitectureGPSampler  # late, as it brings SciPy
-
-        sampler = ArchitectureGPSampler(seed=0)
-        sampler.allowed = self.allowed
-        gain = sampler.expected_gain(study)
-        worth = WORTH * abs(min(column))
-        if gain is None or gain > worth:
-            return None
-        return f"{seen}, and the next is expected to improve it by less than {worth:.2g}"
+    sampler = ArchitectureGPSampler(seed=0)
+    sampler.allowed = allowed
+    gain = sampler.expected_gain(study)
+    worth = WORTH * abs(min(column))
+    if gain is None or gain > worth:
+        return None
+    return f"{seen}, and the next is expected to improve it by less than {worth:.2g}"
 
 
 def _front_stalls(losses: Sequence[Sequence[float]], patience: int) -> bool:
@@ -89,9 +79,6 @@ def _front_stalls(losses: Sequence[Sequence[float]], patience: int) -> bool:
         return False
     reference = [max(column) + 1e-9 * max(1.0, abs(max(column))) for column in zip(*losses, strict=True)]
     return hypervolume(losses, reference) <= hypervolume(losses[:-patience], reference) * (1 + 1e-6)
-
-
-Condition = Reached | Stalled
 
 
 def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = None) -> Condition:
@@ -107,17 +94,11 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
 
     Raises:
         SpecError: The text is no condition, names something that the study does not optimise, or a value that no
-            network can reach or that every network has.
-
-    Examples:
-        >>> parse_until("stalled:30", ["accuracy"])
-        Stalled(patience=30)
-        >>> parse_until("accuracy 0.98", ["accuracy"])
-        Reached(objective='accuracy', at_least=True, value=0.98)
+            network can reach.
     """
     text = text.strip()
     if match := _STALLED.fullmatch(text):
-        return Stalled(int(match[1] or PATIENCE), allowed)
+        return partial(_stalled, objectives, int(match[1] or PATIENCE), allowed)
     match = _BOUND.fullmatch(text)
     if match is None or match[1] == "stalled":
         raise SpecError(
@@ -133,21 +114,18 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
         raise SpecError(
             f"{name} is {way}, so {text!r} would end the study at its first bad network; write --until {name}:{value:g}"
         )
-    bounds = {word: bound for word, bound in (("best", goal.ideal), ("worst", goal.worst)) if bound is not None}
-    loss, ideal, worst = (goal.sign * each for each in (value, bounds.get("best", nan), bounds.get("worst", nan)))
-    if loss < ideal or loss >= worst:
-        known = " and ".join(f"the {word} possible is {bound:g}" for word, bound in bounds.items())
+    if goal.ideal is not None and goal.sign * value < goal.sign * goal.ideal:
         remedy = "95 per cent are written as 0.95 or 95%" if goal.ideal == 1 else "name a value that can be reached"
-        raise SpecError(f"{name} {value:g} is no goal: {known}; {remedy}")
-    return Reached(name, goal.maximize, value)
+        raise SpecError(f"{name} {value:g} is no goal: the best possible is {goal.ideal:g}; {remedy}")
+    return partial(_reached, name, objectives.index(name), goal.maximize, value)
 
 
-def reason_to_stop(study: Study, objectives: Sequence[str], conditions: Sequence[Condition]) -> str | None:
+def reason_to_stop(study: Study, conditions: Iterable[Condition]) -> str | None:
     """The first condition that is met, as a sentence without a full stop; None while the study continues."""
     # Complete and feasible trials of all workers with finite values count.
     trials = [t for t in complete_trials(study) if all(map(isfinite, t.values))]
     trials.sort(key=lambda t: (t.datetime_complete or datetime.min, t.number))
-    reasons = (condition.reason(study, trials, objectives) for condition in conditions)
+    reasons = (condition(study, trials) for condition in conditions)
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -160,19 +138,18 @@ class StopWhen:
     Examples:
         >>> import optuna
         >>> study = optuna.create_study(direction="maximize")
-        >>> stop = StopWhen(["accuracy"], [parse_until("accuracy>=0.98", ["accuracy"])])
+        >>> stop = StopWhen([parse_until("accuracy>=0.98", ["accuracy"])])
         >>> study.optimize(lambda trial: trial.suggest_categorical("x", [0.99]), n_trials=20, callbacks=[stop])
         >>> len(study.trials)
         1
     """
 
-    def __init__(self, objectives: Sequence[str], conditions: Sequence[Condition]) -> None:
-        self._objectives = tuple(objectives)
+    def __init__(self, conditions: Iterable[Condition]) -> None:
         self._conditions = tuple(conditions)
         self.reason: str | None = None
 
     def __call__(self, study: Study, trial: FrozenTrial) -> None:
         """Stop the study if a condition is met."""
-        self.reason = reason_to_stop(study, self._objectives, self._conditions)
+        self.reason = reason_to_stop(study, self._conditions)
         if self.reason is not None:
             study.stop()

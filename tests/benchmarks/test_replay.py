@@ -284,7 +284,7 @@ def test_a_search_is_said_to_end_where_a_study_ends() -> None:
     table = open_table("digits")
     (run,) = compare.ending_of(Task("digits", trials=40), "arch", 0, until="stalled:3")
     study = make_study(table, "arch", 0)
-    stop = StopWhen(["accuracy"], [parse_until("stalled:3", ["accuracy"])])
+    stop = StopWhen([parse_until("stalled:3", ["accuracy"])])
     study.optimize(lambda trial: table.curve(table.suggest(trial))[-1], n_trials=40, callbacks=[stop])
     assert run["ends"] == len(study.trials) < 40
     assert run["regret"] == pytest.approx(100 * (table.best - study.best_value))
