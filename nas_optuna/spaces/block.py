@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,26 +50,6 @@ def make_block(channels: int, options: Mapping[str, int]) -> nn.Module:
     return Block(channels, options["kernel"], options["filters"], bool(options["project_relu"]))
 
 
-def block(
-    c: Choices,
-    task: Task,
-    channels: int,
-    candidates: Mapping[str, tuple[tuple[str, int], ...]],
-    depth: int,
-    pool: Collection[int],
-) -> nn.Module:
-    """The network of the block space, built like in a space of your own."""
-    makers = {text: partial(make_block, channels, dict(options)) for text, options in candidates.items()}
-    layers: list[nn.Module] = [nn.Conv2d(task.channels, channels, 1)]
-    height, width = task.shape[1:]
-    for i in range(1, depth + 1):
-        layers.append(c.layer(f"block{i}", makers))
-        if i in pool:
-            layers.append(nn.MaxPool2d(2))
-            height, width = height // 2, width // 2
-    return nn.Sequential(*layers, head(channels, [(height, width)], task.classes))
-
-
 class BlockSpace(ChainSpace):
     """A 1×1 stem, residual blocks with 2×2 max pooling between them, and one linear layer.
 
@@ -111,9 +91,20 @@ class BlockSpace(ChainSpace):
         self.channels, self.depth = channels, depth
         self.candidates = {text: _candidate(text, channels) for text in candidates}
         self.pool = _poolings(depth, task.shape[1:], pool)
-        options = {"channels": channels, "candidates": self.candidates, "depth": depth, "pool": self.pool}
-        super().__init__(block, task, options)
+        super().__init__(task)
         self.parameters = {f"block{i}": Parameter(tuple(candidates)) for i in range(1, depth + 1)}
+
+    def build_with(self, c: Choices) -> nn.Module:
+        """The network, built like in a space of your own."""
+        makers = {text: partial(make_block, self.channels, dict(options)) for text, options in self.candidates.items()}
+        layers: list[nn.Module] = [nn.Conv2d(self.in_channels, self.channels, 1)]
+        height, width = self.image_size
+        for i in range(1, self.depth + 1):
+            layers.append(c.layer(f"block{i}", makers))
+            if i in self.pool:
+                layers.append(nn.MaxPool2d(2))
+                height, width = height // 2, width // 2
+        return nn.Sequential(*layers, head(self.channels, [(height, width)], self.classes))
 
     def format(self, params: Mapping[str, Any]) -> str:
         """E.g. ``"k3_f16-k5_f24"`` for two blocks."""

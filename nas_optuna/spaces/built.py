@@ -67,17 +67,15 @@ class CostStep:
 
 
 class BuiltSpace(Decomposable):
-    """A space whose networks and supernet (`FunctionSupernet`) are built by one function.
+    """A space whose networks and supernet (`FunctionSupernet`) are built by one function, `build_with`.
 
-    A subclass sets `parameters`, and defines the text of an architecture and the operations of a network.
+    A subclass sets `parameters`, and defines this, the text of an architecture and the operations of a network.
     """
 
     draws_weights = True
 
-    def __init__(self, build: Build, task: Task, options: Mapping[str, Any]) -> None:
+    def __init__(self, task: Task) -> None:
         self.in_channels, self.classes, self.input_size = task.channels, task.classes, task.input_size
-        self.options = dict(options)
-        self._build, self._task = build, task
 
     @checked
     def build(self, architecture: Architecture) -> nn.Module:
@@ -95,10 +93,9 @@ class BuiltSpace(Decomposable):
         choices = Choices(decide)
         return self.build_with(choices), choices
 
-    def build_with(self, choices: Choices) -> nn.Module:
-        """Run the function with any `Choices`, on the current default device."""
-        network: nn.Module = self._build(choices, self._task, **self.options)
-        return network
+    @abstractmethod
+    def build_with(self, c: Choices) -> nn.Module:
+        """The network of some answers, or a supernet's, on the current default device."""
 
     def known(self, name: str, asked: Parameter) -> Parameter:
         """The space's parameter for a question of the function; if fixed, it has fewer choices than the question."""

@@ -104,26 +104,6 @@ def _side_before_pooling(side: int, kernel: int, stride: int) -> int:
     return (side + 2 * ((kernel + 1) // 2) - kernel) // stride + 1
 
 
-def conv(
-    c: Choices, task: Task, depth: int, filters: Sequence[int], kernels: Sequence[int], strides: Sequence[int]
-) -> nn.Module:
-    """The network of the conv space, built like in a space of your own."""
-    layers: list[nn.Module] = []
-    channels, sizes = task.channels, {task.shape[1:]}
-    for i in range(1, depth + 1):
-        width, kernel, stride = (
-            c.elastic(f"conv{i}.{part}", choices)
-            for part, choices in zip(PARTS, (filters, kernels, strides), strict=True)
-        )
-        layers.append(ConvLayer(channels, width, kernel, stride, centre=depth >= CENTRED_DEPTH))
-        channels = width
-        sizes = {
-            (output_side(height, k, s), output_side(width, k, s))
-            for (height, width), k, s in itertools.product(sizes, size_of(kernel).choices, size_of(stride).choices)
-        }
-    return nn.Sequential(*layers, head(channels, sorted(sizes), task.classes, centre=depth >= CENTRED_DEPTH))
-
-
 class ConvSpace(ChainSpace):
     """A plain chain of convolutions, each followed by ReLU and 2×2 max pooling, then one linear layer.
 
@@ -165,16 +145,29 @@ class ConvSpace(ChainSpace):
         input_size: InputSize = 28,
     ) -> None:
         require_depth(depth=depth)
-        given = zip(PARTS, (filters, kernels, strides), strict=True)
-        choices = {part: positive_choices(part, values) for part, values in given}
-        options = {"depth": depth, "filters": filters, "kernels": kernels, "strides": strides}
-        super().__init__(conv, Task(in_channels, classes, input_size), options)
+        super().__init__(Task(in_channels, classes, input_size))
         self.depth = depth
+        given = zip(PARTS, (filters, kernels, strides), strict=True)
+        self._choices = {part: positive_choices(part, values) for part, values in given}
         self.parameters = {
             f"conv{layer}.{part}": Parameter(values, ordered=True)
             for layer in range(1, depth + 1)
-            for part, values in choices.items()
+            for part, values in self._choices.items()
         }
+
+    def build_with(self, c: Choices) -> nn.Module:
+        """The network, built like in a space of your own."""
+        layers: list[nn.Module] = []
+        channels, sizes, centre = self.in_channels, {self.image_size}, self.depth >= CENTRED_DEPTH
+        for i in range(1, self.depth + 1):
+            width, kernel, stride = (c.elastic(f"conv{i}.{part}", choices) for part, choices in self._choices.items())
+            layers.append(ConvLayer(channels, width, kernel, stride, centre=centre))
+            channels = width
+            sizes = {
+                (output_side(height, k, s), output_side(width, k, s))
+                for (height, width), k, s in itertools.product(sizes, size_of(kernel).choices, size_of(stride).choices)
+            }
+        return nn.Sequential(*layers, head(channels, sorted(sizes), self.classes, centre=centre))
 
     def format(self, params: Mapping[str, Any]) -> str:
         """E.g. ``"f16k3s1-f48k5s2"`` for two layers."""

@@ -53,7 +53,8 @@ class FunctionSpace(BuiltSpace):
         self.name = function.build.__name__
         self.version = function.version
         self.source = source_of(function.build)
-        super().__init__(function.build, task, options)
+        super().__init__(task)
+        self.options, self._task = dict(options), task
         self._function, self._pinned = function, dict(pinned or {})
         self._outputs: dict[Architecture, Any] = {}
         self.layer_names: set[str] = set()
@@ -243,18 +244,18 @@ class FunctionSpace(BuiltSpace):
     def _first(self) -> Answers:
         return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
 
-    def build_with(self, choices: Choices) -> nn.Module:
-        """Run the function with any `Choices`, on the current default device."""
+    def build_with(self, c: Choices) -> nn.Module:
+        """See `BuiltSpace.build_with`."""
         on_meta = torch.get_default_device().type == "meta"
         try:
-            made = self._build(choices, self._task, **self.options)
+            made = self._function.build(c, self._task, **self.options)
         except NasOptunaError:
             raise
         except Exception:
             if not on_meta:
                 raise
             with torch.device("cpu"):  # a function that reads values of tensors cannot build on meta
-                made = self._build(choices, self._task, **self.options)
+                made = self._function.build(c, self._task, **self.options)
         network = require_module(made, self.name)
         settle(network, self.input_shape)
         return network.to("meta") if on_meta else network

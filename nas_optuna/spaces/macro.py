@@ -94,30 +94,6 @@ _SMALLEST_HALVED = 4
 _LARGEST_GROUP = 8
 
 
-def macro(
-    c: Choices,
-    task: Task,
-    widths: Sequence[Sequence[int]],
-    depths: Sequence[int],
-    slot: Mapping[str, Sequence[Any]],
-    style: Style,
-    stem_stride: int,
-    head_units: int,
-) -> nn.Module:
-    """The network of the macro space, built like in a space of your own."""
-    layers: list[nn.Module] = []
-    channels, sides = task.channels, task.shape[1:]
-    for number, choices in enumerate(widths, start=1):
-        stage = c.scope(f"stage{number}")
-        width, depth = stage.elastic("width", choices), stage.elastic("depth", depths)
-        stride = stage_stride(number, sides, stem_stride)
-        layers.append(Transition(channels, width, stride, style))
-        slots = (make_slot(stage.scope(f"slot{i}"), slot, width, style) for i in range(1, depth + 1))
-        layers += [optional(layer, depth, i) for i, layer in enumerate(slots, start=1)]
-        channels, sides = width, (strided(sides[0], stride), strided(sides[1], stride))
-    return nn.Sequential(*layers, make_head(channels, task.classes, head_units))
-
-
 def stage_stride(stage: int, sides: Sequence[int], stem_stride: int) -> int:
     """Stride of a stage's first convolution, for an input of that height and width."""
     return stem_stride if stage == 1 else 2 if min(sides) >= _SMALLEST_HALVED else 1
@@ -214,7 +190,7 @@ class MacroSpace(ChainSpace):
         self.stem_stride = stem_stride
         self.head_units = head_units if head == "hidden" else 0
         self.stages = stages
-        stage_widths = _stage_widths(widths, stages)
+        self._widths = _stage_widths(widths, stages)
         self.slot_choices: dict[str, tuple[Choice, ...]] = {
             "layer": _named("layers", layers, LAYERS),
             "kernel": positive_choices("kernels", kernels, odd=True),
@@ -227,16 +203,15 @@ class MacroSpace(ChainSpace):
         self.depths = positive_choices("depths", depths)
         self.slots = max(self.depths)
         require_depth(depths=stages * self.slots, branches=max(branches))
-        divisor = math.gcd(*(width for widths in stage_widths for width in widths))
+        divisor = math.gcd(*(width for widths in self._widths for width in widths))
         self.group = max(d for d in range(1, _LARGEST_GROUP + 1) if divisor % d == 0)
         self._style = Style(norm, self.group)
-        options = {"widths": stage_widths, "depths": self.depths, "slot": self.slot_choices, "style": self._style}
-        super().__init__(macro, task, options | {"stem_stride": stem_stride, "head_units": self.head_units})
-        self.parameters = self._parameters(stage_widths)
+        super().__init__(task)
+        self.parameters = self._parameters()
 
-    def _parameters(self, stage_widths: Sequence[Sequence[int]]) -> dict[str, Parameter]:
+    def _parameters(self) -> dict[str, Parameter]:
         found = {}
-        for stage, choices in enumerate(stage_widths, start=1):
+        for stage, choices in enumerate(self._widths, start=1):
             found[f"stage{stage}.width"] = Parameter(tuple(choices), ordered=True)
             found[f"stage{stage}.depth"] = Parameter(self.depths, ordered=True)
             for slot in range(1, self.slots + 1):
@@ -244,6 +219,21 @@ class MacroSpace(ChainSpace):
                     numeric = part in ("kernel", "expansion", "branches")
                     found[f"stage{stage}.slot{slot}.{part}"] = Parameter(values, ordered=numeric)
         return found
+
+    def build_with(self, c: Choices) -> nn.Module:
+        """The network, built like in a space of your own."""
+        layers: list[nn.Module] = []
+        channels, sides = self.in_channels, self.image_size
+        for number, choices in enumerate(self._widths, start=1):
+            stage = c.scope(f"stage{number}")
+            width, depth = stage.elastic("width", choices), stage.elastic("depth", self.depths)
+            stride = stage_stride(number, sides, self.stem_stride)
+            layers.append(Transition(channels, width, stride, self._style))
+            for i in range(1, depth + 1):
+                slot = make_slot(stage.scope(f"slot{i}"), self.slot_choices, width, self._style)
+                layers.append(optional(slot, depth, i))
+            channels, sides = width, (strided(sides[0], stride), strided(sides[1], stride))
+        return nn.Sequential(*layers, make_head(channels, self.classes, self.head_units))
 
     @cached_property
     def size(self) -> int:
