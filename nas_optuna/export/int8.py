@@ -73,7 +73,8 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
         raise SpecError(f"{error}; {_WITHOUT}") from error
     write_file(folder / FILE, small)
     truth, raw = by.labels.cpu(), by.images.cpu()
-    fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), _latency(m, raw)) for m in (model, small))
+    timed = (visit(session_call(m, 1, raw[:1].numpy()), _SECONDS)[1] for m in (model, small))
+    fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), ms) for m, ms in zip((model, small), timed, strict=True))
     lost = fp32.accuracy - int8.accuracy
     noise = (fp32.accuracy * (1 - fp32.accuracy) / len(truth)) ** 0.5
     suspects = [node.name for node in nodes[begins:] if node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Mul")]
@@ -86,7 +87,3 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
 
 def _accuracy(model: bytes, images: Tensor, labels: Tensor) -> float:
     return (onnx_logits(model, images.split(_BATCH)).argmax(1) == labels).double().mean().item()
-
-
-def _latency(model: bytes, images: Tensor) -> float:
-    return visit(session_call(model, 1, images[:1].numpy()), _SECONDS)[1]

@@ -151,7 +151,7 @@ def write_script(classifier: ImageClassifier, example: Tensor, title: str) -> st
     pixels, fit = classifier.pixels, classifier.prepare.fit
     layers, steps = write_source(classifier.network, example)
     head = _HEAD.format(
-        title=_quoted(title),
+        title=" ".join(title.split()).replace("\\", "/").replace('"', "'"),  # which cannot end its docstring
         # Escaped beyond ASCII as Python does it; JSON would write two surrogates for one character.
         classes=ascii(list(classifier.classes)),
         shape=classifier.image_shape,
@@ -185,8 +185,3 @@ def write_script(classifier: ImageClassifier, example: Tensor, title: str) -> st
 def write_reader(classifier: ImageClassifier) -> str:
     """The text of ``picture.py``: the reader that the training used, with the network's `PixelFormat`."""
     return f"{inspect.getsource(pixels_module)}\n\nPIXELS = {classifier.pixels!r}\n"
-
-
-def _quoted(text: str) -> str:
-    """Text that cannot end its docstring."""
-    return " ".join(text.split()).replace("\\", "/").replace('"', "'")

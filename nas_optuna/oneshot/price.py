@@ -104,7 +104,11 @@ def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator
     shared_batch, own_batch = next(iter(copied.images.epoch(0))), next(iter(own.epoch(0)))
     shared, alone = [], []
     copied.step(shared_batch)
-    scoring = 0.0 if evaluator is None else _scoring_seconds(search, evaluator, evaluations, rng, job.device)
+    scoring = 0.0
+    if evaluator is not None:
+        some = [space.sample(rng) for _ in range(SCORED_AT_RANDOM)] if space.size > evaluations else None
+        scored = some or list(itertools.islice(space.enumerate(), SCORED_IN_TURN))
+        scoring = _seconds(lambda: evaluator(scored), job.device) / len(scored)
     for _ in range(PRICED_ARCHITECTURES):
         network = make_network(space, space.sample(rng), recipe, job.device, recipe.seed)
         step = TrainStep(network, recipe, job.device, total_steps=1000)
@@ -118,17 +122,6 @@ def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator
         training_seconds=statistics.fmean(alone) * len(own) * recipe.epochs * recipe.repeats,
         scoring_seconds=scoring,
     )
-
-
-def _scoring_seconds(
-    search: Search, evaluator: SharedEvaluator, evaluations: int, rng: random.Random, device: torch.device
-) -> float:
-    space = search.space
-    if space.size <= evaluations:
-        scored = list(itertools.islice(space.enumerate(), SCORED_IN_TURN))
-    else:
-        scored = [space.sample(rng) for _ in range(SCORED_AT_RANDOM)]
-    return _seconds(lambda: evaluator(scored), device) / len(scored)
 
 
 def _seconds(step: Callable[[], object], device: torch.device) -> float:

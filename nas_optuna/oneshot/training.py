@@ -129,20 +129,16 @@ class SupernetTraining:
         # After a strategy that does not learn alphas, short trainings and a ranking give the alphas.
         told = Callbacks(callbacks)
         short = ShortTrainer(self.search, self.plan, self.device, self._folder.path, told, self.interrupted)
-        run = Run("supernet", self.study, 1, self.length, None, {**self._facts(), "short_steps": short.steps})
-        with told.during(run):
-            return self._train(told, short)
-
-    def _facts(self) -> dict[str, Any]:
-        """The facts that displays need before the first epoch."""
-        alphas = self.strategy.supernet.alphas if self.strategy and self.strategy.learns_alphas else ()
-        return {
+        facts = {  # that displays need before the first epoch
             "what": f"supernet of space {self.search.space.name}, strategy {self._spec.strategy}",
-            "parameters": list(alphas),
+            "parameters": list(self.strategy.supernet.alphas if self.strategy and not self._ranks else ()),
             "unit": self.table.unit,
             "steps_per_epoch": len(self.strategy.images) if self.strategy else 0,
             "epochs_done": len(self.history),
+            "short_steps": short.steps,
         }
+        with told.during(Run("supernet", self.study, 1, self.length, None, facts)):
+            return self._train(told, short)
 
     def _train(self, told: Callback, short: ShortTrainer) -> SupernetResult:
         stored = find_result(self.study)

@@ -212,9 +212,10 @@ class FunctionSpace(BuiltSpace):
     def cost_steps(self, price: Callable[[Operation], float]) -> Iterator[CostStep]:
         """See `BuiltSpace.cost_steps`: first all values, which are the state, then layers, whose costs add up."""
         costs: dict[Architecture, float] = {}
+        first: Answers = {name: parameter.choices[0] for name, parameter in self.parameters.items()}
 
         def cost(*chosen: Answers) -> float:
-            architecture = self.architecture(functools.reduce(operator.or_, chosen, self._first()))
+            architecture = self.architecture(functools.reduce(operator.or_, chosen, first))
             if architecture not in costs:
                 costs[architecture] = sum(map(price, self.operations(architecture)))
             return costs[architecture]
@@ -233,16 +234,14 @@ class FunctionSpace(BuiltSpace):
         for group in self.tracer.independent(layers):
             labels = self._products(group)
             more = [
-                [cost(state, chosen) - first for chosen in labels] for state, first in zip(states, base, strict=True)
+                [cost(state, chosen) - without for chosen in labels]
+                for state, without in zip(states, base, strict=True)
             ]
             yield CostStep(group, more, [i for i in range(len(states)) for _ in labels])
 
     def _products(self, names: Sequence[str]) -> list[Answers]:
         choices = [self.parameters[name].choices for name in names]
         return [dict(zip(names, values, strict=True)) for values in itertools.product(*choices)]
-
-    def _first(self) -> Answers:
-        return {name: parameter.choices[0] for name, parameter in self.parameters.items()}
 
     def build_with(self, c: Choices) -> nn.Module:
         """See `BuiltSpace.build_with`."""

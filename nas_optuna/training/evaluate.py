@@ -148,28 +148,18 @@ def evaluate(
     predicted, truth = torch.cat(predictions), torch.cat(targets)
     table = confusion(predicted, truth, logits.shape[1]).cpu()
     rounded = cache(lambda: (outputs_in_eight_bits(network, calibration or loader, loader), truth.cpu()))
-    found = _figures(metrics or {}, lambda: (torch.cat(outputs), truth), rounded)
-    network.train(was_training)
-    accuracy = table.diagonal().sum().item() / loader.size
-    return Evaluation((loss / loader.size).item(), accuracy, table, predicted.cpu(), found)
-
-
-def _figures(
-    metrics: Mapping[str, MetricFunction],
-    seen: Callable[[], tuple[Tensor, Tensor]],
-    in_eight_bits: Callable[[], tuple[Tensor, Tensor]],
-) -> dict[str, float]:
-    """All metrics, of the outputs and targets or of those in eight bits."""
     found = {}
-    for name, function in metrics.items():
-        pair = in_eight_bits() if getattr(function, "eight_bits", False) else seen()
+    for name, function in (metrics or {}).items():
+        pair = rounded() if getattr(function, "eight_bits", False) else (torch.cat(outputs), truth)
         with network_failures(f"metric {name!r} failed"):
             value = function(*(part.clone() for part in pair))  # a user's function may change them
             try:
                 found[name] = float(value)
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 raise TrainingError(f"metric {name!r} gave {kind_of(value)}, not a number") from error
-    return found
+    network.train(was_training)
+    accuracy = table.diagonal().sum().item() / loader.size
+    return Evaluation((loss / loader.size).item(), accuracy, table, predicted.cpu(), found)
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:

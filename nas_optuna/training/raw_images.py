@@ -27,7 +27,10 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
     from PIL import Image
 
     if isinstance(images, str | Path | Image.Image):
-        return _picture(images, pixels)[None]
+        if pixels.channels not in (1, 3):
+            raise refused("a picture has 1 or 3 channels", pixels)
+        picture = Path(images) if isinstance(images, str) else images
+        return torch.from_numpy(np.array(picture_pixels(picture, pixels)))[None]
     if isinstance(images, list | tuple):
         if not images:
             raise refused("there is no image", pixels)
@@ -72,9 +75,3 @@ def refused(problem: str, pixels: PixelFormat) -> DataError:
         f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or pictures: paths or PIL"
         " images"
     )
-
-
-def _picture(image: Any, pixels: PixelFormat) -> Tensor:
-    if pixels.channels not in (1, 3):
-        raise refused("a picture has 1 or 3 channels", pixels)
-    return torch.from_numpy(np.array(picture_pixels(Path(image) if isinstance(image, str) else image, pixels)))
