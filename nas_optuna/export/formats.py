@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from nas_optuna.costs.runtimes import to_onnx
-from nas_optuna.errors import TrainingError, describe_error
 from nas_optuna.export.script import write_script
 from nas_optuna.export.source import NotWritable
 from nas_optuna.registry import Registry
@@ -51,25 +50,19 @@ def script(classifier: ImageClassifier, images: Tensor, path: Path, title: str) 
         prepared = classifier.prepare(images[:2])
     text = write_script(classifier, prepared, title)
     path.write_text(text, encoding="utf-8")
-    try:
-        network: Callable[[Tensor], Tensor] = runpy.run_path(str(path))["load"]()  # our own text
-    except Exception as error:
-        raise NotWritable(f"it cannot load the weights ({describe_error(error)})") from error
+    network: Callable[[Tensor], Tensor] = runpy.run_path(str(path))["load"]()  # our own text
     return network
 
 
 def program(classifier: ImageClassifier, images: Tensor, path: Path, title: str) -> Callable[[Tensor], Tensor]:
     """``model.pt2``: a program of ``torch.export``."""
     example = torch.cat([images, images])[:2]
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")  # of recurrent layers
-            warnings.filterwarnings("ignore", "No complete tensor found")  # of views; the weights are on the CPU
-            exported = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-            torch.export.save(exported, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
-        loaded: Any = torch.export.load(path).module()
-    except Exception as error:
-        raise NotWritable(f"torch.export cannot take the network ({describe_error(error)})") from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The tensor attributes? .* assigned during export")  # of recurrent layers
+        warnings.filterwarnings("ignore", "No complete tensor found")  # of views; the weights are on the CPU
+        exported = torch.export.export(classifier, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        torch.export.save(exported, path, extra_files={"classes.json": json.dumps(list(classifier.classes))})
+    loaded: Any = torch.export.load(path).module()
     return lambda raw: loaded(raw)
 
 
@@ -82,14 +75,9 @@ def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: s
         raise NotWritable("it needs two more packages: pip install 'nas-optuna[onnx]'") from None
     header = classifier.header
     described = {"classes": json.dumps(list(classifier.classes)), "architecture": header.architecture}
-    try:
-        model = onnx.load_model_from_string(to_onnx(classifier, torch.cat([images, images])[:2], any_batch=True))
-        onnx.helper.set_model_props(model, described)
-        onnx.checker.check_model(model)
-        onnx.save(model, str(path))
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except TrainingError as error:
-        raise NotWritable(str(error)) from error
-    except Exception as error:
-        raise NotWritable(f"ONNX cannot take the network ({describe_error(error)})") from error
+    model = onnx.load_model_from_string(to_onnx(classifier, torch.cat([images, images])[:2], any_batch=True))
+    onnx.helper.set_model_props(model, described)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return lambda raw: torch.from_numpy(session.run(None, {"images": raw.numpy()})[0])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nas_optuna.errors import DataError, describe_error, shortened
+from nas_optuna.errors import DataError, TrainingError, describe_error, shortened
 from nas_optuna.export.formats import FORMATS
 from nas_optuna.export.int8 import FILE as INT8
 from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
@@ -106,11 +106,11 @@ def _write_forms(
                 raise NotWritable("its format wrote no file of this name")
             largest = max(largest, _compared(run, raw, expected))
         except Exception as error:
-            if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError)):
-                raise  # the failure of any other form must not cost the others
+            if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError) and error.errno):
+                raise  # a full disk; the failure of any other form must not cost the others
             if not (place / name).is_dir():
                 (place / name).unlink(missing_ok=True)
-            left_out[name] = str(error) if isinstance(error, NotWritable) else describe_error(error)
+            left_out[name] = str(error) if isinstance(error, NotWritable | TrainingError) else describe_error(error)
     return [name for name in names if name not in left_out], left_out, largest
 
 
@@ -151,11 +151,8 @@ def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) ->
     largest = 0.0
     scale = max(1.0, expected.abs().max().item())
     for count in dict.fromkeys((len(raw), 1)):
-        try:
-            with torch.inference_mode():
-                found = run(raw[:count])
-        except Exception as error:
-            raise NotWritable(f"it does not run on {count} images ({describe_error(error)})") from error
+        with torch.inference_mode():
+            found = run(raw[:count])
         difference = (found - expected[:count]).abs().max().item()
         if found.shape != expected[:count].shape or not difference <= TOLERANCE * scale:
             raise NotWritable(f"its logits differ by {difference:.1e} from the network's on {count} images")

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from torch import nn
 
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, shown
 from nas_optuna.spaces.architecture import Choice, require_choices
 from nas_optuna.spaces.base import Parameter
 
@@ -154,11 +154,9 @@ def made_module(name: str, label: str, make: Callable[[], nn.Module]) -> nn.Modu
 
 
 def _check_candidates(name: str, candidates: Any) -> None:
-    if not isinstance(candidates, Mapping) or not candidates:
-        raise SpecError(f"layer {name!r} needs a dict of label: function, got {type(candidates).__name__}")
+    if not isinstance(candidates, Mapping) or not candidates or not all(isinstance(label, str) for label in candidates):
+        raise SpecError(f"layer {name!r} needs a dict of text: function, got {shown(candidates)}")
     for label, make in candidates.items():
-        if not isinstance(label, str):
-            raise SpecError(f"layer {name!r}: the label {label!r} is no text")
         if isinstance(make, nn.Module) or not callable(make):
             raise SpecError(
                 f"layer {name!r}: candidate {label!r} is a {type(make).__name__}, not a function that makes a module;"

@@ -162,19 +162,17 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         self._prepare(centre)
 
     def _require_croppable(self) -> None:
-        if self.depthwise and not self.groups == self.in_channels == self.out_channels:
-            raise SpecError("ElasticConv2d needs groups = 1, or as many groups as channels that come and go")
-        if not isinstance(self.padding, tuple) or self.padding_mode != "zeros":
-            raise SpecError("ElasticConv2d needs its padding as numbers, and zeros in it")
+        partly = self.depthwise and not self.groups == self.in_channels == self.out_channels
+        if partly or not isinstance(self.padding, tuple) or self.padding_mode != "zeros":
+            raise SpecError("ElasticConv2d needs groups = 1 or as many as channels, and a padding of numbers and zeros")
         if not self.kernel.opens:
             return
-        if even := [k for k in self.kernel.choices if k % 2 == 0]:
-            raise SpecError(f"smaller kernels are cropped around their centre, so {even[0]} must be odd")
         borders = self.paddings if len(self.paddings) > 1 else self.paddings * len(self.kernel.choices)
-        if len({2 * p - k * self.dilation[0] for p, k in zip(borders, self.kernel.choices, strict=True)}) > 1:
+        sizes = {2 * p - k * self.dilation[0] for p, k in zip(borders, self.kernel.choices, strict=True)}
+        if len(sizes) > 1 or any(k % 2 == 0 for k in self.kernel.choices):
             raise SpecError(
-                "the padding of an elastic kernel must grow with it, or the output's size would change; write"
-                " padding=kernel // 2"
+                f"elastic kernels must be odd, got {list(self.kernel.choices)}, and their padding must grow with them;"
+                " write padding=kernel // 2"
             )
         self.paddings = borders
 

@@ -274,7 +274,7 @@ def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None
     images = _images()
     exported = _export(_of_user(ValueDependent(), images), tmp_path / "out", images)
     assert "cannot be traced" in exported.left_out["model.py"]
-    assert "torch.export cannot take the network" in exported.left_out["model.pt2"]
+    assert "model.pt2" in exported.left_out
     assert "model.safetensors" in exported.files
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted((MARK, *exported.files))
     for reason in exported.left_out.values():

@@ -354,5 +354,5 @@ def test_elastic_kernels_strides_and_products_equal_the_networks_of_their_own() 
 
 
 def test_an_elastic_kernel_needs_a_padding_that_grows_with_it() -> None:
-    with pytest.raises(SpecError, match=r"padding of an elastic kernel must grow with it.*padding=kernel // 2"):
+    with pytest.raises(SpecError, match=r"elastic kernels .* padding must grow with them.*padding=kernel // 2"):
         supernet_for(kernels_and_strides(**SHAPE, padded=False))
