@@ -248,10 +248,8 @@ class FunctionSpace(BuiltSpace):
         on_meta = torch.get_default_device().type == "meta"
         try:
             made = self._function.build(c, self._task, **self.options)
-        except NasOptunaError:
-            raise
-        except Exception:
-            if not on_meta:
+        except Exception as error:
+            if not on_meta or isinstance(error, NasOptunaError):
                 raise
             with torch.device("cpu"):  # a function that reads values of tensors cannot build on meta
                 made = self._function.build(c, self._task, **self.options)

@@ -204,10 +204,8 @@ def blaming(network: nn.Module) -> Iterator[None]:
     try:
         with hooks:
             yield
-    except NasOptunaError:
-        raise
     except Exception as error:
-        if not running:
+        if not running or isinstance(error, NasOptunaError):
             raise
         name, module, given = running[-1]
         shape = list(given.shape) if isinstance(given, Tensor) else f"a {type(given).__name__}"
@@ -221,17 +219,17 @@ def blaming(network: nn.Module) -> Iterator[None]:
 
 
 class Standin(nn.Module):
-    """Returns zeros in the shapes of the replaced layer's outputs; those of a network share the position `turn`."""
+    """Returns zeros in the shapes of the replaced layers' outputs, one after another; it stands for all of them."""
 
-    def __init__(self, outputs: Sequence[Any], turn: list[int]) -> None:
+    def __init__(self, outputs: Sequence[Any]) -> None:
         super().__init__()
-        self._outputs, self._turn = outputs, turn
+        self._outputs, self._turn = outputs, 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Zeros, for the batch size of the first tensor."""
         like = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        output = self._outputs[self._turn[0]]
-        self._turn[0] = (self._turn[0] + 1) % len(self._outputs)
+        output = self._outputs[self._turn]
+        self._turn = (self._turn + 1) % len(self._outputs)
         return tree_map(
             lambda leaf: leaf.zeros(len(like), like.device) if isinstance(leaf, TensorSpec) else leaf, output
         )
@@ -266,11 +264,11 @@ class Alone(nn.Module):
 def without(network: nn.Module, layers: Mapping[str, Sequence[nn.Module]], calls: Sequence[Call]) -> nn.Module:
     """The network with stand-ins for the layers that were called."""
     replaced = {id(layers[call.name][call.place]) for call in calls}
-    outputs, turn = [call.outputs for call in calls], [0]
+    standin = Standin([call.outputs for call in calls])
     if id(network) in replaced:
-        return Standin(outputs, turn)
+        return standin
     for parent in list(network.modules()):
         for name, child in parent._modules.items():  # a module may have several names
             if id(child) in replaced:
-                setattr(parent, name, Standin(outputs, turn))
+                setattr(parent, name, standin)
     return network

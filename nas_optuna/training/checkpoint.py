@@ -98,11 +98,16 @@ class CheckpointFolder:
 
     def save(self, epoch: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> None:
         """Write an epoch's checkpoint, and remove all others except the previous one."""
+        file = self.path / f"epoch-{epoch}"
         try:
             content = _packed(weights, state, progress)
             for left in reversed(range(_ATTEMPTS)):
                 try:
-                    self._write(self.path / f"epoch-{epoch}", content)
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    if file.is_dir():  # of release 0.2
+                        shutil.rmtree(file)
+                    write_file(file, content)
+                    flush(self.path)
                     break
                 except FileNotFoundError:  # another process has ended this training and removed the folder
                     if not left:
@@ -142,13 +147,6 @@ class CheckpointFolder:
             entries = [(_EPOCH.fullmatch(entry.name), entry) for entry in self.path.iterdir()]
             return {int(match[1]): entry for match, entry in entries if match}
         return {}
-
-    def _write(self, file: Path, content: bytes) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        if file.is_dir():
-            shutil.rmtree(file)
-        write_file(file, content)
-        flush(self.path)
 
     def _remove_old(self, epoch: int) -> None:
         """Remove all but this and the previous one; later ones are damaged, or they would have been continued."""

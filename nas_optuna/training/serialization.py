@@ -208,8 +208,11 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
         network.load_state_dict(weights)
         classifier = ImageClassifier(network, architecture, header)
     except Exception as error:  # readers of a damaged file may raise anything
-        what = f"{named(path)!r} is not a network that nas-optuna retrain wrote"
-        raise DataError(f"{what} ({_reason(error)})") from error
+        told = isinstance(error, OSError | SafetensorError | ValueError | NasOptunaError)
+        reason = reason_of(error, 240) if told else describe_error(error)
+        if isinstance(error, ValidationError):
+            reason = problem_of(error, "header")
+        raise DataError(f"{named(path)!r} is not a network that nas-optuna retrain wrote ({reason})") from error
     return classifier.to(where).eval()
 
 
@@ -260,10 +263,3 @@ def _built(space: SearchSpace, architecture: Architecture, found: dict[str, Tens
         require_tensors(found, outline.state_dict())
     with seeded(0):
         return space.build(architecture)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        return problem_of(error, "header")
-    told = isinstance(error, OSError | SafetensorError | ValueError | NasOptunaError)
-    return reason_of(error, 240) if told else describe_error(error)
