@@ -48,7 +48,7 @@ _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
     "export": (networks.export, "--trial best --out model"),
     "pareto": (results.pareto, "--study cost --reference latency_ms=2"),
     "latency measure": (latency.measure, "--space conv --device cpu --out table.json"),
-    "latency check": (latency.check, "table.json --save-overhead"),
+    "latency check": (latency.check, "table.json --json"),
     "latency kit": (latency.kit, "--space conv --out kit"),
     "space show": (lists.space_show, "--space macro"),
     "list": (lists.list_, "samplers --json"),

@@ -146,32 +146,18 @@ LIMITS, WORKERS, BEGINNING, DETAILS = "Costs", "Workers and clusters", "What to 
 """Sections of help, below the most used options."""
 
 
-def _at_least(least: int) -> Callable[[Any], Any]:
-    """A check of a bound; typer's own would append ``[x>=1]`` to an option's help."""
-
-    def check(value: Any) -> Any:
-        if value is not None and value < least:
-            raise typer.BadParameter(f"it must be at least {least}")
-        return value
-
-    return check
-
-
 def option(
     help: str,
     metavar: str | None = None,
     *names: str,
     panel: str | None = None,
     known: Sequence[str] = (),
-    min: int | None = None,
     **more: Any,
 ) -> Any:
     """An option whose help ends in its default, after a semicolon; without `names` it is named like its parameter.
 
     Its `known` values complete it, and stand in its help for ``{}``.
     """
-    if min is not None:
-        more["callback"] = _at_least(min)
     if known:
         help, more["autocompletion"] = help.format(", ".join(known)), lambda: known
     return typer.Option(*names, metavar=metavar, help=help, rich_help_panel=panel, show_default=False, **more)

@@ -7,8 +7,8 @@ import io
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 from optuna.study import Study
@@ -31,14 +31,11 @@ Section = dict[str, Any]
 STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 
 
-@dataclass
 class StudyFacts:
     """A study for every table, note and page."""
 
-    study: Study
-
-    def __post_init__(self) -> None:
-        self.study = read_once(self.study)
+    def __init__(self, study: Study) -> None:
+        self.study = read_once(study)
         self.attributes = self.study.user_attrs
         self.trials = self.study.get_trials(deepcopy=False)
         self.complete = complete_trials(self.study)
@@ -199,13 +196,9 @@ def titles_of(trials: Sequence[FrozenTrial]) -> list[str]:
 
 def staircase(points: Sequence[charts.Point], *, maximize: bool) -> list[charts.Point]:
     """Corners of the step line of the best value so far; the first is infinite, which no chart draws."""
-    corners: list[charts.Point] = []
-    best = -math.inf if maximize else math.inf
-    for x, value in points:
-        better = max(best, value) if maximize else min(best, value)
-        corners += [(x, best), (x, better)]
-        best = better
-    return corners
+    start, better = (-math.inf, max) if maximize else (math.inf, min)
+    bests = accumulate((value for _, value in points), better, initial=start)
+    return [(x, best) for (x, _), step in zip(points, pairwise(bests), strict=True) for best in step]
 
 
 def curve_of(trial: FrozenTrial) -> list[charts.Point]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import NasOptunaError
@@ -23,10 +23,10 @@ from nas_optuna.report.facts import StudyFacts, figures_of, remarks_of, retraine
 from nas_optuna.report.selection import objective_names
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
-from nas_optuna.study.results import TrialRecord, front_trials, ranked
+from nas_optuna.study.results import TrialRecord, best_trial, front_trials, ranked
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import accuracy_on_test, remembered_images
-from nas_optuna.study.studies import command, maximizes
+from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import set_study_system_attributes
 
 if TYPE_CHECKING:
@@ -111,7 +111,6 @@ class NoteWriter(Callback):
         self._store = store
         self._names: Sequence[str] = ()
         self._images: int | None = None
-        self._best: float | None = None
 
     def run_started(self, run: Run) -> None:
         """Read what all notes need; a trial whose process was killed before its note is told again."""
@@ -124,7 +123,8 @@ class NoteWriter(Callback):
         if study is None or ended is None:
             return
         self._write(study, ended)
-        if ended.state == TrialState.COMPLETE and self._is_new_best(study, ended.values[0]):
+        best = best_trial(study)
+        if len(self._names) > 1 or (best is not None and best.number == ended.number):
             write_study_note(study)
 
     def run_finished(self, run: Run) -> None:
@@ -146,13 +146,6 @@ class NoteWriter(Callback):
             return dashboard.keep(self._store, trial_id_of(ended), {dashboard.DRAWING: svg.encode()})
         except (NasOptunaError, OSError):  # the note goes without a drawing
             return {}
-
-    def _is_new_best(self, study: Study, value: float) -> bool:
-        sign = 1.0 if maximizes(study) else -1.0
-        if self._best is not None and sign * value <= sign * self._best and len(self._names) == 1:
-            return False
-        self._best = value
-        return True
 
 
 def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, report: TestReport) -> None:

@@ -135,10 +135,8 @@ def objective_names(study: Study) -> list[str]:
 def require_error(study: Study, found: Winners, remedy: str) -> None:
     """Refuse, with a remedy, to select a network as good as the best if no standard error is known."""
     if found.error is None:
-        name = objective_names(study)[0]
-        unknown = "does not know on how many images accuracies were measured"
-        reason = unknown if name in ACCURACIES else f"ranks trials by {name} rather than by accuracy"
-        raise StudyError(f"study {study.study_name!r} {reason}, so no standard error is known; {remedy}")
+        first = objective_names(study)[0]
+        raise StudyError(f"no standard error is known of {first} in study {study.study_name!r}; {remedy}")
 
 
 def no_complete_trial(study: Study) -> StudyError:
