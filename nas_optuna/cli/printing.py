@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
@@ -165,23 +166,41 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
         side: Literal["left", "right"] = "right" if column.right else "left"
         table.add_column(_text(column.heading), justify=side, no_wrap=not folds, overflow="fold")
     for row in cells:
-        table.add_row(*(row[i] if described[i].shortest is None else _Shortened(row[i]) for i in kept))
+        table.add_row(*(_cell(row[i], described[i]) for i in kept))
     with console.capture() as drawn:
         console.print(table)
     facts().write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
 
 
 @dataclass(frozen=True)
-class _Shortened:
-    """A cell whose middle is left out where the column is too narrow for it."""
+class _Fitted:
+    """A cell whose text is made to fit the width of its column."""
 
     text: str
+    fit: Callable[[str, int], str]
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(1, max(1, cell_len(self.text)))
+        return Measurement(1, max(1, *(cell_len(line) for line in self.text.split("\n"))))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
-        yield shortened(self.text, options.max_width)
+        yield self.fit(self.text, options.max_width)
+
+
+def _cell(text: str, column: Column) -> str | _Fitted:
+    """A text as rich should show it."""
+    if column.shortest is not None:
+        return _Fitted(text, shortened)
+    return text if " " in text or not column.wrap else _Fitted(text, _folded)
+
+
+def _folded(text: str, width: int) -> str:
+    """A long word such as an architecture, broken after commas."""
+    lines = [""]
+    for part in re.findall("[^,]*,?", text):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:

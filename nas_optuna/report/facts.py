@@ -77,7 +77,7 @@ class StudyFacts:
         """E.g. ``"20 trials: 6 complete, 14 pruned"``."""
         states = Counter(record.state for record in self.records)
         parts = [f"{states[state]:,} {'failed' if state == 'fail' else state}" for state in STATES if states[state]]
-        return f"{plural(len(self.records), 'trial')}: {', '.join(parts) or 'none yet'}"
+        return f"{plural(len(self.records), 'trial')}: {', '.join(parts)}" if parts else "no trials yet"
 
     def described(self, record: TrialRecord) -> list[tuple[str, object]]:
         """One trial as names and values: number, architecture, figures as in `figures_of`, and chosen settings."""

@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nas_optuna.cli.printing import Column, print_table
+from nas_optuna.cli.printing import Column, print_facts, print_table
 from nas_optuna.cli.results import SHOWN, print_outcome, print_ranking
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.schema import StudyKey
@@ -137,3 +137,14 @@ def test_words_wider_than_a_character_are_counted(
     lines = capsys.readouterr().out.splitlines()
     assert max(map(cell_len, lines)) <= 40
     assert "猫" * 6 in lines[3]
+
+
+def test_a_long_architecture_is_broken_after_its_choices(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "activation=relu,stem.width=16,stage1.width=32,head=average"
+    monkeypatch.setenv("COLUMNS", "40")
+    print_facts("", [("architecture", text), ("trial", 3)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "".join(line.removeprefix("architecture").strip() for line in lines[:-2]) == text
+    assert all(line.endswith((",", "average")) and len(line) <= 40 for line in lines[:-2])
