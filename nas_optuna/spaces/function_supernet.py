@@ -209,8 +209,10 @@ def _probe(space: BuiltSpace) -> tuple[BuiltSpace, dict[str, Choice]]:
     """The part of a space that its supernet holds, which takes its images, and the values kept."""
     mixing = Mixing(space)
     try:
-        with torch.device("meta"), torch.no_grad():
-            logits = space.build_with(mixing)(torch.empty(2, *space.input_shape))
+        with torch.device("meta"):
+            network, images = space.build_with(mixing), torch.empty(2, *space.input_shape)
+        with torch.no_grad():  # a layer may draw a number on the CPU
+            logits = network(images)
     except NasOptunaError:
         raise
     except Exception as error:
