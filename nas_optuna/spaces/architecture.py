@@ -48,15 +48,10 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One categorical decision.
+    """One categorical decision."""
 
-    Attributes:
-        choices: Its choices, in order.
-        ordered: Whether neighbouring choices are alike (16 → 24 filters); operations are not ordered.
-    """
-
-    choices: tuple[Choice, ...]
-    ordered: bool = False
+    choices: tuple[Choice, ...]  # in order
+    ordered: bool = False  # whether neighbouring choices are alike (16 → 24 filters); operations are not ordered
 
     def match(self, name: str, value: Any) -> Choice:
         """The choice that equals a value, or an `ArchitectureError`; unlike in Python, ``True`` is not 1."""

@@ -83,25 +83,15 @@ class Meter:
 
 
 class StrategyOptions(Settings):
-    """The options of ``[supernet]`` that every strategy has; a strategy's own class adds options and sets defaults.
+    """The options of ``[supernet]`` that every strategy has; a strategy's own class adds options and sets defaults."""
 
-    Attributes:
-        epochs: Passes over the images that weights are trained on.
-        batch_size: Images per step.
-        optimizer: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers faster.
-        learning_rate: The peak learning rate of the weights.
-        weight_decay: The weights' decay; decoupled for AdamW, L2 for SGD.
-        schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
-        clip: Largest norm of the weights' gradient; 0 turns clipping off.
-    """
-
-    epochs: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1)  # passes over the images that weights are trained on
     batch_size: int = Field(default=64, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = Field(default=0.025, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "cosine"] = "cosine"
-    clip: float = Field(default=5.0, ge=0)
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # AdamW trains deep chains without norm layers faster
+    learning_rate: float = Field(default=0.025, gt=0)  # the peak of the weights'
+    weight_decay: float = Field(default=0.0, ge=0)  # decoupled for AdamW, L2 for SGD
+    schedule: Literal["constant", "cosine"] = "cosine"  # to zero over all steps
+    clip: float = Field(default=5.0, ge=0)  # the largest norm of the weights' gradient; 0 turns clipping off
 
 
 class RankedOptions(StrategyOptions):

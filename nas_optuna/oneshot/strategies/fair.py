@@ -27,13 +27,9 @@ WARM_UP = 0.1
 
 
 class FairOptions(RankedOptions):
-    """Options of strategy ``"fair"``.
+    """Options of strategy ``"fair"``."""
 
-    Attributes:
-        batch_size: Small, because many steps count more than many images.
-    """
-
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=16, ge=1)  # small, because many steps count more than many images
     optimizer: Literal["sgd", "adamw"] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0)
 
