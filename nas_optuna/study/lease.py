@@ -5,8 +5,8 @@ A trial that runs has a lease: a row in a table of ours with its worker and a ti
 it while it works, and removes it when everybody has been told of the trial's end. Another worker takes a trial over in
 two cases only:
 
-- The process ran in the same PID namespace since the same boot, and no longer exists; or the machine has rebooted.
-- The lease has lapsed: the process was stopped, or its host is gone or has no network.
+- The process ran in the same PID namespace since the same boot, and no longer exists.
+- The lease has lapsed: the process was stopped, or its host is gone, has rebooted, or has no network.
 
 A trial that runs without a lease is left alone, because a plain ``study.optimize`` may be about to train it; a person
 who knows better can put it back.

@@ -129,8 +129,6 @@ def clock(connection: Connection) -> sa.ColumnElement[float]:
 # --- workers ----------------------------------------------------------------------------------------------------------
 
 
-_FIRST_NAMESPACE = "4026531836"
-"""The number that Linux gives to the PID namespace outside of containers."""
 _UNKNOWN = "-"
 _ENDED = "ended"
 
@@ -140,81 +138,50 @@ class Worker:
     """A process, identified across all machines."""
 
     host: str  # its name, for people
-    machine: str  # survives a reboot, if it is known
     boot: str  # differs for each boot of each machine
     namespace: str  # in which its number counts: each container has its own
     process: int  # its number
     started: str  # distinguishes it from a later process with the same number
 
     def __str__(self) -> str:
-        return f"{self.host}/{self.machine}/{self.boot}/{self.namespace}/{self.process}/{self.started}"
+        return f"{self.host}/{self.boot}/{self.namespace}/{self.process}/{self.started}"
 
     @classmethod
     def parse(cls, text: object) -> Worker | None:
-        """Read what ``str`` gave; None for anything else.
-
-        Examples:
-            >>> Worker.parse("host/machine/boot/4026531836/12/345").process
-            12
-        """
+        """Read what ``str`` gave; None for anything else."""
         fields = text.split("/") if isinstance(text, str) else []
-        if len(fields) != 6 or not fields[4].isdecimal():
+        if len(fields) != 5 or not fields[3].isdecimal():
             return None
-        host, machine, boot, namespace, process, started = fields
-        return cls(host, machine, boot, namespace, int(process), started)
+        host, boot, namespace, process, started = fields
+        return cls(host, boot, namespace, int(process), started)
 
     def is_gone(self) -> bool:
         """Whether it has certainly ended; False if that cannot be known from here."""
-        here = _here()
-        if not self.is_here():
-            return False
-        if self.boot == here.boot:
-            return not _may_be_there(self.process, self.started)
-        # An earlier boot, unless it is a copy: containers are copied with the machine's identity, and then share it.
-        is_outside = self.host == here.host and self.namespace == _FIRST_NAMESPACE
-        return is_outside and _UNKNOWN not in (self.boot, here.boot)
+        return self.is_here() and not _may_be_there(self.process, self.started)
 
     def is_here(self) -> bool:
         """Whether it can be seen from here, dead or alive."""
-        here = _here()
-        same = self.boot == here.boot != _UNKNOWN or self.machine == here.machine != _UNKNOWN
-        return same and self.namespace == here.namespace
+        return _surroundings()[1:] == (self.boot, self.namespace)
 
 
 def this_worker() -> str:
     """This process as the text by which its leases name it."""
-    return str(_here())
-
-
-def _here() -> Worker:
-    """Not cached, because a fork is another process."""
-    host, machine, boot, namespace = _surroundings()
-    return Worker(host, machine, boot, namespace, os.getpid(), _start_time(os.getpid()))
+    # Not cached, because a fork is another process.
+    return str(Worker(*_surroundings(), os.getpid(), _start_time(os.getpid())))
 
 
 @cache
-def _surroundings() -> tuple[str, str, str, str]:
-    """Host, machine, boot and PID namespace, which a fork shares."""
-    boot = _first_line("/proc/sys/kernel/random/boot_id")
-    machine = _first_line("/etc/machine-id", "/var/lib/dbus/machine-id")
-    if machine == _UNKNOWN and not (uuid.getnode() >> 40) & 1:  # with that bit set it is a random number
-        machine = f"{uuid.getnode():012x}"
+def _surroundings() -> tuple[str, str, str]:
+    """Host, boot and PID namespace, which a fork shares; where the system does not tell the boot, the machine."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        boot = f"{uuid.getnode():012x}"
     try:
         namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
     except OSError:
         namespace = _UNKNOWN
-    return socket.gethostname().replace("/", "-") or _UNKNOWN, machine, boot, namespace
-
-
-def _first_line(*files: str) -> str:
-    for file in files:
-        try:
-            text = Path(file).read_text(encoding="ascii").strip()
-        except (OSError, ValueError):
-            continue
-        if text and "/" not in text:
-            return text
-    return _UNKNOWN
+    return socket.gethostname().replace("/", "-") or _UNKNOWN, boot, namespace
 
 
 def _start_time(process: int) -> str:

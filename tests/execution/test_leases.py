@@ -40,7 +40,7 @@ class AtTheFirstEpoch(Callback):
 def elsewhere() -> str:
     worker = Worker.parse(this_worker())
     assert worker is not None
-    return str(replace(worker, host="elsewhere", machine="m", boot="b"))
+    return str(replace(worker, host="elsewhere", boot="b"))
 
 
 def take_away(trial: optuna.Trial) -> None:

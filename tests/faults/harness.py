@@ -169,7 +169,7 @@ def work(place: Place, total: int, host: str = "") -> None:
     log = place.folder / f"log.{os.getpid()}"
     logging.basicConfig(filename=log, level=logging.INFO, force=True)
     if host:
-        lease_table._surroundings = lambda: (host, f"machine-{host}", f"boot-{host}", "4026531836")  # type: ignore[assignment]
+        lease_table._surroundings = lambda: (host, f"boot-{host}", "4026531836")  # type: ignore[assignment]
         real = time.time
         time.time = lambda: real() + 3600
     study, notes = place.study(), _Notes(place.folder, host)

@@ -30,7 +30,7 @@ def here() -> Worker:
 
 
 GONE = replace(here(), process=999_999_999)
-ELSEWHERE = replace(here(), host="elsewhere", machine="m", boot="b", process=7)
+ELSEWHERE = replace(here(), host="elsewhere", boot="b", process=7)
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ def test_a_worker_that_lost_its_trial_records_nothing(tmp_path: Path) -> None:
     assert lost is not None
     trial = optuna.Trial(study, lost)
     with lease.hold(study, lost):
-        leases.give(study, lost, "elsewhere/m/b/n/1/1")
+        leases.give(study, lost, "elsewhere/b/n/1/1")
         with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="another runs it"):
             set_trial_attributes(trial, {"a": 1})
         with pytest.raises(optuna.exceptions.UpdateFinishedTrialError, match="another runs it"):

@@ -56,7 +56,7 @@ def test_sqlite_is_advised_against_for_many_workers_and_on_a_network(
     study = optuna.create_study(storage=open_storage(url, create=True))
     for number in range(8):
         assert advice(url, number + 1) is None
-        leases.give(study, study.ask()._trial_id, f"other/m/b/n/{number + 1}/1")
+        leases.give(study, study.ask()._trial_id, f"other/b/n/{number + 1}/1")
     lease.advise(study)
     (said,) = [record.getMessage() for record in caplog.records]
     assert said.startswith("9 workers on one SQLite file wait for each other; PostgreSQL")
