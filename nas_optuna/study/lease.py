@@ -43,7 +43,7 @@ from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.database import change_state, persistently
 from nas_optuna.study.lease_table import HELD, LEASES, Claim, this_worker
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.storage import advice, has_raced, refusal
+from nas_optuna.study.storage import NOT_A_DATABASE, advice, has_raced
 from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import add_trial, retried, transaction
 
@@ -91,12 +91,11 @@ def claims(study: Study, trial_id: int | None = None) -> list[Claim]:
     which = is_claimed if trial_id is None else trials.c.trial_id == trial_id
 
     def read(connection: Connection) -> list[Claim]:
-        of_trial = (trials.c.trial_id, trials.c.number, sa.type_coerce(trials.c.state, sa.String))
+        of_trial = (trials.c.trial_id, trials.c.number, trials.c.state)
         found = sa.select(*of_trial, LEASES.c.worker, LEASES.c.until, lease_table.clock(connection))
         joined = found.outerjoin_from(trials, LEASES, trials.c.trial_id == LEASES.c.trial_id)
         of_study = joined.where(trials.c.study_id == internals.study_id_of(study), which).order_by(trials.c.trial_id)
-        rows = connection.execute(of_study)
-        return [Claim(i, n, TrialState.__members__.get(state, TrialState.FAIL), *row) for i, n, state, *row in rows]
+        return [Claim(*row) for row in connection.execute(of_study)]
 
     return transaction(internals.storage_of(study), read)
 
@@ -240,7 +239,7 @@ def release(study: Study, trial_id: int) -> bool:
 def require_transactions(study: Study) -> None:
     """Refuse a storage that could lose trials silently."""
     if isinstance(internals.storage_of(study), GrpcStorageProxy):
-        raise StudyError(refusal("grpc"))
+        raise StudyError(NOT_A_DATABASE)
 
 
 def advise(study: Study) -> None:

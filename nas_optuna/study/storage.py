@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from nas_optuna.study.database import RetryingStorage
 
 DEFAULT_STORAGE = "sqlite:///nas-optuna.db"
+_NOT_A_URL = (
+    f"the storage is not a database URL; e.g. {DEFAULT_STORAGE} or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+)
 PATIENCE = 60.0
 """Seconds to wait for another process's write to SQLite, or for a database server that is away;
 ``NAS_OPTUNA_STORAGE_PATIENCE`` is another number."""
@@ -47,12 +50,12 @@ _DRIVERS = {
     "mariadb": ("pymysql", "mysql+pymysql://"),
 }
 """Database → the package of a driver that works, and how its URL begins."""
-_REFUSED = {
-    "grpc": ("Optuna's gRPC proxy", "name the database behind it"),
-    "journal": ("a journal", "use SQLite on one machine and PostgreSQL on many"),
-    "redis": ("a journal in Redis", "use PostgreSQL"),
-}
-"""Optuna's storages without transactions → their names, and what to use instead."""
+NOT_A_DATABASE = (
+    "the storage is no database: Optuna's gRPC proxy and journals cannot change a trial and its worker in one step, so"
+    " that a killed worker could leave a trial that nobody takes up; name the database behind the proxy, or use SQLite"
+    " on one machine and PostgreSQL on many"
+)
+"""Why a storage of Optuna's without transactions is refused."""
 _ON_THE_NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "lustre", "beegfs", "gpfs"})
 """Network file systems, on which SQLite's locks and log are not reliable."""
 MANY = 8
@@ -65,12 +68,7 @@ def storage_url(given: str | None = None) -> str:
 
 
 def absolute(url: str) -> str:
-    """The URL with an absolute path to its SQLite file, for a process that runs in another folder.
-
-    Examples:
-        >>> absolute("sqlite:////srv/nas.db")
-        'sqlite:////srv/nas.db'
-    """
+    """The URL with an absolute path to its SQLite file, for a process that runs in another folder."""
     database = sqlite_file(url)
     if database is None:
         return url
@@ -116,27 +114,13 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
             partial(_open, url, database, patience), patience if with_retry else 0.0, is_undone=has_raced
         )
     except ArgumentError:
-        raise StudyError(_not_a_url()) from None
+        raise StudyError(_NOT_A_URL) from None
     except failures as error:
         raise StudyError(f"cannot open storage {mask_urls(url)}: {_reason(error, url)}") from None
 
 
-def refusal(kind: str) -> str:
-    """Why Optuna's ``"grpc"``, ``"journal"`` or ``"redis"`` storage is refused."""
-    name, remedy = _REFUSED[kind]
-    return (
-        f"the storage is no database: {name} cannot change a trial and its worker in one step, so that a killed worker"
-        f" could leave a trial that nobody takes up; {remedy}"
-    )
-
-
 def advice(url: str, workers: int) -> str | None:
-    """One line of advice if a SQLite file does not suit so many workers; None if all is well.
-
-    Examples:
-        >>> advice("sqlite:///nas-optuna.db", 2) is None
-        True
-    """
+    """One line of advice if a SQLite file does not suit so many workers; None if all is well."""
     database = sqlite_file(url)
     if database is None:
         return None
@@ -178,22 +162,16 @@ def is_of_the_deleted(error: BaseException) -> bool:
     return isinstance(error, KeyError) and any(text in str(error) for text in said)
 
 
-def _not_a_url() -> str:
-    return (
-        f"the storage is not a database URL; e.g. {DEFAULT_STORAGE} or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
-    )
-
-
 def _parsed(url: str) -> URL:
     """Read a URL."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     if not url.isprintable() or len(url) > _LONGEST_URL:
-        raise StudyError(_not_a_url())
+        raise StudyError(_NOT_A_URL)
     scheme = url.partition(":")[0].partition("+")[0].lower()
-    if scheme in _REFUSED or url.lower().endswith((".log", ".journal")):
-        raise StudyError(refusal(scheme if scheme in _REFUSED else "journal"))
+    if scheme in ("grpc", "journal", "redis") or url.lower().endswith((".log", ".journal")):
+        raise StudyError(NOT_A_DATABASE)
     is_file = url.startswith("sqlite")
     if not is_file and url.partition("://")[2].partition("?")[0].count("@") > 1:
         raise StudyError("the storage's URL has two @; write one in a user name or password as %40")
@@ -203,7 +181,7 @@ def _parsed(url: str) -> URL:
     except ImportError:  # reported with its remedy when it is opened
         pass
     except (ArgumentError, ValueError):
-        raise StudyError(_not_a_url()) from None
+        raise StudyError(_NOT_A_URL) from None
     return parsed
 
 

@@ -20,9 +20,9 @@ from tests.study import leases
     ("url", "reason"),
     [
         ("grpc://localhost:13000", "gRPC proxy"),
-        ("journal:///tmp/x", "a journal cannot"),
-        ("optuna.log", "a journal cannot"),
-        ("redis://localhost:6379", "a journal in Redis"),
+        ("journal:///tmp/x", "gRPC proxy and journals cannot"),
+        ("optuna.log", "gRPC proxy and journals cannot"),
+        ("redis://localhost:6379", "gRPC proxy and journals cannot"),
         ("mysql://u:PW@h/x", "pip install pymysql, and write mysql.pymysql://"),
         ("mariadb://u:PW@h/x", "pip install pymysql, and write mysql.pymysql://"),
         ("postgresql+asyncpg://u:PW@h/x", r"pip install 'psycopg\[binary\]', and write postgresql\+psycopg://"),
@@ -41,7 +41,9 @@ def test_the_grpc_proxy_is_refused_in_the_library_too() -> None:
     server.start()
     try:
         study = optuna.create_study(storage=GrpcStorageProxy(host="localhost", port=23417))
-        with pytest.raises(StudyError, match="gRPC proxy cannot change a trial and its worker in one step"):
+        with pytest.raises(
+            StudyError, match="gRPC proxy and journals cannot change a trial and its worker in one step"
+        ):
             run(study, lambda trial: trial.suggest_float("x", 0, 1), trials=1)
         assert study.trials == []
     finally:
