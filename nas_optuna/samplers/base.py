@@ -68,38 +68,25 @@ class ArchitectureSampler(BaseSampler):
         seed: The study's seed; None draws one.
         ordered: Names of the parameters whose neighbouring choices are alike; None means those whose choices are all
             numbers.
-
-    Attributes:
-        Config: The class of the options.
-        one_objective: Whether the class refuses a study of several objectives.
-        numbers: Whether the class also proposes floats and integers; if not, they are drawn uniformly.
-        obeys_list: Whether the class proposes only what is in `among`, where that is given.
-        allowed: What may be proposed, given limits on costs that are known before training; None allows everything.
-        canonical: `SearchSpace.canonical`, so that equal networks are not proposed twice; see `for_space`.
-        among: The only architectures that may be proposed, as params; None is the whole space.
-        pinned: Parameter name → the value that every proposal has.
-        repeated: The architecture of an earlier trial whose training the last proposal continues; None if it is new.
-        repeated_params: The params of that trial, since another number of the same level would be another training.
-        attempt: How many times a proposal for this trial has collided with another worker's.
     """
 
-    Config: ClassVar[type] = object
-    one_objective: ClassVar[bool] = False
-    numbers: ClassVar[bool] = False
-    obeys_list: ClassVar[bool] = False
+    Config: ClassVar[type] = object  # of the options
+    one_objective: ClassVar[bool] = False  # whether it refuses a study of several objectives
+    numbers: ClassVar[bool] = False  # whether it also proposes floats and integers, which else are drawn uniformly
+    obeys_list: ClassVar[bool] = False  # whether it proposes only what is in `among`, where that is given
 
     def __init__(self, config: Any = None, *, seed: int | None = None, ordered: Collection[str] | None = None) -> None:
         self._config: Any = config or self.Config()
         self._seed = secrets.randbelow(2**31) if seed is None else seed
-        self.allowed: Allowed | None = None
-        self.canonical: Canonical | None = None
+        self.allowed: Allowed | None = None  # by limits on costs that are known before training; None allows everything
+        self.canonical: Canonical | None = None  # so that equal networks are not proposed twice; see `for_space`
         self.ordered = None if ordered is None else frozenset(ordered)
-        self.among: Sequence[Mapping[str, Any]] | None = None
-        self.pinned: Mapping[str, Any] = {}
+        self.among: Sequence[Mapping[str, Any]] | None = None  # all that may be proposed, as params; None: the space
+        self.pinned: Mapping[str, Any] = {}  # parameter name → the value that every proposal has
         self._space: SearchSpace | None = None
-        self.repeated: Tokens | None = None
-        self.repeated_params: Mapping[str, Any] = {}
-        self.attempt = 0
+        self.repeated: Tokens | None = None  # the architecture whose training the last proposal continues
+        self.repeated_params: Mapping[str, Any] = {}  # of its trial: another number of a level is another training
+        self.attempt = 0  # how many times a proposal for this trial has collided with another worker's
         self._lock = threading.Lock()
         self._follow(None)
 
@@ -293,17 +280,7 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
 def configured(
     config: Callable[..., Config],
 ) -> Callable[[Callable[[SearchSpace, int, Config], BaseSampler]], Callable[..., BaseSampler]]:
-    """Turn a function of (space, seed, config) into a factory whose keywords are the fields of the config.
-
-    Examples:
-        >>> import dataclasses, optuna
-        >>> @dataclasses.dataclass(frozen=True)
-        ... class RandomConfig:
-        ...     pass
-        >>> @configured(RandomConfig)
-        ... def random(space, seed, config):
-        ...     return optuna.samplers.RandomSampler(seed)
-    """
+    """Turn a function of (space, seed, config) into a factory whose keywords are the fields of the config."""
 
     def decorate(make: Callable[[SearchSpace, int, Config], BaseSampler]) -> Callable[..., BaseSampler]:
         @wraps(make)

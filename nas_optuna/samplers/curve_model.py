@@ -95,26 +95,17 @@ class _Level:
 
 
 class CurveModel:
-    """Predicts final values from the curves of a study.
+    """Predicts final values from the curves of a study."""
 
-    Args:
-        curves: The learning curves, by architecture.
-        epochs: Epochs of a whole training.
-        space: See `Space`.
-        known_of: From architectures to ``[architectures, numbers]`` that are known of each before training.
-        images: Number of validation images if values are accuracies, from which the least noise of a value follows.
-
-    Attributes:
-        may_look: Whether whole trainings took enough of the epochs that partial ones may be planned; see `ENDED_SHARE`.
-    """
+    may_look: bool  # whether whole trainings took enough of the epochs that partial ones may be planned
 
     def __init__(
         self,
         curves: Mapping[Tokens, Curve],
-        epochs: int,
+        epochs: int,  # of a whole training
         space: Space,
-        known_of: Callable[[Sequence[Tokens]], Array],
-        images: int | None = None,
+        known_of: Callable[[Sequence[Tokens]], Array],  # what is known before training, [architectures, numbers]
+        images: int | None = None,  # on which accuracies were measured, from which the least noise of a value follows
     ) -> None:
         self.epochs = epochs
         self._images = images
@@ -284,22 +275,15 @@ class Target:
     trainings, so that only the trained value is uncertain. For each bound on the costs, a network inside improves on
     the best value inside; the mean over the bounds is the expected hypervolume improvement (Emmerich et al. 2006),
     without its usual recursion.
-
-    Args:
-        tokens: The architectures whose training has ended.
-        finals: ``[architectures]`` values, the higher the better.
-        costs: Other objectives of each, the lower the better; empty if there are none.
-        space: See `Space`.
-        known: ``[architectures, numbers]`` that are known of each before training, standardised.
     """
 
     def __init__(
         self,
-        tokens: Sequence[Tokens],
-        finals: Sequence[float],
-        costs: Sequence[tuple[float, ...]],
+        tokens: Sequence[Tokens],  # the architectures whose training has ended
+        finals: Sequence[float],  # their values, the higher the better
+        costs: Sequence[tuple[float, ...]],  # their other objectives, the lower the better; empty if there are none
         space: Space,
-        known: Array,
+        known: Array,  # what is known before training, standardised, [architectures, numbers]
     ) -> None:
         self._best = max(finals, default=-math.inf)
         self._exact = dict(zip(tokens, costs, strict=True))

@@ -24,16 +24,6 @@ class GuardedPruner(BasePruner):
     trial must beat the best of the first search. Here no trial is stopped while fewer than a guaranteed share of the
     latest trials are complete.
 
-    Args:
-        epochs: The largest step that a trial can reach.
-        keep: The share of trials that go on at a rung, from 0 to 1.
-        guarantee: The share of the latest `window` trials that must be complete before any is stopped, from 0 to 1.
-        n_startup_trials: How many trials must be complete before any is stopped.
-        window: How many trials count as the latest.
-
-    Raises:
-        ValueError: A value is out of its range.
-
     Examples:
         >>> import optuna
         >>> study = optuna.create_study(direction="maximize", pruner=GuardedPruner(epochs=10))
@@ -41,12 +31,12 @@ class GuardedPruner(BasePruner):
 
     def __init__(
         self,
-        epochs: int,
+        epochs: int,  # the largest step that a trial can reach
         *,
-        keep: float = 0.35,
-        guarantee: float = 0.25,
-        n_startup_trials: int = 3,
-        window: int = 20,
+        keep: float = 0.35,  # the share of trials that go on at a rung
+        guarantee: float = 0.25,  # the share of the latest trials that must be complete before any is stopped
+        n_startup_trials: int = 3,  # how many trials must be complete before any is stopped
+        window: int = 20,  # how many trials count as the latest
     ) -> None:
         for name, value in (("keep", keep), ("guarantee", guarantee)):
             if not 0 <= value <= 1:

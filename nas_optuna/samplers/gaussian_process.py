@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,40 +56,21 @@ MAX_STEPS = 7
 """The most steps that a range is long, however many levels it has, so that numbers correlate as far as choices."""
 
 
-class Hyperparameters(NamedTuple):
-    """Places in `RANGES`, `TRENDS` and `NOISES`, and in `SLOPES` for each group, chosen by marginal likelihood."""
-
-    reach: int
-    trend: int
-    noise: int
-    slopes: tuple[int, ...] = ()
-
-
 class GaussianProcess:
-    """A Gaussian process over token sequences; its hyperparameters are chosen by marginal likelihood.
+    """A Gaussian process over token sequences; its hyperparameters are chosen by marginal likelihood."""
 
-    Known numbers of each point (sizes, an earlier value) enter linearly. The coefficients of a group of them have a
-    normal prior whose variance is chosen, too, so that numbers that do not help are ignored.
-
-    Args:
-        space: The parameters.
-        tokens: ``[points, parameters]`` integers.
-        values: ``[points]``; mean 0 and variance 1 are assumed.
-        mean: The prior mean, in units of `values`; the process models the rest.
-        numbers: Groups of known numbers of the points, each ``[points, numbers]``, standardised.
-        least_noise: The least variance of the noise, in units of the values' variance.
-    """
+    # Known numbers of each point (sizes, an earlier value) enter linearly. The coefficients of a group of them have a
+    # normal prior whose variance is chosen, too, so that numbers that do not help are ignored.
 
     def __init__(
         self,
         space: Space,
-        tokens: NDArray[Any],
-        values: Array,
-        mean: Callable[[Sequence[Tokens]], Array] | None = None,
-        numbers: Sequence[Array] = (),
-        least_noise: float = 0.0,
+        tokens: NDArray[Any],  # [points, parameters]
+        values: Array,  # [points], of mean 0 and variance 1
+        mean: Callable[[Sequence[Tokens]], Array] | None = None,  # the prior mean of values; the rest is modelled
+        numbers: Sequence[Array] = (),  # groups of known numbers, each [points, numbers], standardised
+        least_noise: float = 0.0,  # the least variance of the noise, in units of the values' variance
     ) -> None:
-        self._least_noise = least_noise
         self._mean = mean or (lambda tokens: np.zeros(len(tokens)))
         values = values - self._mean(list(map(tuple, tokens.tolist())))
         self._offsets = np.concatenate(([0], np.cumsum(space[0])[:-1]))
@@ -98,10 +79,10 @@ class GaussianProcess:
         self._kernels = (tuple(space[0]), tuple(space[1]), tuple(space[2]))
         points = self._one_hot(tokens)
         every = -(-len(points) // FITTED_POINTS)
-        self._choose(points[::every], values[::every], [group[::every] for group in numbers])
+        self._choose(points[::every], values[::every], [group[::every] for group in numbers], least_noise)
         self._condition(points, values, self._scaled(numbers, len(points)))
 
-    def _choose(self, points: Array, values: Array, numbers: Sequence[Array]) -> None:
+    def _choose(self, points: Array, values: Array, numbers: Sequence[Array], least_noise: float) -> None:
         """Take the hyperparameters with the highest marginal likelihood."""
         sizes, ordered, groups = self._kernels
         has_trend = len(set(groups)) < len(sizes)
@@ -127,11 +108,12 @@ class GaussianProcess:
             return known[chosen][0]
 
         best = _maximise(likelihood, grids)
-        self.chosen = Hyperparameters(best[0], best[1], best[2], best[3:])
+        reach, trend, noise, *slopes = best
         self._variance = known[best][1]
-        self._similarity = _similarity(sizes, ordered, RANGES[self.chosen.reach])
-        self._slope = TRENDS[self.chosen.trend] * _slope(sizes, ordered, groups, RANGES[self.chosen.reach])
-        self._noise = max(NOISES[self.chosen.noise], self._least_noise / self._variance)
+        self._similarity = _similarity(sizes, ordered, RANGES[reach])
+        self._slope = TRENDS[trend] * _slope(sizes, ordered, groups, RANGES[reach])
+        self._noise = max(NOISES[noise], least_noise / self._variance)
+        self._slopes = [SLOPES[place] ** 0.5 for place in slopes]
 
     def _one_hot(self, tokens: NDArray[Any]) -> Array:
         result = np.zeros((len(tokens), self._width))
@@ -140,8 +122,7 @@ class GaussianProcess:
 
     def _scaled(self, numbers: Sequence[Array], points: int) -> Array:
         """The numbers side by side, ``[points, numbers]``, scaled so that their products are covariances."""
-        weights = [SLOPES[place] ** 0.5 for place in self.chosen.slopes]
-        scaled = [weight * group for weight, group in zip(weights, numbers, strict=True)]
+        scaled = [weight * group for weight, group in zip(self._slopes, numbers, strict=True)]
         return np.concatenate(scaled, 1) if scaled else np.zeros((points, 0))
 
     def _condition(self, points: Array, values: Array, numbers: Array) -> None:
@@ -158,7 +139,7 @@ class GaussianProcess:
     def coefficients(self, group: int) -> Array:
         """The slopes of the mean in the numbers of a group; ``[numbers]``."""
         own = self._numbers[:, self._starts[group] : self._starts[group + 1]]
-        grown: Array = SLOPES[self.chosen.slopes[group]] ** 0.5 * (self._weights @ own)
+        grown: Array = self._slopes[group] * (self._weights @ own)
         return grown
 
     def fantasize(self, tokens: NDArray[Any], numbers: Sequence[Array] = ()) -> None:
@@ -259,13 +240,9 @@ class LearnedMean:
     The score of a supernet or of an earlier study tells where good architectures are, and the process models the
     residual. Coefficients are those of a ridge regression, so that a score that does not help is ignored. They fade as
     trials arrive, because many trainings need no prior (the prior of πBO, Hvarfner et al. 2022, fades, too).
-
-    Args:
-        scores: Scores, each with the number of trials after which half of its coefficient is left.
-        tokens: The trained architectures.
-        merit: Their merit, standardised; ``[points]``.
     """
 
+    # Each score comes with the number of trials after which half of its coefficient is left; merit is standardised.
     def __init__(self, scores: Sequence[tuple[Scorer, float]], tokens: Sequence[Tokens], merit: Array) -> None:
         self._terms: list[tuple[Scorer, float, float]] = []
         rest = merit

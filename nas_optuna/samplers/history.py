@@ -85,44 +85,27 @@ class Observation:
 
 
 class History:
-    """The trials of one study as tokens. A trial is read again only until it has finished.
-
-    Args:
-        space: Parameter name → distribution, in order.
-        canonical: Of the search space; None where different params are different architectures.
-        pinned: Parameter name → the only value that a proposal may have.
-
-    Attributes:
-        axes: Parameter name → its tokens.
-        sizes: Number of tokens of each parameter.
-        digest: A digest of the parameters' names, to recognise tokens of other parameters.
-        finished: Finished trials in order of completion, as far as this process could know it.
-        informative: Those of them that have a value, or were pruned after they had reported one.
-        running: Number → tokens that an unfinished trial chose, or that its sampler has published.
-        pending: Numbers of running trials without either.
-        seen: The canonical tokens of everything that was evaluated or is being evaluated; see `is_new`.
-        derived: What a sampler keeps that depends on these trials and parameters, by name.
-    """
+    """The trials of one study as tokens. A trial is read again only until it has finished."""
 
     def __init__(
         self,
         space: Mapping[str, BaseDistribution],
-        canonical: Canonical | None = None,
-        pinned: Mapping[str, Any] | None = None,
+        canonical: Canonical | None = None,  # None where different params are different architectures
+        pinned: Mapping[str, Any] | None = None,  # parameter name → the only value that a proposal may have
     ) -> None:
         self.space = dict(space)
         self.axes = {name: Axis(distribution) for name, distribution in space.items()}
         self.sizes = tuple(a.size for a in self.axes.values())
-        self.digest = zlib.crc32("/".join(space).encode())
+        self.digest = zlib.crc32("/".join(space).encode())  # to recognise tokens of other parameters
         self._canonical = canonical
         self._pins = {i: self.axes[n].token((pinned or {})[n]) for i, n in enumerate(self.axes) if n in (pinned or {})}
         self._canonical_tokens: dict[Tokens, Tokens] = {}
-        self.finished: list[Observation] = []
-        self.informative: list[Observation] = []
-        self.running: dict[int, Tokens] = {}
-        self.pending: list[int] = []
-        self.seen: set[Tokens] = set()
-        self.derived: dict[str, Any] = {}
+        self.finished: list[Observation] = []  # in order of completion, as far as this process could know it
+        self.informative: list[Observation] = []  # those that have a value, or were pruned after they had reported one
+        self.running: dict[int, Tokens] = {}  # by number, what unfinished trials chose, or their samplers published
+        self.pending: list[int] = []  # numbers of running trials without either
+        self.seen: set[Tokens] = set()  # canonical, of all that was evaluated or is being evaluated; see `is_new`
+        self.derived: dict[str, Any] = {}  # what a sampler keeps that depends on these trials and parameters
         self._evaluated: set[Tokens] = set()
         self._unfinished: list[int] = []
         self._count = 0

@@ -90,23 +90,18 @@ class GPSampler(optuna.samplers.GPSampler):
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """Optuna's proposal from at most `GP_TRIALS` complete trials."""
-        return super().sample_relative(_with_fewer_trials(study), trial, search_space)
+        """Optuna's proposal from at most `GP_TRIALS` complete trials: the best half and the latest half."""
+        sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
 
+        def fewer(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+            complete = [t for t in trials if t.state == TrialState.COMPLETE]
+            if len(complete) <= GP_TRIALS:
+                return trials
+            gains = np.array([sign * t.values[0] for t in complete])
+            kept = {complete[i].number for i in best_and_latest(gains, GP_TRIALS)}
+            return [t for t in trials if t.state != TrialState.COMPLETE or t.number in kept]
 
-def _with_fewer_trials(study: Study) -> Study:
-    """A view of a study with at most `GP_TRIALS` complete trials: the best half and the latest half."""
-    sign = 1.0 if study.directions[0] == StudyDirection.MAXIMIZE else -1.0
-
-    def fewer(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        complete = [t for t in trials if t.state == TrialState.COMPLETE]
-        if len(complete) <= GP_TRIALS:
-            return trials
-        gains = np.array([sign * t.values[0] for t in complete])
-        kept = {complete[i].number for i in best_and_latest(gains, GP_TRIALS)}
-        return [t for t in trials if t.state != TrialState.COMPLETE or t.number in kept]
-
-    return showing(study, fewer)
+        return super().sample_relative(showing(study, fewer), trial, search_space)
 
 
 class DistinctSampler(ArchitectureSampler):
@@ -123,17 +118,12 @@ class DistinctSampler(ArchitectureSampler):
     repeats its proposals (optuna #3255), and two workers with one seed propose the same points. So every draw is that
     of a fresh sampler, seeded by (study seed, trial number): proposals depend on the study's history alone, and ten
     trials and ten more in a second process are the same as twenty in one.
-
-    Args:
-        sampler: A class of samplers whose state is stored in the study (random, TPE, GP, NSGA-II), or a sampler that
-            needs no fresh seed.
-        space: The space whose networks shall differ.
-        seed: The study's seed.
-        options: Of the class.
     """
 
     numbers = True
 
+    # `sampler` is a class of samplers whose state is stored in the study (random, TPE, GP, NSGA-II), with its options,
+    # or a sampler that needs no fresh seed.
     def __init__(
         self, sampler: BaseSampler | Callable[..., BaseSampler], space: SearchSpace, seed: int, **options: Any
     ) -> None:

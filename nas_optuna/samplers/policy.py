@@ -60,13 +60,9 @@ class Policy(nn.Module):
 
     The input of a step is the embedding of the token chosen one step before (a learned vector at the first), as in
     Zoph & Le, "Neural Architecture Search with Reinforcement Learning" (2017), section 3.1.
-
-    Args:
-        sizes: The number of choices of each parameter, in order.
-        hidden: Units of the LSTM, and dimensions of the embeddings.
-        seed: Seed of the initial weights.
     """
 
+    # `sizes` are the parameters' numbers of choices; `hidden` the LSTM's units and the embeddings' dimensions.
     def __init__(self, sizes: Sequence[int], *, hidden: int = 32, seed: int = 0) -> None:
         super().__init__()
         self._sizes = list(sizes)

@@ -26,13 +26,9 @@ _MAX_KNOWN = 20_000
 
 
 class WrappingSampler(BaseSampler):
-    """Forwards everything to another sampler.
+    """Forwards everything to another sampler."""
 
-    Attributes:
-        sampler: The sampler that is asked.
-    """
-
-    sampler: BaseSampler
+    sampler: BaseSampler  # which is asked
 
     def __str__(self) -> str:
         return str(self.sampler)
@@ -82,9 +78,6 @@ class FixedSampler(WrappingSampler):
     Unlike with Optuna's ``PartialFixedSampler``, the sampler still sees the whole space, because some samplers (the
     controller, the Gaussian process) propose whole architectures. So a study can be pinned in one run and not in the
     next.
-
-    Attributes:
-        sampler: The sampler that is asked.
     """
 
     def __init__(self, sampler: BaseSampler, fixed: Mapping[str, Any]) -> None:
@@ -193,22 +186,15 @@ class WithinLimitsSampler(WrappingSampler):
     of its candidates is. Other samplers are asked again. After several draws outside, uniform ones follow, because a
     sampler with one favourite (Optuna's GP) would propose it forever. If all of these are outside, too, the one with
     the smallest excess is proposed.
-
-    Args:
-        make: Makes the sampler for a seed. Each further draw for a trial comes from a sampler with another seed.
-        space: The space.
-        excess: How far an architecture is outside the limits; at most 0 inside.
-        seed: The study's seed.
-        fixed: Pinned parameters, which the samplers that `make` makes already obey.
     """
 
     def __init__(
         self,
-        make: Callable[[int], BaseSampler],
+        make: Callable[[int], BaseSampler],  # for a seed; each further draw comes from a sampler with another seed
         space: SearchSpace,
-        excess: Callable[[Architecture], float],
+        excess: Callable[[Architecture], float],  # how far an architecture is outside the limits; at most 0 inside
         seed: int,
-        fixed: Mapping[str, Any] | None = None,
+        fixed: Mapping[str, Any] | None = None,  # pinned parameters, which the samplers that are made obey already
     ) -> None:
         self._make = make
         self._samplers: dict[int, BaseSampler] = {}

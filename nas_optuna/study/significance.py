@@ -94,10 +94,8 @@ class Measured:
         return f"{self.accuracy:.3f} ± {self.error:.3f}"
 
     def is_ahead(self, other: Measured) -> bool:
-        """Whether it is higher than another by more than two standard errors of the difference.
-
-        The best of many networks is partly lucky, so the true error is larger, if anything.
-        """
+        """Whether it is higher than another by more than two standard errors of the difference."""
+        # The best of many networks is partly lucky, so the true error is larger, if anything.
         return self.accuracy - other.accuracy > CLAIM * math.hypot(self.error, other.error)
 
 
@@ -105,23 +103,16 @@ class Measured:
 class Gain:
     """What a search brought.
 
-    Attributes:
-        best: The accuracy of the best network.
-        reference: That of the reference, where there is one; trained alike, and judged by the same images.
-        majority: The share of the largest class, i.e. the accuracy of always naming it; None if it is not known.
-        is_reference: Whether the best network is the reference.
-        tested: The test accuracy of the best architecture after its last training, if it was tested.
-
     Examples:
         >>> str(Gain(Measured(0.712, 0.011), Measured(0.640, 0.012), 0.1))
         '0.712 ± 0.011, reference 0.640 ± 0.012, majority class 0.10'
     """
 
     best: Measured
-    reference: Measured | None = None
-    majority: float | None = None
-    is_reference: bool = False
-    tested: Measured | None = None
+    reference: Measured | None = None  # where there is one; trained alike, and judged by the same images
+    majority: float | None = None  # the accuracy of always naming the largest class; None if it is not known
+    is_reference: bool = False  # whether the best network is the reference
+    tested: Measured | None = None  # the test accuracy after its last training, if it was tested
 
     def __str__(self) -> str:
         return ", ".join(part for part in (str(self.best), self.beside) if part)

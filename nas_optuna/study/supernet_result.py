@@ -26,12 +26,7 @@ REACH = 3
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
-    """``softmax(logits / temperature)``.
-
-    Examples:
-        >>> softmax([0.0, 0.0])
-        [0.5, 0.5]
-    """
+    """``softmax(logits / temperature)``."""
     largest = max(logits)
     powers = [math.exp((x - largest) / temperature) for x in logits]
     return [p / sum(powers) for p in powers]

@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.optuna_builtin import GP_TRIALS, _with_fewer_trials
+from nas_optuna.samplers.optuna_builtin import GP_TRIALS, GPSampler
 from nas_optuna.spaces.conv import ConvSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -23,10 +23,15 @@ def study_of(trials: int, direction: str) -> optuna.Study:
 
 
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
-def test_optunas_process_sees_the_best_and_the_latest(direction: str) -> None:
-    study = study_of(3 * GP_TRIALS, direction)
+def test_optunas_process_sees_the_best_and_the_latest(direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, seen = study_of(3 * GP_TRIALS, direction), []
+
+    def sample_relative(self: object, study: optuna.Study, *_: object) -> None:
+        seen.extend(study.get_trials(deepcopy=False))
+
     study.ask()
-    seen = _with_fewer_trials(study)._get_trials(deepcopy=False, states=None)
+    monkeypatch.setattr(optuna.samplers.GPSampler, "sample_relative", sample_relative)
+    GPSampler().sample_relative(study, study.trials[-1], {})
     complete = [t for t in seen if t.state == TrialState.COMPLETE]
     assert GP_TRIALS // 2 < len(complete) <= GP_TRIALS
     assert len(seen) == len(complete) + 1
