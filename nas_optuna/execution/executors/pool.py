@@ -62,7 +62,7 @@ class WorkerPool(ABC):
         self._study = work.study
         self._told = told
         self._stopped: Callable[[], bool] = bool
-        self._logged: set[str] = set()
+        self._logged: set[tuple[str, ...]] = set()
 
     @abstractmethod
     def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
@@ -112,20 +112,21 @@ class WorkerPool(ABC):
 
     def handle(self, worker: WorkerState, message: Message) -> bool | None:
         """Handle a worker's message; return the answer to a request."""
-        match message:
-            case RequestMessage(owner):
-                worker.owner = owner
+        about = message.about
+        match message.kind:
+            case "ask":
+                worker.owner = about
                 return self.budget.ask(worker.spec.number)
-            case LogMessage(level, line):
-                if line not in self._logged:  # several workers may say it, e.g. of a trial of another host
-                    self._logged.add(line)
-                    logger.log(level, "%s", line)
-            case EventMessage():
-                self._tell(worker, message)
-            case DoneMessage(error):
+            case "log":
+                if message.more not in self._logged:  # several workers may say it, e.g. of a trial of another host
+                    self._logged.add(message.more)
+                    logger.log(about, "%s", *message.more)
+            case "done":
                 worker.done = True
                 self.budget.drop(worker.spec.number)
-                self.error = self.error or error
+                self.error = self.error or about
+            case event:
+                self._tell(worker, event, about, *message.more)
         return None
 
     def reap(self, worker: WorkerState, how: str) -> None:
@@ -155,15 +156,15 @@ class WorkerPool(ABC):
         subject = worker.subject
         for trial in self._study.get_trials(deepcopy=False) if subject else ():
             if subject and subject.name == f"trial {trial.number}" and trial.state.is_finished():
-                self._tell(worker, EventMessage("trial_finished", subject, (trial,)))
+                self._tell(worker, "trial_finished", subject, trial)
 
-    def _tell(self, worker: WorkerState, message: EventMessage) -> None:
-        subject = replace(message.subject, study=self._study)
-        worker.subject = None if message.event == "trial_finished" else subject
-        if message.event == "trial_finished":
+    def _tell(self, worker: WorkerState, event: str, about: Subject, *more: Any) -> None:
+        subject = replace(about, study=self._study)
+        worker.subject = None if event == "trial_finished" else subject
+        if event == "trial_finished":
             worker.deaths = 0
             self.budget.finish(worker.spec.number)
-        getattr(self._told, message.event)(subject, *message.more)
+        getattr(self._told, event)(subject, *more)
         if self._stopped():
             self.budget.close()
 
@@ -172,37 +173,13 @@ class WorkerPool(ABC):
 
 
 @dataclass(frozen=True)
-class RequestMessage:
-    """The worker, whose name in leases is `owner`, asks for permission to begin one more trial."""
+class Message:
+    """What a worker says: ``ask`` to begin a trial, ``log``, ``done``, or an event of `Callback`, and its arguments."""
 
-    owner: str
-
-
-@dataclass(frozen=True)
-class EventMessage:
-    """An event for the run's callbacks: a method of `Callback`, and its arguments."""
-
-    event: str
-    subject: Subject
+    kind: str
+    about: Any = None  # the worker's name in leases, a level of logging, an error that ends the run, or a `Subject`
     more: tuple[Any, ...] = ()
 
-
-@dataclass(frozen=True)
-class LogMessage:
-    """A line of the worker's log."""
-
-    level: int
-    line: str
-
-
-@dataclass(frozen=True)
-class DoneMessage:
-    """The worker has nothing more to do, or cannot continue."""
-
-    error: NasOptunaError | None = None
-
-
-Message = RequestMessage | EventMessage | LogMessage | DoneMessage
 
 Tell = Callable[[Message], bool]
 """Sends a message from a worker to its executor, and returns the answer to a request."""
@@ -224,13 +201,13 @@ def run_worker(handle: Handle, spec: WorkerSpec, tell: Tell, stop: StopRequest) 
         try:
             use_threads(spec.threads)
             work = replace(handle, device=spec.device).work(interrupted=stop)
-            may_begin, relay = partial(tell, RequestMessage(this_worker())), _Relay(tell, spec.number)
+            may_begin, relay = partial(tell, Message("ask", this_worker())), _Relay(tell, spec.number)
             run(work.study, work.objective, total=spec.total, may_begin=may_begin, stop=stop, callbacks=[relay])
-            tell(DoneMessage())
+            tell(Message("done"))
         except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
             return  # the executor is gone, or no longer wants this worker
         except Exception as error:
-            tell(DoneMessage(_told_plainly(error, spec.number)))
+            tell(Message("done", _told_plainly(error, spec.number)))
 
 
 class _Relay(Callback):
@@ -243,7 +220,7 @@ class _Relay(Callback):
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
         if isinstance(about, Subject):
             here = replace(about, trial=None, study=None, worker=self._worker)
-            self._tell(EventMessage(event, here, more))
+            self._tell(Message(event, here, more))
 
 
 def _told_plainly(error: Exception, worker: int) -> NasOptunaError:
@@ -269,7 +246,7 @@ class _Handler(logging.Handler):
             text = text.partition("\n")[0].rpartition("Warning: ")[2]
         lines = text.splitlines() if record.levelno >= logging.ERROR else [printable(text)]
         for one in lines:
-            self._tell(LogMessage(record.levelno, one))
+            self._tell(Message("log", record.levelno, (one,)))
 
 
 @contextmanager

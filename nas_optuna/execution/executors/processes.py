@@ -23,7 +23,6 @@ from nas_optuna.execution.executors.pool import (
     GRACE,
     PAUSE,
     Message,
-    RequestMessage,
     WorkerPool,
     WorkerSpec,
     WorkerState,
@@ -115,7 +114,7 @@ def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
     def tell(message: Message) -> bool:
         with lock:  # a log line may come from another thread
             connection.send(message)
-            return isinstance(message, RequestMessage) and bool(connection.recv())
+            return message.kind == "ask" and bool(connection.recv())
 
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     with interruptible(stop):

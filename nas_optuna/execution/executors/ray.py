@@ -30,9 +30,7 @@ from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
 from nas_optuna.execution.executors.pool import (
     PAUSE,
-    DoneMessage,
     Message,
-    RequestMessage,
     WorkerPool,
     WorkerSpec,
     WorkerState,
@@ -222,7 +220,7 @@ class _Actor:
         try:
             run_worker(handle, spec, self._tell, self._stop)
         finally:
-            self._messages.put(DoneMessage())
+            self._messages.put(Message("done"))
 
     def listen(self) -> list[Message]:
         """Wait for the next messages."""
@@ -233,7 +231,7 @@ class _Actor:
 
     def _tell(self, message: Message) -> bool:
         self._messages.put(message)
-        return isinstance(message, RequestMessage) and self._answers.get()
+        return message.kind == "ask" and self._answers.get()
 
     def answer(self, leave: bool) -> None:
         """Answer a request for permission."""

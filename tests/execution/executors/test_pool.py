@@ -10,10 +10,7 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import Work
 from nas_optuna.execution.executors.pool import (
     MAX_DEATHS,
-    DoneMessage,
-    EventMessage,
-    LogMessage,
-    RequestMessage,
+    Message,
     WorkerPool,
     WorkerSpec,
     WorkerState,
@@ -62,13 +59,13 @@ def pool(tmp_path: Path) -> Pool:
     return Pool(work, TrialBudget(trials=2), Record())
 
 
-def began(number: int, worker: int) -> EventMessage:
-    return EventMessage("trial_started", Subject(f"trial {number}", worker=worker))
+def began(number: int, worker: int) -> Message:
+    return Message("trial_started", Subject(f"trial {number}", worker=worker))
 
 
-def finished(number: int, worker: int) -> EventMessage:
+def finished(number: int, worker: int) -> Message:
     ended = create_trial(state=TrialState.COMPLETE, value=0.5)
-    return EventMessage("trial_finished", Subject(f"trial {number}", worker=worker), (ended,))
+    return Message("trial_finished", Subject(f"trial {number}", worker=worker), (ended,))
 
 
 def test_callbacks_here_are_told_what_workers_do(pool: Pool) -> None:
@@ -81,7 +78,7 @@ def test_callbacks_here_are_told_what_workers_do(pool: Pool) -> None:
 def test_the_trial_of_a_dead_worker_waits_again(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     study, worker = pool._study, pool.begin(1)
     trial_id = lease.take_new(study)
-    assert pool.handle(worker, RequestMessage(this_worker()))
+    assert pool.handle(worker, Message("ask", this_worker()))
     pool.handle(worker, began(0, 1))
     pool.reap(worker, "was killed by SIGKILL")
     assert study.trials[0].state == TrialState.WAITING
@@ -95,7 +92,7 @@ def test_what_a_worker_finished_before_it_died_is_told_and_counted(pool: Pool) -
     study, worker = pool._study, pool.begin(1)
     told = pool._told
     assert isinstance(told, Record)
-    assert pool.handle(worker, RequestMessage("a worker that is gone"))
+    assert pool.handle(worker, Message("ask", "a worker that is gone"))
     pool.handle(worker, began(0, 1))
     study.tell(study.ask(), 0.5)
     pool.reap(worker, "was killed by SIGKILL")
@@ -123,8 +120,8 @@ def test_a_worker_that_dies_again_and_again_ends_the_run(pool: Pool) -> None:
 
 def test_what_ended_one_worker_ends_the_run(pool: Pool) -> None:
     one, other, third = pool.begin(1), pool.begin(2), pool.begin(3)
-    pool.handle(one, DoneMessage(error=SpecError("the first")))
-    pool.handle(other, DoneMessage(error=SpecError("the second")))
+    pool.handle(one, Message("done", SpecError("the first")))
+    pool.handle(other, Message("done", SpecError("the second")))
     pool.reap(third, "ended")
     assert third not in pool.workers
     assert len(pool.workers) == 2
@@ -133,13 +130,13 @@ def test_what_ended_one_worker_ends_the_run(pool: Pool) -> None:
 
 def test_what_all_workers_find_is_said_once(pool: Pool, caplog: pytest.LogCaptureFixture) -> None:
     for number in (1, 2):
-        pool.handle(pool.begin(number), LogMessage(logging.WARNING, "trial 3 runs elsewhere"))
+        pool.handle(pool.begin(number), Message("log", logging.WARNING, ("trial 3 runs elsewhere",)))
     assert caplog.text.count("trial 3 runs elsewhere") == 1
 
 
 def test_the_outcome_is_that_of_all(pool: Pool) -> None:
     for number in (1, 2):
         pool.handle(pool.begin(number), finished(number, number))
-        pool.handle(pool.workers[-1], DoneMessage())
+        pool.handle(pool.workers[-1], Message("done"))
         pool.reap(pool.workers[-1], "has ended")
     assert pool.run([], 1, StopRequest()) == Outcome(2, False)
