@@ -273,16 +273,13 @@ def _found(
     url: str, study: Study, search: Search, chosen: FrozenTrial, network: Path | None
 ) -> finished_network.FinishedNetwork:
     """The network of a trial, from a named file or from where retrain and run keep them."""
-    if network is not None:
-        return finished_network.retrained_network(study, search, chosen, network)
     name, folder = study.study_name, checkpoint.KEPT_FOLDER
+    retrained = network or Path(f"{studies.file_name(name)}-trial-{chosen.number}.safetensors")
+    if network is not None or retrained.is_file():
+        return finished_network.retrained_network(study, search, chosen, retrained)
     files = study_files.holding(url, study, f"{folder}/trial-{chosen.number}.safetensors")
     kept = checkpoint.KeptWeights(studies.checkpoint_folder(files, name) / folder)
-    retrained = Path(f"{studies.file_name(name)}-trial-{chosen.number}.safetensors")
-    found = finished_network.find_network(study, search, chosen, retrained, kept)
-    if found.remark:
-        say(found.remark)
-    return found
+    return finished_network.kept_network(study, search, chosen, kept)
 
 
 def _print_int8(small: Int8Export, said: str) -> None:

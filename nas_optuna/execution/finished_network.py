@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from torch import nn
 
-from nas_optuna.errors import NasOptunaError, StudyError
+from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.retrain import TestReport
 from nas_optuna.hyperparameters import of_architecture
@@ -30,21 +30,7 @@ class FinishedNetwork:
 
     classifier: ImageClassifier
     facts: dict[str, str]
-    remark: str | None = None  # why it is not the one that a person might expect
     retrained: bool = False  # on training and validation images
-
-
-def find_network(study: Study, search: Search, trial: FrozenTrial, file: Path, kept: KeptWeights) -> FinishedNetwork:
-    """The network in the default file, if it is the trial's; otherwise its kept weights, with a remark."""
-    if not file.is_file():
-        return kept_network(study, search, trial, kept)
-    try:
-        return retrained_network(study, search, trial, file)
-    except NasOptunaError as error:
-        if kept.load(trial.number) is None:
-            raise
-        found = kept_network(study, search, trial, kept)
-        return replace(found, remark=f"the weights that the trial kept are taken: {error}")
 
 
 def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
@@ -68,7 +54,10 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
     uid = study.user_attrs.get(StudyKey.UID)
     if origin is not None and (origin.study_uid, origin.trial) != (uid, trial.number):
         found = f"trial {origin.trial}" + ("" if origin.study_uid == uid else f" of another study, {origin.study!r}")
-        raise StudyError(f"{file} is of {found}, not of trial {trial.number}; {_remedy(study, trial)}")
+        raise StudyError(
+            f"{file} is of {found}, not of trial {trial.number}; {_remedy(study, trial)},"
+            " and without the file kept weights are exported"
+        )
     if classifier.architecture != wanted:
         raise StudyError(f"{file} holds {classifier.architecture}, and trial {trial.number} is {wanted}")
     if classifier.classes != search.data.train.classes:
