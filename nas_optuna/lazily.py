@@ -20,6 +20,8 @@ class _Later:
         return getattr(__import__(self._home, fromlist=[self._name]), self._name)
 
     def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # whoever looks through a module's names imports none of them
+            raise AttributeError(attribute)
         return getattr(self._found(), attribute)
 
     def __call__(self, *args: Any, **more: Any) -> Any:

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
 from markupsafe import Markup
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.data import BatchLoader
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
 from nas_optuna.execution.retrain import confusion, find_mistakes, mistakes
@@ -44,7 +42,6 @@ from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import accuracy_on_test, standard_error
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.supernet_result import read_result
-from nas_optuna.training import evaluate
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 SHOWN_CLASSES = 20
@@ -148,17 +145,15 @@ def _mistakes(facts: StudyFacts, data_directory: Path | None, files: Path | None
     kept = KeptWeights(checkpoint_folder(files, facts.study.study_name) / KEPT_FOLDER)
     if best.number not in kept.numbers():
         return []
-    cpu = torch.device("cpu")
     try:
         experiment = Experiment.from_spec(facts.spec, data_directory=data_directory, device="cpu")
         experiment.require_same(facts.study)
         search = experiment.search
-        network = kept_network(facts.study, search, best, kept).classifier.network
+        network = kept_network(facts.study, search, best, kept).classifier
     except NasOptunaError:  # whatever is missing, the report goes without these pictures
         return []
     images, names = search.data.validation, search.data.train.classes
-    loader = BatchLoader(images, search.spec.recipe.batch_size, search.space.input_size, cpu)
-    predicted = evaluate(network, loader, cpu, torch.float32).predicted.tolist()
+    predicted = network.probabilities(images.images).argmax(1).tolist()
     return [(names[one.label], names[one.predicted], one.picture) for one in find_mistakes(images, predicted)]
 
 
