@@ -40,35 +40,28 @@ if TYPE_CHECKING:
     from nas_optuna.study.results import TrialRecord as TrialRecord
     from nas_optuna.training import load_network as load_network
 
-_HOMES = {
-    "Architecture": "nas_optuna.spaces.architecture",
-    "Callback": "nas_optuna.execution.events",
-    "ConvSpace": "nas_optuna.spaces.conv",
-    "Evaluator": "nas_optuna.execution.evaluator",
-    "EvaluatorContext": "nas_optuna.execution.evaluator",
-    "EvaluatorObjective": "nas_optuna.execution.objective",
-    "Experiment": "nas_optuna.experiment",
-    "Fitted": "nas_optuna.fitting",
-    "ImageSet": "nas_optuna.data",
-    "Interrupted": "nas_optuna.errors",
-    "Measurement": "nas_optuna.execution.evaluator",
-    "NasOptunaError": "nas_optuna.errors",
-    "Objective": "nas_optuna.execution.training_objective",
-    "Recipe": "nas_optuna.spec",
-    "SearchData": "nas_optuna.data",
-    "SearchSpace": "nas_optuna.spaces",
-    "StudySpec": "nas_optuna.spec",
-    "TrialRecord": "nas_optuna.study.results",
-    "create_sampler": "nas_optuna.samplers",
-    "create_space": "nas_optuna.spaces",
-    "fit": "nas_optuna.fitting",
-    "load_data": "nas_optuna.data",
-    "load_network": "nas_optuna.training",
-    "load_study": "nas_optuna.report.notebook",
-    "metric": "nas_optuna.metrics",
-    "space": "nas_optuna.spaces.function",
-    "watch": "nas_optuna.cli.progress",
+_NAMES_IN = {
+    "cli.progress": ("watch",),
+    "data": ("ImageSet", "SearchData", "load_data"),
+    "errors": ("Interrupted", "NasOptunaError"),
+    "execution.evaluator": ("Evaluator", "EvaluatorContext", "Measurement"),
+    "execution.events": ("Callback",),
+    "execution.objective": ("EvaluatorObjective",),
+    "execution.training_objective": ("Objective",),
+    "experiment": ("Experiment",),
+    "fitting": ("Fitted", "fit"),
+    "metrics": ("metric",),
+    "report.notebook": ("load_study",),
+    "samplers": ("create_sampler",),
+    "spaces": ("SearchSpace", "create_space"),
+    "spaces.architecture": ("Architecture",),
+    "spaces.conv": ("ConvSpace",),
+    "spaces.function": ("space",),
+    "spec": ("Recipe", "StudySpec"),
+    "study.results": ("TrialRecord",),
+    "training": ("load_network",),
 }
+_HOMES = {name: f"nas_optuna.{home}" for home, names in _NAMES_IN.items() for name in names}
 
 __all__ = [*_HOMES, "__version__", "layers"]
 

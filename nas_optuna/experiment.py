@@ -201,12 +201,12 @@ class Experiment:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
             SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
         """
-        file = sqlite_file(storage) if isinstance(storage, str) else None
-        absent = file is not None and not file.exists()
-        if absent:  # no file is made for a spec that is refused
-            self._require_later_parts()
-        storage = open_storage(storage, create=True) if isinstance(storage, str) else storage
-        if not absent and name not in study_names(storage):
+        if isinstance(storage, str):
+            file = sqlite_file(storage)
+            if file is not None and not file.exists():  # none is made for a spec that is refused
+                self._require_later_parts()
+            storage = open_storage(storage, create=True)
+        if name not in study_names(storage):
             self._require_later_parts()
         try:
             study = create_study(storage, name, self.spec, self.space)

@@ -115,8 +115,6 @@ def flush(path: Path) -> None:
 
 def read_text(path: Path) -> str:
     r"""The text of a file in UTF-8, or in UTF-16 with a byte order mark, as Windows tools write them."""
-    if "\0" in str(path):
-        raise ValueError("a file name holds no NUL character")
     with path.open("rb") as file:
         content = file.read(LIMIT + 1)
     if len(content) > LIMIT:

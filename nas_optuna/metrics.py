@@ -75,17 +75,15 @@ def metric(
 
 ACCURACIES = ("accuracy", "accuracy_int8")
 """The accuracies in full precision and in eight bits, which have the standard error of their images."""
-_BOUNDED = ("accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy")
-METRICS = Registry(
-    "metric",
-    "nas_optuna.metrics",
-    {name: f"nas_optuna.training.evaluate:{name}" for name in (*_BOUNDED, "negative_log_likelihood", "accuracy_int8")},
-)
 _BUILTIN: Mapping[str, Metric] = {
-    **{name: Metric(name) for name in _BOUNDED},
-    "accuracy_int8": Metric("accuracy_int8", eight_bits=True),
-    "negative_log_likelihood": Metric("negative_log_likelihood", "minimize", 0.0, None),
+    metric.name: metric
+    for metric in (
+        *map(Metric, ("accuracy", "balanced_accuracy", "macro_f1", "top5_accuracy")),
+        Metric("negative_log_likelihood", "minimize", 0.0, None),
+        Metric("accuracy_int8", eight_bits=True),
+    )
 }
+METRICS = Registry("metric", "nas_optuna.metrics", {name: f"nas_optuna.training.evaluate:{name}" for name in _BUILTIN})
 
 
 def find_metric(name: str) -> Metric:

@@ -15,6 +15,7 @@ from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
 from nas_optuna.costs.runtimes import Conditions, make_runtime
 from nas_optuna.costs.timing import Visit, visit, visit_in_rounds
+from nas_optuna.devices import current
 from nas_optuna.errors import TableError
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace, Shape
@@ -67,7 +68,9 @@ def measure_table(
     operations = measurable_operations(space, table.conditions.runtime)
     drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
     modules = {("entries", op.key): partial(_drawn, op.make, op.input_shape) for op in operations}
-    modules |= {("networks", str(architecture)): partial(_whole_network, space, architecture) for architecture in drawn}
+    modules |= {
+        ("networks", str(each)): partial(_drawn, partial(space.build, each), space.input_shape) for each in drawn
+    }
     visits = {place: list(getattr(table, place[0]).get(place[1], ())) for place in modules}
     finished = all(len(found) >= rounds for found in visits.values())
 
@@ -86,12 +89,8 @@ def measure_table(
     return table
 
 
-def _whole_network(space: SearchSpace, architecture: Architecture) -> tuple[nn.Module, Shape]:
-    """A network to be measured, always with the same weights, and the shape of its input."""
-    return _drawn(partial(space.build, architecture), space.input_shape)
-
-
 def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Shape]:
+    """A module to be measured, always with the same weights, and the shape of its input."""
     from nas_optuna.randomness import seeded
 
     with seeded(0):  # drawing weights must not affect a training, in whatever thread
@@ -178,8 +177,7 @@ class LatencyCost(Cost):
         return self._measured[architecture]
 
     def _timed(self, architecture: Architecture, seconds: float) -> float:
-        from nas_optuna.devices import current
-
-        network, input_shape = _whole_network(self.context.space, architecture)
+        space = self.context.space
+        network, input_shape = _drawn(partial(space.build, architecture), space.input_shape)
         with current(self.context.device):
             return measure(network, input_shape, self._conditions, seconds)[1]

@@ -251,11 +251,8 @@ class _Watch:
                 f"warning: in {slow} of {len(self._looks)} looks this device was more than {DRIFT - 1:.0%} slower than"
                 " at its fastest: it is throttled or does something else; let it cool or idle, then measure --again"
             )
-        doubtful = []
-        for (_, key), found in visits.items():
-            medians = sorted(median for _, median, _ in found)
-            if len(medians) > 1 and medians[1] > SPREAD * medians[0]:
-                doubtful.append(key)
+        medians = {place: sorted(median for _, median, _ in found) for place, found in visits.items()}
+        doubtful = [key for (_, key), found in medians.items() if found[1:] and found[1] > SPREAD * found[0]]
         if doubtful:
             shown = "".join(f"\n  {key}" for key in doubtful[:5])
             _say(

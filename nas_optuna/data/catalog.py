@@ -30,9 +30,6 @@ from nas_optuna.spec import DataSpec
 NETWORK_TIMEOUT = 15.0
 """Seconds to wait for an answer of a download server."""
 
-_ABSENT = (RuntimeError, FileNotFoundError)
-"""What torchvision raises if a file is missing or has another checksum."""
-
 
 @dataclass(frozen=True)
 class TorchvisionSet:
@@ -80,7 +77,7 @@ class TorchvisionSet:
         with ExitStack() as held:
             with suppress(OSError):  # of a folder or a lock of another user's what is there can be read all the same
                 held.enter_context(FileLock(directory / f".{self.class_name}.lock"))
-            with suppress(*_ABSENT):
+            with suppress(RuntimeError, FileNotFoundError):  # a file is missing or has another checksum
                 return self._read(train, directory, download=False)
             before = socket.getdefaulttimeout()
             socket.setdefaulttimeout(NETWORK_TIMEOUT)  # torchvision sets none, and would wait forever
