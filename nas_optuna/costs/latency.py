@@ -103,7 +103,7 @@ class Check:
 
     measured_ms: Sequence[float]
     table_ms: Sequence[float]
-    error: float  # the median relative one
+    median_relative_error: float
     spearman: float  # rank correlation
 
 
