@@ -165,11 +165,8 @@ def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
 
 
 def _print_front(facts: StudyFacts, front: results.Front) -> None:
-    # Without ± and with few other columns, architectures of five layers fit into 80 columns and can be copied.
-    *figures, architecture = facts.columns(front.records, kept=len(front.objectives), brief=True, errors=False)
-    columns = [*figures, replace(architecture, shortest=44)]
     title = f"front of study {facts.study.study_name}: {plural(len(front.records), 'trial')}"
-    print_table(title, columns, front.records)
+    print_table(title, facts.columns(front.records, brief=True), front.records)
     corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
 
