@@ -260,6 +260,16 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
+def completed(
+    found: Mapping[str, Any], sampler: BaseSampler, study: Study, trial: FrozenTrial, space: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a sampler has proposed together, and its choice for each other parameter of a space."""
+    return {
+        name: found[name] if name in found else sampler.sample_independent(study, trial, name, distribution)
+        for name, distribution in space.items()
+    }
+
+
 def innermost(sampler: BaseSampler) -> BaseSampler:
     """The sampler that a chain of wrappers asks in the end."""
     while isinstance(inner := getattr(sampler, "sampler", None), BaseSampler):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from optuna.study import Study, StudyDirection
@@ -35,8 +35,6 @@ FEWEST = 5
 """The fewest trials of an earlier study to learn from."""
 SUPERNET_FADING, EARLIER_FADING = 50.0, 10.0
 """Trials after which a coefficient has halved; an earlier study knows few architectures, a supernet all."""
-
-Made = TypeVar("Made", bound=ArchitectureGPSampler)
 
 
 def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str]) -> list[FrozenTrial]:
@@ -157,15 +155,12 @@ def images_of(study: Study) -> int | None:
     return remembered_images(study) if names[0] == "accuracy" else None
 
 
-def _for_space(sampler: Made, space: SearchSpace) -> Made:
-    sampler.beforehand = beforehand
-    return sampler.for_space(space)
-
-
 @configured(ArchitectureGPConfig)
 def arch(space: SearchSpace, seed: int, config: ArchitectureGPConfig) -> ArchitectureGPSampler:
     """A Gaussian process over architectures: needs the fewest trials; for trainings that take minutes."""
-    return _for_space(ArchitectureGPSampler(config, seed=seed), space)
+    sampler = ArchitectureGPSampler(config, seed=seed)
+    sampler.beforehand = beforehand
+    return sampler.for_space(space)
 
 
 @configured(CurveConfig)
@@ -174,5 +169,5 @@ def curves(space: SearchSpace, seed: int, config: CurveConfig) -> CurveSampler:
     own: Known | None = getattr(space, "known_numbers", None)  # of a table
     known = own or partial(log_sizes, space)
     sampler = CurveSampler(config, seed=seed, known=known, distributions=space.distributions())
-    sampler.images = images_of
-    return _for_space(sampler, space)
+    sampler.images, sampler.beforehand = images_of, beforehand
+    return sampler.for_space(space)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 
 from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
@@ -17,6 +18,7 @@ GUARDED_RUNGS = (0.2, 0.5)
 """Shares of its epochs after which a trial is judged; after the first epoch everything is still at chance."""
 
 
+@dataclass(eq=False)
 class GuardedPruner(BasePruner):
     """Keep the best third at a fifth and at half of the epochs, and at least a quarter of all trials to the end.
 
@@ -29,25 +31,20 @@ class GuardedPruner(BasePruner):
         >>> study = optuna.create_study(direction="maximize", pruner=GuardedPruner(epochs=10))
     """
 
-    def __init__(
-        self,
-        epochs: int,  # the largest step that a trial can reach
-        *,
-        keep: float = 0.35,  # the share of trials that go on at a rung
-        guarantee: float = 0.25,  # the share of the latest trials that must be complete before any is stopped
-        n_startup_trials: int = 3,  # how many trials must be complete before any is stopped
-        window: int = 20,  # how many trials count as the latest
-    ) -> None:
-        for name, value in (("keep", keep), ("guarantee", guarantee)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is a share from 0 to 1, got {value}")
-        if n_startup_trials < 1 or window < 2:
-            raise ValueError(f"n_startup_trials ({n_startup_trials}) must be at least 1, window ({window}) at least 2")
-        self._rungs = {max(1, math.ceil(share * epochs)) for share in GUARDED_RUNGS} - {epochs}
-        self._keep = keep
-        self._guarantee = guarantee
-        self._n_startup_trials = n_startup_trials
-        self._window = window
+    epochs: int  # the largest step that a trial can reach
+    _: KW_ONLY
+    keep: float = 0.35  # the share of trials that go on at a rung
+    guarantee: float = 0.25  # the share of the latest trials that must be complete before any is stopped
+    n_startup_trials: int = 3  # how many trials must be complete before any is stopped
+    window: int = 20  # how many trials count as the latest
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.keep <= 1 and 0 <= self.guarantee <= 1):
+            raise ValueError(f"keep ({self.keep}) and guarantee ({self.guarantee}) are shares from 0 to 1")
+        if self.n_startup_trials < 1 or self.window < 2:
+            got = f"got {self.n_startup_trials} and {self.window}"
+            raise ValueError(f"n_startup_trials must be at least 1 and window at least 2, {got}")
+        self._rungs = {max(1, math.ceil(share * self.epochs)) for share in GUARDED_RUNGS} - {self.epochs}
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether to stop the trial, judged by its latest value alone."""
@@ -56,15 +53,15 @@ class GuardedPruner(BasePruner):
             return False
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         complete = [t.state == TrialState.COMPLETE for t in finished]
-        latest = complete[1 - self._window :]
-        if sum(complete) < self._n_startup_trials or sum(latest) < self._guarantee * (len(latest) + 1):
+        latest = complete[1 - self.window :]
+        if sum(complete) < self.n_startup_trials or sum(latest) < self.guarantee * (len(latest) + 1):
             return False
         sign = 1.0 if study.direction == StudyDirection.MAXIMIZE else -1.0
         value = sign * trial.intermediate_values[step]
         if math.isnan(value):
             return True
         others = [sign * t.intermediate_values[step] for t in finished if step in t.intermediate_values]
-        return sum(other > value for other in others) >= self._keep * (len(others) + 1)
+        return sum(other > value for other in others) >= self.keep * (len(others) + 1)
 
 
 class CurvePruner(BasePruner):

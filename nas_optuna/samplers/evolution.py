@@ -35,10 +35,7 @@ class EvolutionConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.tournament_size <= self.population_size:
-            raise ValueError(
-                f"tournament_size must be from 1 to population_size ({self.population_size}),"
-                f" got {self.tournament_size}"
-            )
+            raise ValueError(f"tournament_size must be from 1 to population_size, got {self.tournament_size}")
         if self.n_startup_trials < 1:
             raise ValueError(f"n_startup_trials must be at least 1, got {self.n_startup_trials}")
         if self.neighbour_bias <= 0:

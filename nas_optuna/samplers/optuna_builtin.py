@@ -14,7 +14,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.base import Allowed, ArchitectureSampler
+from nas_optuna.samplers.base import Allowed, ArchitectureSampler, completed
 from nas_optuna.samplers.history import History, Tokens, best_and_latest
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import is_enqueued, showing
@@ -46,8 +46,7 @@ def tpe(
 
 def gp(space: SearchSpace, seed: int, *, n_startup_trials: int = 10) -> BaseSampler:
     """Optuna's Gaussian process: as few trials as arch, but each proposal takes many times as long."""
-    options = {"n_startup_trials": n_startup_trials, "warn_independent_sampling": False}
-    return DistinctSampler(GPSampler, space, seed, **options)
+    return DistinctSampler(GPSampler, space, seed, n_startup_trials=n_startup_trials, warn_independent_sampling=False)
 
 
 def nsga2(space: SearchSpace, seed: int, *, population_size: int = 20) -> BaseSampler:
@@ -202,11 +201,7 @@ class DistinctSampler(ArchitectureSampler):
     ) -> dict[str, Any]:
         """One proposal of the sampler for every parameter of a space."""
         self._draw = draw
-        found = self._proposal(study, trial)
-        return {
-            name: found[name] if name in found else self.sample_independent(study, trial, name, distribution)
-            for name, distribution in space.items()
-        }
+        return completed(self._proposal(study, trial), self, study, trial, space)
 
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
         """What the sampler proposes together."""

@@ -13,7 +13,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.base import ArchitectureSampler
+from nas_optuna.samplers.base import ArchitectureSampler, completed
 from nas_optuna.samplers.curves import CurveSampler, is_paused
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -59,17 +59,6 @@ class WrappingSampler(BaseSampler):
         """Whether the sampler says that it has nothing left to try."""
         exhausted = getattr(self.sampler, "is_exhausted", None)
         return exhausted is not None and bool(exhausted(study))
-
-
-def whole_proposal(
-    sampler: BaseSampler, study: Study, trial: FrozenTrial, space: Mapping[str, BaseDistribution]
-) -> dict[str, Any]:
-    """A sampler's choice for every parameter of a space: those that it proposes together, then the others."""
-    found = sampler.sample_relative(study, trial, sampler.infer_relative_search_space(study, trial))
-    return {
-        name: found[name] if name in found else sampler.sample_independent(study, trial, name, distribution)
-        for name, distribution in space.items()
-    }
 
 
 class FixedSampler(WrappingSampler):
@@ -144,9 +133,7 @@ class AmongSampler(FixedSampler):
         left = self._left(study)
         if str(own) == RandomSampler.__name__:
             return found | self._listed[int(rng.choice(left))]
-        for name in self._names:
-            if name not in found:
-                found[name] = own.sample_independent(study, trial, name, self._distributions[name])
+        found |= completed(found, own, study, trial, self._distributions)
         place = np.array(self._tokens_of(found))
         away = np.abs(self._tokens[left] - place)
         distance = np.where(self._ordered, away / self._lengths, away > 0).sum(1)
@@ -243,7 +230,9 @@ class WithinLimitsSampler(WrappingSampler):
         best: tuple[float, dict[str, Any]] | None = None
         for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
             if draw < _OWN_DRAWS:
-                params = whole_proposal(self._sampler(draw), study, trial, self._distributions)
+                own = self._sampler(draw)
+                found = own.sample_relative(study, trial, own.infer_relative_search_space(study, trial))
+                params = completed(found, own, study, trial, self._distributions)
             else:
                 params = self._uniform(trial, draw)
             excess = self._outside(params)

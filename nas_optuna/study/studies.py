@@ -50,7 +50,7 @@ def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpe
 
     check_name(name)
     remembered = {StudyKey.FORMAT: FORMAT, StudyKey.SPEC: spec.to_dict(), StudyKey.SPACE: space.identity()}
-    remembered |= {StudyKey.UID: _new_uid()}
+    remembered |= {StudyKey.UID: secrets.token_hex(8)}
     directions = [parse_criterion(text).direction for text in spec.objectives]
     try:
         create_whole_study(storage, name, directions, spec.objectives, remembered)
@@ -110,13 +110,9 @@ def study_uid(study: Study) -> str:
     if found is None:
         from nas_optuna.study.transactions import change_study
 
-        change_study(study, lambda known: {StudyKey.UID: known.get(StudyKey.UID) or _new_uid()})
+        change_study(study, lambda known: {StudyKey.UID: known.get(StudyKey.UID) or secrets.token_hex(8)})
         found = study.user_attrs[StudyKey.UID]
     return str(found)
-
-
-def _new_uid() -> str:
-    return secrets.token_hex(8)
 
 
 def require_same_space(study: Study, space: SearchSpace) -> None:
