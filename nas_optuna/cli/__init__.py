@@ -9,11 +9,11 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
+from nas_optuna import __version__
 from nas_optuna.cli import latency, lists, networks, options, printing, results, run, study, supernet
 from nas_optuna.cli.options import Command, Group, with_options
 from nas_optuna.cli.printing import discard, end_facts, prepare_streams, print_error, write
@@ -176,7 +176,7 @@ def _run(arguments: list[str] | None) -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        write(f"nas-optuna {version('nas-optuna')}\n")
+        write(f"nas-optuna {__version__}\n")
         raise typer.Exit
 
 
