@@ -184,7 +184,6 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
         width_masks = torch.zeros(len(self.outputs.choices), self.out_channels)
         for mask, width in zip(width_masks, self.outputs.choices, strict=True):
             mask[:width] = self.gain(width)
-        self.centres = centre
         groups = self.inputs.choices if centre and self.inputs.opens else ()
         self.register_buffer("matrix", centring(self.in_channels // self.groups, groups), persistent=False)
         self.register_buffer("kernel_masks", masks, persistent=False)

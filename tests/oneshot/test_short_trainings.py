@@ -39,7 +39,7 @@ class Listener(Callback):
 
 
 def make(folder: Path | None, stop: Callable[[], bool] = lambda: False, told: Callback | None = None) -> ShortTrainer:
-    return ShortTrainer(SEARCH, PLAN, torch.device("cpu"), folder, told, stop)
+    return ShortTrainer(SEARCH, PLAN, torch.device("cpu"), folder, told or Callback(), stop)
 
 
 def after(steps: int) -> Callable[[], bool]:
