@@ -83,7 +83,7 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
         return None
     name, _, elsewhere = plan.learn_from.partition("@")
     study = StudyOptions(name, elsewhere or plan.storage).open()
-    direction = StudyDirection[parse_criterion(experiment.spec.objectives[0]).direction.upper()]
+    direction = getattr(StudyDirection, parse_criterion(experiment.spec.objectives[0]).direction.upper())
     beforehand.complete_trials(study, direction, experiment.space.parameters)
     return study
 

@@ -1,0 +1,39 @@
+"""What `nas_optuna.lazily` imports later is only called, asked for attributes, or a type for the checker."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import nas_optuna
+from nas_optuna.lazily import lazily
+
+PACKAGE = Path(nas_optuna.__file__).parent
+FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if "with lazily():" in path.read_text(encoding="utf-8")]
+TYPES = ("annotation", "returns")
+PASSED_ON = {"STRATEGIES"}
+"""A registry in a table of registries, which is asked there."""
+
+
+def test_a_name_waits_for_its_first_use() -> None:
+    with lazily():
+        from nas_optuna.nowhere import nothing  # type: ignore[import-not-found]
+
+        from nas_optuna.quantities import Quantity, plural
+    assert (Quantity("macs").heading, plural(2, "epoch")) == ("macs", "2 epochs")
+    with pytest.raises(ModuleNotFoundError, match="nowhere"):
+        nothing()
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_names_that_wait_are_only_called_or_asked(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    blocks = [node for node in tree.body if isinstance(node, ast.With)]
+    waiting = {alias.asname or alias.name for block in blocks for each in block.body for alias in each.names}  # type: ignore[attr-defined]
+    fit: set[int] = set()
+    for node in ast.walk(tree):
+        fit |= {id(node.func)} if isinstance(node, ast.Call) else set()
+        fit |= {id(node.value)} if isinstance(node, ast.Attribute) else set()
+        fit |= {id(part) for name in TYPES if (kind := getattr(node, name, None)) for part in ast.walk(kind)}
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in waiting - PASSED_ON]
+    assert [(node.id, node.lineno) for node in names if id(node) not in fit] == []
