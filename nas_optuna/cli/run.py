@@ -21,7 +21,8 @@ from nas_optuna.quantities import plural
 from nas_optuna.study.storage import absolute, is_kept
 
 with lazily():
-    from optuna.study import Study, StudyDirection
+    from optuna import study as optuna_study
+    from optuna.study import Study
 
     from nas_optuna.cli.progress import watch
     from nas_optuna.execution import loop, trial_files
@@ -83,7 +84,7 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
         return None
     name, _, elsewhere = plan.learn_from.partition("@")
     study = StudyOptions(name, elsewhere or plan.storage).open()
-    direction = getattr(StudyDirection, parse_criterion(experiment.spec.objectives[0]).direction.upper())
+    direction = optuna_study.StudyDirection[parse_criterion(experiment.spec.objectives[0]).direction.upper()]
     beforehand.complete_trials(study, direction, experiment.space.parameters)
     return study
 
