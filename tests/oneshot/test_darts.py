@@ -230,7 +230,7 @@ def test_an_explosion_at_the_start_is_found() -> None:
                 block[i] = DoubledBlock(candidate)
     with pytest.raises(TrainingError) as error:
         list(found.epochs())
-    assert error.value.cause in ("gradient explosion", "non-finite loss")
+    assert error.value.cause == "non-finite loss"
 
 
 def test_a_late_explosion_names_the_learning_rate() -> None:
@@ -240,7 +240,7 @@ def test_a_late_explosion_names_the_learning_rate() -> None:
     found.options = found.options.model_copy(update={"learning_rate": 1e4})
     with pytest.raises(TrainingError) as error:
         next(epochs)
-    assert error.value.cause in ("gradient explosion", "non-finite loss")
+    assert error.value.cause == "non-finite loss"
     assert "learning_rate" in str(error.value)
 
 
