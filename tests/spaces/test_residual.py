@@ -63,7 +63,7 @@ def test_every_block_is_built_trains_and_is_exported(block: str, attention: bool
     images = torch.randn(4, 3, 32, 32)
     network(images).square().mean().backward()
     assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in network.parameters() if p.ndim > 1)
-    assert "return" in write_source(network.eval(), images).steps[-1]
+    assert "return" in write_source(network.eval(), images)[1][-1]
 
 
 def test_neighbours_of_the_reference_are_of_its_kind() -> None:
