@@ -161,7 +161,7 @@ def test_efficientnet_lite0_gives_its_own_features_and_is_exported() -> None:
         wanted = whole.eval().extract_features((pixels * 255 - 127) / 128)  # as its authors feed it
         torch.testing.assert_close(body_of(network)((pixels - mean) / std), wanted, rtol=2e-2, atol=2e-2)
     images = torch.randn(2, 3, 32, 32)
-    assert "return" in write_source(network, images).steps[-1]
+    assert "return" in write_source(network, images)[1][-1]
 
 
 def test_weights_of_a_larger_network_are_refused(tmp_path: Path) -> None:
