@@ -89,13 +89,15 @@ def check(
     opened = LatencyTable.open(table, made)
     result, margin = latency.check_table(opened, made), opened.margin(made) or 0.0
     if json:
-        counts = {"networks": len(result.measured_ms), "margin": margin}
-        print_json(counts | asdict(result) | {"conditions": asdict(opened.conditions)})
+        error = {"median_relative_error": result.error, "margin": margin}
+        print_json(
+            {"networks": len(result.measured_ms), **asdict(result), **error, "conditions": asdict(opened.conditions)}
+        )
         return
     rows = [
         ("networks", len(result.measured_ms)),
         ("Spearman rank correlation", f"{result.spearman:.3f}"),
-        ("median relative error", f"{result.median_relative_error:.1%}"),
+        ("median relative error", f"{result.error:.1%}"),
         ("room that a limit leaves", f"{margin:.1%}"),
     ]
     print_facts(f"{table}, {opened.conditions}", rows)

@@ -103,7 +103,7 @@ class Check:
 
     measured_ms: Sequence[float]
     table_ms: Sequence[float]
-    median_relative_error: float
+    error: float  # the median relative one
     spearman: float  # rank correlation
 
 
