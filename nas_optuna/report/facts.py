@@ -28,7 +28,7 @@ from nas_optuna.study.studies import command, maximizes, study_spec
 
 Section = dict[str, Any]
 """The values of one section of a template."""
-STATES = ("complete", "pruned", "fail", "running", "waiting")
+STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 
 
 class StudyFacts:

@@ -1,4 +1,4 @@
-"""Optuna's database storage with leases, and patience while its server is away."""
+"""Optuna's database storage with leases, a tolerance for damaged rows, and patience while its server is away."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,20 +22,19 @@ from sqlalchemy import Connection, create_engine, delete, insert, select, text, 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
 
-from nas_optuna.errors import Gone, StudyError, describe_error
+from nas_optuna.errors import Gone, StudyError
 from nas_optuna.study.lease_table import is_held, require_held
-from nas_optuna.study.optuna_internals import CachedStorage, models, tables
-from nas_optuna.study.schema import flaw_of_study, flaw_of_trial
-from nas_optuna.study.storage import is_of_the_deleted
+from nas_optuna.study.optuna_internals import CachedStorage, models, tables, trial_id_of
+from nas_optuna.study.schema import flaw_of_study
+from nas_optuna.study.trial_rows import Unreadable, attributes_of, read_trials
 
 SCHEMA = "v3.2.0.a"
 """The version of Optuna 5.0's tables; Optuna itself judges any other."""
-
-T = TypeVar("T")
+_MOST_VARIABLES = 500
 
 
 class Database(RDBStorage):
-    """Optuna's database storage with leases, which checks what it reads."""
+    """Optuna's database storage with leases, which reads a study even if somebody has damaged some of its rows."""
 
     def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
         if not self._opened_at_once(url, engine_kwargs):
@@ -63,12 +62,33 @@ class Database(RDBStorage):
         self._version_manager = cast(Any, None)
         return True
 
-    def _get_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        return _sound(partial(super()._get_trials, *arguments, **options), _flaw_of_trials)
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        trials = tables()["trials"]
+        which = trials.c.trial_id > trial_id_greater_than
+        if included_trial_ids:
+            which |= trials.c.trial_id.in_(sorted(included_trial_ids)[:_MOST_VARIABLES])
+        if len(included_trial_ids) > _MOST_VARIABLES:
+            which = trials.c.trial_id >= min(included_trial_ids)
+        with self.engine.connect() as connection:
+            found = read_trials(connection, (trials.c.study_id == study_id) & which)
+        if not found:
+            self.get_study_name_from_id(study_id)  # which raises a `KeyError` if it was deleted
+        wanted = [t for t in found if trial_id_of(t) in included_trial_ids or trial_id_of(t) > trial_id_greater_than]
+        return [trial for trial in wanted if states is None or trial.state in states]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Read and check a trial."""
-        return _sound(partial(super().get_trial, trial_id), lambda trial: _flaw_of_trials([trial]))
+        """Read a trial."""
+        with self.engine.connect() as connection:
+            found = read_trials(connection, tables()["trials"].c.trial_id == trial_id)
+        if not found:
+            raise KeyError(f"no trial has the id {trial_id}")
+        return found[0]
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Write a trial's end only while this process's lease stands, and let one worker take a waiting trial."""
@@ -105,32 +125,26 @@ class Database(RDBStorage):
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """Read and check a study's user attributes."""
-        return _sound(partial(super().get_study_user_attrs, study_id), flaw_of_study)
+        return self._attributes_of_study(study_id, "study_user_attributes")
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """Read and check a study's system attributes."""
-        return _sound(partial(super().get_study_system_attrs, study_id), flaw_of_study)
+        return self._attributes_of_study(study_id, "study_system_attributes")
 
-
-def _sound(read: Callable[[], T], flaw: Callable[[T], str | None]) -> T:
-    """What Optuna reads; rows that neither Optuna nor this package would write are refused in one line."""
-    try:
-        found = read()
-        why = flaw(found)
-        if why is None:
-            return found
-    except (SQLAlchemyError, StorageInternalError):
-        raise
-    except Exception as error:  # Python and Optuna may raise anything for unforeseen values
-        if is_of_the_deleted(error):
-            raise
-        why = describe_error(error)
-    raise StudyError(f"the study cannot be read: {why}; restore a copy of the database, or delete the study")
-
-
-def _flaw_of_trials(trials: Sequence[FrozenTrial]) -> str | None:
-    found = ((trial.number, flaw_of_trial(trial.user_attrs, trial.system_attrs)) for trial in trials)
-    return next((f"trial {number}: {why}" for number, why in found if why is not None), None)
+    def _attributes_of_study(self, study_id: int, name: str) -> dict[str, Any]:
+        table, studies = tables()[name], tables()["studies"]
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)).all()
+            if not rows and connection.execute(select(studies).where(studies.c.study_id == study_id)).first() is None:
+                raise KeyError(f"no study has the id {study_id}")
+        try:
+            found = attributes_of(rows)
+            if (flaw := flaw_of_study(found)) is None:
+                return found
+        except Unreadable as error:
+            flaw = str(error)
+        study = self.get_study_name_from_id(study_id)
+        raise StudyError(f"study {study!r} cannot be read: {flaw}; restore a copy of the database, or delete the study")
 
 
 def change_state(connection: Connection, trial_id: int, state: TrialState) -> bool:
@@ -144,6 +158,8 @@ def change_state(connection: Connection, trial_id: int, state: TrialState) -> bo
 
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # --- waiting for a server ---------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ list of the private names. A release of Optuna that breaks one breaks this modul
 The reasons:
 
 - A trial's end is written only while its worker's lease stands, and a new trial has its lease from the first moment.
-- What is read is checked, since whoever may write to a database may alter it.
+- Optuna's own reading of trials takes several times as long, and fails as a whole because of one damaged row.
 - Samplers, pruners and notes get frozen trials, and need the storage behind them.
 - A front, and what it dominates, is found by Optuna alone.
 """

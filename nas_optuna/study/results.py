@@ -30,7 +30,7 @@ class TrialRecord:
 
     Attributes:
         number: Its number in the study.
-        state: ``"complete"``, ``"pruned"``, ``"fail"``, ``"running"`` or ``"waiting"``.
+        state: ``"complete"``, ``"pruned"``, ``"fail"``, ``"running"``, ``"waiting"`` or ``"unreadable"``.
         values: The objectives' values; empty if it has none.
         architecture: The canonical string; empty if it was not reached.
         epochs: Epochs trained.
@@ -74,7 +74,7 @@ class TrialRecord:
         attribute = trial.user_attrs.get
         return cls(
             number=trial.number,
-            state=trial.state.name.lower(),
+            state="unreadable" if TrialKey.UNREADABLE in trial.user_attrs else trial.state.name.lower(),
             values=tuple(trial.values or ()),
             architecture=attribute(TrialKey.ARCHITECTURE, ""),
             epochs=attribute(TrialKey.EPOCHS, 0),

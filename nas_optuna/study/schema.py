@@ -3,16 +3,20 @@
 All keys begin with one prefix, so that they never meet those of a plain Optuna user. Values are JSON. A string may have
 at most `LONGEST` characters, because MySQL and optuna-dashboard cut longer ones.
 
-Whoever may write to a database may alter it, so the kind of every value is checked once, where rows are read; a study
-with another one is refused in one line.
+Whoever may write to a database may alter it, so every value is checked once, where rows are read: a trial with a value
+of another kind counts as a failed one and says why (`flaw_of_trial`); a study is refused in one line (`flaw_of_study`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Required
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
+from typing_extensions import TypedDict
 
 if TYPE_CHECKING:  # a listing of names must not import Optuna
     from optuna.study import Study
@@ -26,6 +30,66 @@ LONGEST = 2000
 """Characters of one attribute's JSON that every storage keeps, with a margin (the smallest limit is 2,046)."""
 
 
+# --- what a stored value must be --------------------------------------------------------------------------------------
+
+Number = Annotated[float, Predicate(lambda value: not math.isfinite(value) or abs(value) < 1e30)]
+Count = Annotated[int, Ge(0), Lt(2**53)]
+Positive = Annotated[int, Gt(0), Lt(2**53)]
+Seconds = Annotated[float, Ge(0), Lt(1e12)]
+Share = Annotated[float, Ge(0), Le(1)]
+Side = Annotated[int, Gt(0), Lt(10**6)]
+Pair = Annotated[list[Any], MinLen(2), MaxLen(2)]
+Finite = Annotated[Any, Predicate(lambda value: not isinstance(value, float) or math.isfinite(value))]
+Epoch = Annotated[str, Predicate(lambda key: key.isdecimal() and len(key) < 10)]
+
+
+class _Report(TypedDict, total=False):
+    """A retraining's `TestReport`."""
+
+    architecture: Required[str]
+    recipe: str
+    device: str
+    mean: Required[Share]
+    spread: Required[Number | None]
+    seeds: Required[Annotated[list[Count], MinLen(1)]]
+    accuracies: list[Share]
+    class_accuracies: list[Number]
+    images: Count
+    test_images: Required[Positive]
+    classes: list[str]
+    seconds: Seconds
+
+
+class _Space(TypedDict, total=False):
+    """Enough of a space to build it without its images."""
+
+    in_channels: Required[Positive]
+    classes: Required[Positive]
+    input_size: Required[Side | list[Side]]
+    parameters: dict[str, list[bool | int | float | str | None]]
+
+
+class _Reference(TypedDict, total=False):
+    name: str
+    identity: str
+    accuracy: Share
+    seconds: Seconds
+
+
+class _Choice(TypedDict, total=False):
+    trial: Count
+    trials: Count
+
+
+class _Fit(TypedDict, total=False):
+    final: _Choice
+
+
+class _Earlier(TypedDict):
+    chunks: Count
+    names: list[str]
+
+
 _OF_A_TRIAL: dict[str, Any] = {}
 """The type of each user attribute of a trial, as Pydantic understands it; every other one of ours is a cost."""
 _OF_A_STUDY: dict[str, Any] = {"study:metric_names": list[str]}
@@ -33,14 +97,14 @@ _PARTS: dict[str, Any] = {}
 """The type of numbered parts, by the prefix of their keys."""
 _OF_OPTUNA: Mapping[str, Any] = {
     "fixed_params": dict[str, Any],
-    "constraints": list[float],
-    "grid_id": int,
-    "nas_optuna:plan": int,
+    "constraints": list[Number],
+    "grid_id": Count,
+    "nas_optuna:plan": Count,
 }
 """System attributes of a trial that we read."""
 
 
-def _key(types: dict[str, Any], name: str, kind: Any = float) -> str:
+def _key(types: dict[str, Any], name: str, kind: Any = Number) -> str:
     key = f"{PREFIX}{name}"
     types[key] = kind
     return key
@@ -61,15 +125,15 @@ class TrialKey:
     """bool: whether the trial is inside the study's limits; absent where there are none."""
     ACCURACY = _trial_key("accuracy")
     """float: validation accuracy after the last epoch trained, 0 to 1, whatever the objectives."""
-    METRICS = _trial_key("metrics", dict[str, float])
+    METRICS = _trial_key("metrics", dict[str, Number])
     """dict[str, float]: every metric after the last epoch trained, by name."""
-    REPORTS = _trial_key("reports", dict[str, float])
+    REPORTS = _trial_key("reports", dict[Epoch, Number])
     """dict[str, float]: epoch → value that a study of several objectives is pruned by."""
     IDENTITY = _trial_key("identity", str)
     """str: digest of everything that decides the trial's value beside the architecture."""
     RECIPE = _trial_key("recipe", str)
     """str: the recipe's fingerprint."""
-    SEED = _trial_key("seed", int)
+    SEED = _trial_key("seed", Count)
     """int: seed of the training."""
     DEVICE = _trial_key("device", str)
     """str: name of the device that trained it."""
@@ -77,38 +141,41 @@ class TrialKey:
     """str: who proposed it: a sampler's name, ``"enqueued"``, ``"cheapest"``, …"""
     WORKER = _trial_key("worker", str | None)
     """str: the process that ran it, in studies of release 0.2; see `nas_optuna.study.lease` for what is now."""
-    LEASE = _trial_key("lease", float | None)
+    LEASE = _trial_key("lease", Number | None)
     """float: until when, in seconds by the database's clock, that process had the trial."""
-    EPOCHS = _trial_key("epochs", int)
+    EPOCHS = _trial_key("epochs", Count)
     """int: epochs trained, over all seeds."""
-    STEPS = _trial_key("steps", int)
+    STEPS = _trial_key("steps", Count)
     """int: optimiser steps, if the time decided how many."""
-    RUNG = _trial_key("rung", int)
+    RUNG = _trial_key("rung", Count)
     """int: rung of a search with a clock, 1 is the shortest; each further run continues the numbers."""
-    SHARE = _trial_key("share", float)
+    SHARE = _trial_key("share", Seconds)
     """float: seconds that a search with a clock gave to the training; absent if the recipe decided."""
-    SECONDS = _trial_key("seconds", float)
+    SECONDS = _trial_key("seconds", Seconds)
     """float: seconds of training, over all processes that worked on it."""
-    SPREAD = _trial_key("spread", float | None)
+    SPREAD = _trial_key("spread", Number | None)
     """float: standard deviation of the accuracy over the recipe's repeats."""
-    MICRO_BATCHES = _trial_key("micro_batches", int)
+    MICRO_BATCHES = _trial_key("micro_batches", Count)
     """int: parts that a batch was divided into, if it did not fit in memory."""
     CAUSE = _trial_key("cause", str)
     """str: why the trial ended, if neither the pruner nor the last epoch ended it."""
-    DUPLICATE_OF = _trial_key("duplicate_of", int)
+    DUPLICATE_OF = _trial_key("duplicate_of", Count)
     """int: number of the trial whose training was reused."""
-    PAUSED = _trial_key("paused", int)
+    PAUSED = _trial_key("paused", Count)
     """int: epochs after which the trial was stopped, if its state was kept to be continued."""
-    REMOVED = _trial_key("removed", list[int])
+    REMOVED = _trial_key("removed", list[Count])
     """list[int]: numbers of stopped trials whose state was removed to make room for this one's."""
-    CONTINUES = _trial_key("continues", int)
+    CONTINUES = _trial_key("continues", Count)
     """int: number of the stopped trial whose training this one continued."""
-    PROPOSALS = _trial_key("proposals", int)
+    PROPOSALS = _trial_key("proposals", Positive)
     """int: how many proposals it took until one was inside the limits."""
     LOG_PROB = _trial_key("controller:log_prob")
     """float: log probability that the controller gave to its proposal."""
     ENTROPY = _trial_key("controller:entropy")
     """float: mean entropy of the controller's policy, in nats."""
+
+    UNREADABLE = _trial_key("unreadable", str)
+    """str: what is wrong with the trial's rows; set when they are read, never stored."""
 
     @staticmethod
     def cost(name: str) -> str:
@@ -121,41 +188,41 @@ class StudyKey:
 
     UID = _study_key("uid", str)
     """str: distinguishes the study from all others, even from a later one of the same name."""
-    FORMAT = _study_key("format", int)
+    FORMAT = _study_key("format", Count)
     """int: `FORMAT` of the version that made the study."""
     SPEC = _study_key("spec", dict[str, Any])
     """dict: the study spec."""
-    SPACE = _study_key("space", dict[str, Any])
+    SPACE = _study_key("space", _Space)
     """dict: what must not change about the search space during the study."""
     DATA = _study_key("data", dict[str, Any])
     """dict: fingerprint and figures of the data set that the study began with."""
-    FIT = _study_key("fit", dict[str, Any])
+    FIT = _study_key("fit", _Fit)
     """dict: how a fit divides its time, how much of it is spent, and what it has decided."""
     WITHIN = _study_key("within", dict[str, Any])
     """dict: the same for ``run --within``, which may also continue the study of a fit."""
-    REFERENCE = _study_key("reference", dict[str, Any])
+    REFERENCE = _study_key("reference", _Reference)
     """dict: the user's own network that the search is compared with: its name, accuracy and training."""
-    RETRAINED = _study_key("retrained", list[dict[str, Any]])
+    RETRAINED = _study_key("retrained", list[_Report])
     """list[dict]: the report of every retraining."""
-    CONFUSION = _parts("retrained:confusion:", list[str | int])
+    CONFUSION = _parts("retrained:confusion:", list[str | Count])
     """list[str], list[int], list[str]: classes, confusion matrix and mistakes of each retraining, in numbered parts."""
     NOTE = _study_key("note", str)
     """str: digest of the note that was written for the dashboard, which shows whether a person has changed it."""
-    SUPERNET = _study_key("supernet", dict[str, Any])
+    SUPERNET = _study_key("supernet", dict[str, Finite])
     """dict: settings and findings of the supernet's training; written last."""
-    ALPHAS = _parts("supernet:alphas:", dict[str, list[float]])
+    ALPHAS = _parts("supernet:alphas:", dict[str, list[Number]])
     """dict[str, list[float]]: logits by parameter, in numbered parts."""
-    SCORE = _parts("supernet:score:", list[float])
+    SCORE = _parts("supernet:score:", list[Number])
     """list[float]: intercept and coefficients of the predictor of the supernet's score, in numbered parts."""
-    STARTS = _parts("supernet:starts:", list[list[int]])
+    STARTS = _parts("supernet:starts:", list[list[Count]])
     """list[list[int]]: tokens of the supernet's best architectures, in numbered parts."""
-    TEACHERS = _parts("supernet:teachers:", list[list[float]])
+    TEACHERS = _parts("supernet:teachers:", list[list[Number]])
     """list[list]: tokens and accuracy of the short trainings that the score was fitted to, in numbered parts."""
-    CHOICES = _parts("supernet:choices:", list[list[Any]])
+    CHOICES = _parts("supernet:choices:", list[Pair])
     """list: name and choices of each parameter that the supernet was trained for, in numbered parts."""
     FILES = _study_key("files", list[str])
     """list[str]: absolute paths of the folders that were named for the study's files, the latest last."""
-    EARLIER = _study_key("earlier", dict[str, Any])
+    EARLIER = _study_key("earlier", _Earlier)
     """dict: the earlier study that this one learns from, and how many trials were copied from it; written last."""
     EARLIER_TRIALS = _parts("earlier:trials:", list[list[Any]])
     """list: the first objective's gain and the params of each copied trial, in numbered parts."""
@@ -173,7 +240,14 @@ def costs_of(attributes: Mapping[str, Any]) -> dict[str, float]:
 
 
 def attribute(trial: FrozenTrial | BaseTrial, key: str, default: Any = None) -> Any:
-    """A user attribute of a trial, by key."""
+    """A user attribute of a trial, by key.
+
+    Examples:
+        >>> import optuna
+        >>> trial = optuna.create_trial(value=1.0, user_attrs={"nas_optuna:epochs": 3})
+        >>> attribute(trial, TrialKey.EPOCHS)
+        3
+    """
     return trial.user_attrs.get(key, default)
 
 
@@ -190,13 +264,18 @@ def readable(study: Study) -> dict[str, Any]:
 
 
 def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | None:
-    """What is wrong with a trial's attributes, in a few words; None if nothing is."""
+    """What is wrong with a trial's attributes, in a few words; None if nothing is.
+
+    Examples:
+        >>> flaw_of_trial({"nas_optuna:accuracy": []}, {})
+        'accuracy: Input should be a valid number'
+    """
 
     def of_optuna(key: str) -> Any:
-        return float if key.startswith("constraints:") else _OF_OPTUNA.get(key, Any)
+        return Number if key.startswith("constraints:") else _OF_OPTUNA.get(key, Any)
 
     ours = {key: value for key, value in user.items() if key.startswith(PREFIX)}
-    return _flaw(ours, lambda key: _OF_A_TRIAL.get(key, float)) or _flaw(system, of_optuna)
+    return _flaw(ours, lambda key: _OF_A_TRIAL.get(key, Number)) or _flaw(system, of_optuna)
 
 
 def flaw_of_study(attributes: Mapping[str, Any]) -> str | None:

@@ -119,15 +119,16 @@ def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
         studies_ = [optuna.load_study(study_name=s.study_name, storage=storage) for s in storage.get_all_studies()]
         return {study.study_name: Counter(trial.state.name for trial in all_trials(study)) for study in studies_}
     studies, trials = tables()["studies"], tables()["trials"]
+    state = type_coerce(trials.c.state, String)  # which somebody may have altered
 
     def read(connection: Connection) -> dict[str, Counter[str]]:
         names = connection.execute(select(studies.c.study_name).order_by(studies.c.study_id)).scalars()
-        found: dict[str, Counter[str]] = {name: Counter() for name in names}
-        state = type_coerce(trials.c.state, String)  # which somebody may have altered
+        found: dict[str, Counter[str]] = {name: Counter() for name in names if isinstance(name, str)}
         of_trials = select(studies.c.study_name, state, func.count())
         joined = of_trials.join(studies, studies.c.study_id == trials.c.study_id)
         for name, what, number in connection.execute(joined.group_by(studies.c.study_name, state)):
-            found.setdefault(name, Counter())[what] = number
+            if name in found:
+                found[name][what] = number
         return found
 
     return transaction(storage, read)

@@ -124,8 +124,8 @@ def test_five_thousand_trials_are_read_in_seconds(command: Command, study: str) 
     multiply("nas-optuna.db", 5000)
     assert command("study", "list", "--json").json[0]["trials"] == 5002
     assert median_seconds("study", "list", times=3) <= 2
-    assert median_seconds("best", times=3) <= 12
-    assert median_seconds("run", "--trials", "1", times=3) <= 15
+    assert median_seconds("best", times=3) <= 3
+    assert median_seconds("run", "--trials", "1", times=3) <= 6
 
 
 @pytest.mark.parametrize(

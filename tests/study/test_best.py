@@ -87,7 +87,7 @@ def two_objectives() -> optuna.Study:
             create_trial(values=[0.95, 1], constraints=inside, user_attrs=short),
             create_trial(values=[0.7, 2], constraints=inside),
             create_trial(values=[0.7, 2], constraints=inside),
-            create_trial(state=TrialState.FAIL),
+            create_trial(state=TrialState.FAIL, user_attrs={TrialKey.UNREADABLE: "accuracy is not a number"}),
         ]
     )
     return study

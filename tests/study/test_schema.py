@@ -7,10 +7,11 @@ import pytest
 
 from nas_optuna.study.schema import StudyKey, TrialKey, flaw_of_study, flaw_of_trial
 
+REPORT = {"architecture": "f16k3s1", "mean": 0.9, "test_images": 100, "seeds": [0, 1], "spread": None}
 HUGE = 10**400
 
 
-@pytest.mark.parametrize("value", [True, "1", None, []])
+@pytest.mark.parametrize("value", [HUGE, True, "1", None, [], 1e31])
 def test_what_is_no_number_is_said(value: Any) -> None:
     for key in (TrialKey.ACCURACY, TrialKey.cost("macs"), TrialKey.SECONDS, TrialKey.EPOCHS):
         assert str(flaw_of_trial({key: value}, {})).startswith(f"{key.removeprefix('nas_optuna:')}: ")
@@ -22,7 +23,17 @@ def test_numbers_of_json_are_taken(value: float) -> None:
     assert flaw_of_trial({TrialKey.ACCURACY: value, TrialKey.METRICS: {"loss": value}}, {}) is None
 
 
-@pytest.mark.parametrize("value", [True, "1", None, [HUGE]])
-def test_a_study_keeps_lists_and_dictionaries(value: Any) -> None:
-    for key in (StudyKey.RETRAINED, StudyKey.SPACE, StudyKey.FIT, f"{StudyKey.ALPHAS}0"):
-        assert str(flaw_of_study({key: value})).startswith(f"{key.removeprefix('nas_optuna:')}")
+def test_a_report_has_what_is_shown_of_it() -> None:
+    assert flaw_of_study({StudyKey.RETRAINED: [REPORT, {**REPORT, "more": 3}]}) is None
+    altered = [{**REPORT, name: value} for name in REPORT for value in (HUGE, {}, True, [])]
+    missing = [{key: value for key, value in REPORT.items() if key != name} for name in REPORT]
+    for report in altered + missing:
+        assert str(flaw_of_study({StudyKey.RETRAINED: [report]})).startswith("retrained.0."), report
+
+
+@pytest.mark.parametrize("size", [8, [8, 16]])
+def test_a_space_tells_enough_to_be_built(size: Any) -> None:
+    space = {"in_channels": 1, "classes": 10, "input_size": size, "parameters": {"conv1.filters": [16, None, "x"]}}
+    assert flaw_of_study({StudyKey.SPACE: space}) is None
+    for altered in ({"input_size": [8, "x"]}, {"input_size": 10**6}, {"classes": 0}, {"parameters": [1]}):
+        assert str(flaw_of_study({StudyKey.SPACE: {**space, **altered}})).startswith("space.")
