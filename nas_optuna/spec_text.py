@@ -69,12 +69,13 @@ def _toml(value: object) -> str:
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: str = "an override") -> dict[str, Any]:
-    """A deep copy of `values` with dotted assignments applied.
+    r"""A deep copy of `values` with dotted assignments applied.
 
     Args:
         values: Nested dicts.
         overrides: E.g. ``"recipe.epochs=3"``, ``"sampler=random"``, ``"space.filters=[8, 16]"``. The right side is
-            TOML. Numbers separated by commas are a list; anything that does not look like TOML is text.
+            TOML. Numbers separated by commas are a list; anything that does not look like TOML is text; a backslash
+            that does not begin an escape, as in ``"C:\Users"``, is literal.
         source: Their source, for messages.
 
     Raises:
@@ -131,16 +132,30 @@ def _problem(value: object) -> str | None:
 
 def _value(path: str, text: str, source: str) -> Any:
     """Parse the right side of an assignment; anything that does not look like TOML is text."""
+    literal = _literal(text)
     try:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError) as error:
+        if literal is not None:
+            return literal
         if _NUMBERS.fullmatch(text):
             return _value(path, f"[{text}]", source)
         if text[:1] in ('"', "'", "[", "{"):
-            said = f"{shown(text)} is not a TOML value: {reason_of(error)}; text needs no quotes"
-            raise SpecError(f"{source}: {named(path)}: {said}") from None
+            raise SpecError(f"{source}: {named(path)}: {shown(text)} is not a TOML value: {reason_of(error)}") from None
         return text
-    return parsed["value"] if parsed.keys() == {"value"} else text  # after a line break there is another key
+    if parsed.keys() != {"value"}:  # after a line break there is another key
+        return text
+    value = parsed["value"]
+    if literal is not None and isinstance(value, str) and any(unicodedata.category(c) == "Cc" for c in value):
+        return literal  # "C:\temp\new" contains no tab
+    return value
+
+
+def _literal(text: str) -> str | None:
+    """The text between double quotes if it has a backslash that may be literal, else None."""
+    inside = text[1:-1]
+    quoted = len(text) > 1 and text[0] == text[-1] == '"' and '"' not in inside
+    return inside if quoted and "\\" in inside else None
 
 
 class Settings(BaseModel):
