@@ -7,7 +7,9 @@ import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge
@@ -192,21 +194,52 @@ class OnnxRuntime(Runtime):
 
 def to_onnx(module: nn.Module, images: torch.Tensor, *, any_batch: bool = False) -> bytes:
     """The ONNX model, with the input ``images``, of a module that takes one tensor."""
+    try:
+        return _exported(module, images, any_batch)
+    except Exception as error:  # whatever the exporter or a user's layer raises
+        reason = " ".join(str(error).split()).partition(". ")[0][:160] or type(error).__name__
+        raise TrainingError(f"{_unsupported(module, images)} cannot be written as ONNX: {reason}") from error
+
+
+def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes:
     import torch
 
     file = io.BytesIO()
     batch = {"images": {0: "batch"}, "logits": {0: "batch"}} if any_batch else None
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": batch}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it would print a graph to stdout
-            # The exporter built on torch.export takes about a second a module, this one 20 ms.
-            torch.onnx.export(module, (images,), file, dynamo=False, **names)  # type: ignore[arg-type]
-    except Exception as error:  # whatever the exporter or a user's layer raises
-        reason = " ".join(str(error).split()).partition(". ")[0][:160] or type(error).__name__
-        raise TrainingError(f"this network cannot be written as ONNX: {reason}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it would print a graph to stdout
+        # The exporter built on torch.export takes about a second a module, this one 20 ms.
+        torch.onnx.export(module, (images,), file, dynamo=False, **names)  # type: ignore[arg-type]
     return file.getvalue()
+
+
+def _unsupported(module: nn.Module, images: torch.Tensor) -> str:
+    """The name of the first layer that cannot be written as ONNX on its own."""
+    import torch
+
+    taken: dict[str, tuple[nn.Module, torch.Tensor]] = {}
+
+    def note(name: str, layer: nn.Module, given: tuple[object, ...]) -> None:
+        if len(given) == 1 and isinstance(given[0], torch.Tensor):
+            taken.setdefault(name, (layer, given[0].detach().clone()))
+
+    handles = [
+        layer.register_forward_pre_hook(partial(note, name))
+        for name, layer in module.named_modules()
+        if name and not any(layer.children())
+    ]
+    with torch.no_grad(), suppress(Exception):  # the network itself may fail
+        module(images)
+    for handle in handles:
+        handle.remove()
+    for name, (layer, given) in taken.items():
+        try:
+            _exported(layer, given, any_batch=False)
+        except Exception:
+            return f"layer {name!r} ({type(layer).__name__})"
+    return "this network"
 
 
 def _host_call(module: nn.Module, images: torch.Tensor) -> Call:
