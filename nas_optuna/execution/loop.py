@@ -21,7 +21,7 @@ from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaErr
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.study import lease, lease_table, optuna_internals
-from nas_optuna.study.database import is_away
+from nas_optuna.study.database import giving_up, is_away
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.storage import failure
 
@@ -169,6 +169,7 @@ class _Run:
         with (
             self._telling_steps(),
             self.stop.guarding(),
+            giving_up(optuna_internals.storage_of(self.study), lambda: self.stop.asked),
             optuna_internals.stoppable(self.study) as stopped,
         ):
             lease.require_transactions(self.study)

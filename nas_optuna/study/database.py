@@ -8,8 +8,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Container, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -21,9 +21,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, create_engine, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from nas_optuna.errors import Gone, StudyError
-from nas_optuna.study.lease_table import is_held, require_held
+from nas_optuna.study.lease_table import is_held, require_held, seconds
 from nas_optuna.study.optuna_internals import CachedStorage, models, tables, trial_id_of
 from nas_optuna.study.schema import flaw_of_study
 from nas_optuna.study.trial_rows import Unreadable, attributes_of, read_trials
@@ -178,6 +179,7 @@ class RetryingStorage(CachedStorage):
         super().__init__(database)
         self.database = database
         self.wait = wait
+        self.give_up: Callable[[], bool] = never
         self._file = file
         self._file_identity = _identity_of(file)
 
@@ -193,7 +195,7 @@ class RetryingStorage(CachedStorage):
 
         _working.now = True
         try:
-            return persistently(checked, self.wait)
+            return persistently(checked, self.wait, give_up=lambda: self.give_up())
         finally:
             _working.now = False
 
@@ -202,7 +204,18 @@ _working = threading.local()
 """Whether this thread is within a call that will be repeated."""
 
 
-def persistently(work: Callable[[], T], wait: float, *, is_undone: Callable[[Exception], bool] | None = None) -> T:
+def never() -> bool:
+    """False: nobody asks to give up."""
+    return False
+
+
+def persistently(
+    work: Callable[[], T],
+    wait: float,
+    *,
+    give_up: Callable[[], bool] = never,
+    is_undone: Callable[[Exception], bool] | None = None,
+) -> T:
     """Repeat `work` while the server is away, for at most `wait` seconds, or after another process got in its way."""
     undone, pause, deadline = 0, 0.1, 0.0
     while True:
@@ -218,10 +231,31 @@ def persistently(work: Callable[[], T], wait: float, *, is_undone: Callable[[Exc
             if not deadline:
                 deadline = time.monotonic() + wait
                 logger.warning("the database server is away; waiting for it for up to %g s", wait)
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline or give_up():
                 raise
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
+
+
+IDLE_LIMITS = {
+    "postgresql": "SET idle_in_transaction_session_timeout = '{:.0f}s'",
+    "mysql": "SET SESSION wait_timeout = {:.0f}",
+    "mariadb": "SET SESSION wait_timeout = {:.0f}",
+}
+"""What tells each server to end a session that idles within a transaction; MySQL's ends any idle session."""
+
+
+def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
+    """Make the server end a session that idles within a transaction for as long as a lease holds."""
+
+    # A frozen host would keep its rows locked, so that nobody could take over its trial. The pool reopens a session
+    # that was ended outside of a transaction.
+    def limit(connection: Any, record: ConnectionPoolEntry) -> None:
+        with closing(connection.cursor()) as cursor:
+            cursor.execute(IDLE_LIMITS[scheme].format(max(1.0, seconds())))
+        connection.commit()
+
+    return limit
 
 
 def _retried(name: str) -> Callable[..., Any]:
@@ -266,3 +300,16 @@ def _identity_of(file: Path | None) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+@contextmanager
+def giving_up(storage: BaseStorage, when: Callable[[], bool]) -> Iterator[None]:
+    """Stop waiting for the database server as soon as `when` says so."""
+    if not isinstance(storage, RetryingStorage):
+        yield
+        return
+    storage.give_up = when
+    try:
+        yield
+    finally:
+        storage.give_up = never

@@ -199,14 +199,16 @@ def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
 
 
 def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
-    from nas_optuna.study.database import Database, RetryingStorage
+    from nas_optuna.study.database import IDLE_LIMITS, Database, RetryingStorage, idle_limit
 
     if database is None and url.startswith("sqlite"):  # in memory
         return RetryingStorage(Database(url, {}))
     if database is None:
         # A connection whose server has gone is replaced, but first the pool logs a traceback, although nothing is lost.
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-        return RetryingStorage(Database(url, {"pool_pre_ping": True}), patience)
+        scheme = url.partition(":")[0].partition("+")[0]
+        events = [(idle_limit(scheme), "connect")] if scheme in IDLE_LIMITS else []
+        return RetryingStorage(Database(url, {"pool_pre_ping": True, "pool_events": events}), patience)
     file = database.absolute()
     mode, timeout = _sqlite_settings(url, patience)
     opened = Database(url.partition("?")[0], {"creator": partial(_connect, file, timeout, mode)})

@@ -16,7 +16,6 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import make_url
 
 from tests.faults.harness import (
     EPOCHS,
@@ -88,13 +87,7 @@ def test_the_trial_of_a_plain_script_that_was_killed_is_taken_up_by_the_script_i
 def test_a_frozen_host_loses_its_trial_to_another(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Two hosts, whose clocks differ by an hour from the server's; one stands still for longer than its lease."""
     server: Server | MariaDB = request.getfixturevalue(kind)
-    limit = (
-        {"options": "-c idle_in_transaction_session_timeout=2s"}
-        if kind == "postgresql"
-        else {"init_command": "SET SESSION wait_timeout = 2"}
-    )
-    address = make_url(server.fresh()).update_query_dict(limit).render_as_string(hide_password=False)
-    place = Place(address, tmp_path, {"NAS_OPTUNA_LEASE": "2"})
+    place = Place(server.fresh(), tmp_path, {"NAS_OPTUNA_LEASE": "2"})
     study = place.study()
     frozen = start(place, 20, host="one")
     while not place.noted("trained"):
