@@ -293,7 +293,7 @@ def dashboard(
             yield from (folder / "artifacts" for folder in files.folders(url, study.user_attrs))
 
     pages = wsgi(opened, artifact_store=server.ArtifactFolders(artifacts, others))
-    application = server.OwnPagesOnly(pages, port)
+    application = server.OwnPagesOnly(server.with_readable_attributes(pages), port)
     try:
         listening = server.create_server(HOST, port, application)
     except (OSError, OverflowError) as error:

@@ -1,7 +1,8 @@
-"""A study in optuna-dashboard: notes and files; and a server that is safe to run.
+"""A study in optuna-dashboard: notes, files, readable names of attributes; and a server that is safe to run.
 
 The dashboard's own ``save_note`` reads the notes of all trials twice, and importing it takes longer than training a
-small network.
+small network. The dashboard shows the keys of attributes, which are made for programs; its answers are rewritten on
+their way to the browser, and what is stored does not change.
 
 Any page that a person visits can make the browser send requests to 127.0.0.1. Two checks stop them: a page whose own
 name was made to resolve to 127.0.0.1 (DNS rebinding) still sends that name as the host, and a page of another origin
@@ -29,7 +30,10 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial
 
+from nas_optuna.errors import shortened
+from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes, trial_id_of
+from nas_optuna.study.schema import PREFIX, TrialKey, is_reserved
 from nas_optuna.study.transactions import set_study_system_attributes
 
 if TYPE_CHECKING:
@@ -42,8 +46,25 @@ _OF_STUDY = "artifacts:"
 DRAWING = "drawing.svg"
 NOTE_PART = 2045
 """Characters of a note in one attribute: optuna-dashboard's limit, which every database accepts."""
+WIDTH = 64
+"""Characters of a trial's attribute, whose line the dashboard does not break; its note holds the whole."""
 _NAME = re.compile(r"[0-9a-f-]{36}")
 """The name of a stored file: a UUID, so that no name from a database leads out of the store's folder."""
+_STUDY = re.compile(r"/api/studies/\d+")
+TRIAL_NAMES = {
+    TrialKey.ARCHITECTURE: "architecture",
+    TrialKey.ACCURACY: "accuracy",
+    TrialKey.SPREAD: "standard deviation over repeats",
+    TrialKey.EPOCHS: "epochs",
+    TrialKey.SECONDS: "training time (s)",
+    TrialKey.DEVICE: "device",
+    TrialKey.ORIGIN: "proposed by",
+    TrialKey.CAUSE: "why it ended",
+    TrialKey.DUPLICATE_OF: "same as trial",
+    TrialKey.CONTINUES: "continues trial",
+    TrialKey.FEASIBLE: "inside the limits",
+}
+"""Attributes of a trial for people, beside its costs."""
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _OWN = frozenset({"", "none", "same-origin"})
 """``Sec-Fetch-Site`` of the server's own pages and of an address typed in; tools send none."""
@@ -152,6 +173,59 @@ def _note_keys(trial: Trial | FrozenTrial | None) -> tuple[str, str]:
     """The key of a note's version, and the prefix of its parts."""
     of = "" if trial is None else f"{trial_id_of(trial)}:"
     return f"dashboard:{of}note_ver", f"dashboard:{of}note_str:"
+
+
+def with_readable_attributes(application: WSGIApplication) -> WSGIApplication:
+    """Rename attributes of trials in the dashboard's answers about a study, and leave out those for programs."""
+
+    def answering(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not _STUDY.fullmatch(environ.get("PATH_INFO", "")) or environ["REQUEST_METHOD"] != "GET":
+            return application(environ, start_response)
+        began: list[Any] = []
+
+        def start(*arguments: Any) -> Callable[[bytes], object]:
+            began.extend(arguments)
+            return bytes
+
+        body = b"".join(application(environ, start))
+        status, headers = began[0], began[1]
+        if status.startswith("200"):
+            body = json.dumps(readable(json.loads(body))).encode()
+            headers = [(n, v) for n, v in headers if n.lower() != "content-length"]
+            headers.append(("Content-Length", str(len(body))))
+        start_response(status, headers)
+        return [body]
+
+    return answering
+
+
+def readable(answer: dict[str, Any]) -> dict[str, Any]:
+    """The dashboard's answer about one study, with names for people; the study's own note tells its settings."""
+    if "user_attrs" in answer:
+        answer["user_attrs"] = [a for a in answer["user_attrs"] if not a["key"].startswith(PREFIX)]
+    for trial in answer.get("trials", []):
+        trial["user_attrs"] = trial_rows(trial["user_attrs"])
+    union = answer.get("union_user_attrs", [])
+    answer["union_user_attrs"] = [a | {"key": name} for a in union if (name := _name(a["key"]))]
+    return answer
+
+
+def trial_rows(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """A trial's attributes by names for people, ours with short values."""
+    named = [(_name(row["key"]), row) for row in rows]
+    return [
+        row if name == row["key"] else {"key": name, "value": shortened(row["value"], WIDTH)}
+        for name, row in named
+        if name
+    ]
+
+
+def _name(key: str) -> str | None:
+    """The name of a trial's attribute for people; None if it is only for programs."""
+    own = key.removeprefix(PREFIX)
+    if key in TRIAL_NAMES or own == key:
+        return TRIAL_NAMES.get(key, key)
+    return None if is_reserved(own) else describe(own).heading
 
 
 class OwnPagesOnly:

@@ -93,7 +93,8 @@ def test_the_dashboard_knows_the_study(address: str, trials: Trials) -> None:
         assert ours["architecture"] in trial["note"]["body"]
         assert "| conv1&emsp; |" in trial["note"]["body"]
         shown = {a["key"]: a["value"] for a in trial["user_attrs"]}
-        assert shown["nas_optuna:macs"] == str(ours["costs"]["macs"])
+        assert shown["architecture"] == ours["architecture"]
+        assert shown["MACs"] == str(ours["costs"]["macs"])
         (drawing,) = trial["artifacts"]
         with urllib.request.urlopen(
             f"{address}/artifacts/{study['study_id']}/{trial['trial_id']}/{drawing['artifact_id']}", timeout=30
@@ -101,6 +102,8 @@ def test_the_dashboard_knows_the_study(address: str, trials: Trials) -> None:
             assert answer.headers["Content-Type"] == "image/svg+xml"
             assert ours["architecture"] in answer.read().decode()
         assert f"/{drawing['artifact_id']})" in trial["note"]["body"], "the note shows the drawing"
+    shown = {a["key"]: a["value"] for a in found["user_attrs"]}
+    assert not any("{" in value or len(value) > 80 for value in shown.values()), "no raw JSON"
     assert found["artifacts"] == []
     best = max(trials, key=lambda trial: (trial["accuracy"], -trial["number"]))
     assert best["architecture"] in found["note"]["body"]

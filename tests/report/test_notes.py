@@ -9,6 +9,7 @@ import optuna
 import pytest
 from optuna_dashboard._note import get_note_from_system_attrs
 
+from nas_optuna.report.dashboard import trial_rows
 from nas_optuna.study.optuna_internals import study_system_attributes
 from nas_optuna.study.schema import TrialKey
 from tests.helpers import Command, tiny
@@ -57,3 +58,11 @@ def test_a_run_writes_no_notes_of_trials_that_are_none_of_its_own(place: Path, c
     study.add_trial(study.trials[0])
     assert command("run", "--trials", 1).code == 0
     assert [bool(note) for _, note in noted()] == [True, False, True]
+
+
+def test_an_attribute_makes_no_page_of_the_dashboard_wide() -> None:
+    rows = [{"key": TrialKey.ARCHITECTURE, "value": ",".join(f"stage{i}.kernel=3" for i in range(20))}]
+    (row,) = trial_rows(rows)
+    assert row["key"] == "architecture"
+    assert len(row["value"]) <= 64
+    assert trial_rows([{"key": TrialKey.ARCHITECTURE, "value": "f16k3s1"}])[0]["value"] == "f16k3s1"
