@@ -109,7 +109,7 @@ class Callback:
         """Receives every event whose method is not overridden: that method's name and arguments."""
 
     def close(self) -> None:
-        """Release resources after a method has raised."""
+        """Release resources after a method has raised; called again at the end of the run if it raises itself."""
 
 
 OptunaCallback = Callable[[Study, FrozenTrial], None]
@@ -123,6 +123,7 @@ class Callbacks(Callback):
     def __init__(self, callbacks: Iterable[Callback | OptunaCallback] = ()) -> None:
         require_kind(callbacks, Iterable, "callbacks", "give a list of them, which may be empty")
         self._callbacks = list(callbacks)
+        self._unclosed: list[Callback] = []
         self._ended_by: str | None = None
 
     @contextmanager
@@ -138,7 +139,7 @@ class Callbacks(Callback):
             self.run_finished(run)
 
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
-        """Tell all."""
+        """Tell all; at the end of the run, close those that could not be closed before."""
         for callback in list(self._callbacks):
             if not isinstance(callback, Callback):
                 if event == "trial_finished" and about.study is not None and more[0] is not None:
@@ -150,11 +151,18 @@ class Callbacks(Callback):
                 if isinstance(callback, Callbacks):  # of those only Optuna's raise
                     raise
                 self._drop(callback, error)
+        if event == "run_finished":
+            for callback in self._unclosed:
+                with suppress(Exception):  # its failure was already reported
+                    callback.close()
+            self._unclosed.clear()
 
     def _drop(self, callback: Callback, error: Exception) -> None:
         self._callbacks.remove(callback)
         told = failure(error) or reason_of(error)
         if told != self._ended_by:  # which its caller reports
             logger.warning("%s is told nothing more: %s", type(callback).__name__, told)
-        with suppress(Exception):  # its failure was already reported
+        try:
             callback.close()
+        except Exception:
+            self._unclosed.append(callback)

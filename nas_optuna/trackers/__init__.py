@@ -13,10 +13,11 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import NasOptunaError, SpecError, unknown
 from nas_optuna.execution.events import Callback
 from nas_optuna.registry import Registry
-from nas_optuna.report.selection import objective_names
+from nas_optuna.report.drawing import draw_trial
+from nas_optuna.report.selection import objective_names, space_of
 from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 
@@ -79,3 +80,13 @@ def facts(ended: FrozenTrial) -> dict[str, Any]:
     record = TrialRecord.of(ended)
     own = {"architecture": record.architecture, "state": record.state}
     return own | {f"param.{name}" if name in own else name: value for name, value in ended.params.items()}
+
+
+def drawing(study: Study, ended: FrozenTrial) -> str | None:
+    """A trial's network as SVG; None if it has none or cannot be drawn."""
+    if not TrialRecord.of(ended).architecture:
+        return None
+    try:
+        return draw_trial(space_of(study), ended).svg
+    except NasOptunaError:
+        return None

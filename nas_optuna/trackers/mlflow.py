@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
+import ssl
 from collections.abc import Mapping
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
-from nas_optuna.trackers import facts, figures
+from nas_optuna.report.confusion import Confusion
+from nas_optuna.trackers import drawing, facts, figures
 
 _LONGEST = 500
 """The most characters of a parameter that every MLflow store keeps."""
 _AT_ONCE = 100
 """The most parameters that a server accepts in one request."""
+_PATIENCE = 3.0
+"""Seconds within which a server must answer."""
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
@@ -44,6 +53,7 @@ class MlflowTracker(Callback):
 
     def run_started(self, run: Run) -> None:
         """Begin the parent run, in an experiment with the study's name."""
+        _require_answer(self._client.tracking_uri)
         self._study, name = run.study, run.study.study_name
         found = self._client.get_experiment_by_name(name)
         if found is not None and found.lifecycle_stage == "deleted":
@@ -67,17 +77,20 @@ class MlflowTracker(Callback):
             self._client.log_metric(self._children[subject.name], _accepted(name), value, step=measurement.step)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Log the choices and the figures, and end the child run."""
+        """Log the choices, the figures and the drawing, and end the child run."""
         child = self._children[subject.name]
         if ended is not None and self._study is not None:
             self._log(child, facts(ended), figures(self._study, ended), ended)
             self._client.log_dict(child, dict(ended.params), "params.json")  # what run --fixed takes
+            if picture := drawing(self._study, ended):
+                self._client.log_text(child, picture, "drawing.svg")
         self._client.set_terminated(child, "FAILED" if ended is not None and ended.state.name == "FAIL" else "FINISHED")
         del self._children[subject.name]
 
     def tested(self, run: Run, report: TestReport) -> None:
-        """Log the test accuracy with the parent run."""
+        """Log the test accuracy and the confusion matrix with the parent run."""
         self._client.log_metric(self._parent, "test_accuracy", report.mean)
+        self._client.log_text(self._parent, Confusion.of(report).svg(), "confusion-matrix.svg")
 
     def run_finished(self, run: Run) -> None:
         """End the parent run, and those that an interrupted trial left open."""
@@ -86,6 +99,7 @@ class MlflowTracker(Callback):
     def close(self) -> None:
         """End every run, so that none is shown as running forever."""
         if self._parent:
+            _require_answer(self._client.tracking_uri)
             self._end("FAILED")
 
     def _end(self, status: str) -> None:
@@ -108,3 +122,17 @@ class MlflowTracker(Callback):
 def _accepted(name: str) -> str:
     """A name with ``_`` for what MLflow refuses."""
     return re.sub(r"[^\w.\-: /]+", "_", name)[:250]
+
+
+def _require_answer(uri: str) -> None:
+    """Refuse a server that does not answer soon, because a run must not wait for it."""
+    place = urlsplit(uri)
+    if place.scheme not in ("http", "https"):
+        return
+    health = f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path.rstrip('/')}/health"
+    try:  # MLflow itself checks the certificate
+        urlopen(health, timeout=_PATIENCE, context=ssl._create_unverified_context()).close()
+    except HTTPError:
+        return  # an answer, too
+    except (OSError, http.client.HTTPException) as error:
+        raise NasOptunaError(f"no MLflow server answers at {uri}: {getattr(error, 'reason', error)}") from error

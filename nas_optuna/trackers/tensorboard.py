@@ -10,6 +10,9 @@ from torch.utils.tensorboard import SummaryWriter
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
+from nas_optuna.markdown import table
+from nas_optuna.report.columns import filled
+from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 from nas_optuna.study.studies import file_name
 from nas_optuna.trackers import facts, figures
 
@@ -48,9 +51,11 @@ class TensorBoardTracker(Callback):
         del self._writers[subject.name]
 
     def tested(self, run: Run, report: TestReport) -> None:
-        """Write the test accuracy."""
+        """Write the test accuracy, and a table of classes, because TensorBoard shows no SVG."""
+        classes = filled(CLASS_COLUMNS, Confusion.of(report).accuracies())
         with SummaryWriter(str(self._run)) as writer:
             writer.add_scalar("test_accuracy", report.mean, 0)
+            writer.add_text("test accuracy of each class", table(classes["columns"], classes["rows"]), 0)
 
     def run_finished(self, run: Run) -> None:
         """Close files that an interrupted trial left open."""

@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
-from nas_optuna.trackers import facts, figures
+from nas_optuna.report.confusion import Confusion
+from nas_optuna.trackers import drawing, facts, figures
 
 _PATIENCE = 15.0
 """Seconds within which a server must accept a new run."""
@@ -44,17 +45,20 @@ class WandbTracker(Callback):
         self._runs[subject.name].log(dict(measurement.metrics), step=measurement.step)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
-        """Log the choices and the figures, and end the trial's run."""
+        """Log the choices, the figures and the drawing, and end the trial's run."""
         run = self._runs[subject.name]
         if ended is not None:
             run.config.update(facts(ended), allow_val_change=True)
             run.summary.update({f"final/{name}": value for name, value in figures(self._study, ended).items()})
+            if picture := drawing(self._study, ended):
+                run.log({"drawing": wandb.Html(picture, inject=False)})
         run.finish(exit_code=int(ended is not None and ended.state.name == "FAIL"))
         del self._runs[subject.name]
 
     def tested(self, run: Run, report: TestReport) -> None:
-        """Log the test accuracy with the study's run."""
-        self._runs[""].log({"test_accuracy": report.mean})
+        """Log the test accuracy and the confusion matrix with the study's run."""
+        matrix = wandb.Html(Confusion.of(report).svg(), inject=False)
+        self._runs[""].log({"test_accuracy": report.mean, "confusion_matrix": matrix})
 
     def run_finished(self, run: Run) -> None:
         """End the study's run, and those that an interrupted trial left open."""

@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = dict(pair.split("=", 1) for pair in query.split("&") if pair)
         if length := int(self.headers.get("Content-Length", 0)):
             asked |= json.loads(self.rfile.read(length))
-        found = server.answer(path.partition("/mlflow/")[2], asked)
+        found = {} if path == "/health" else server.answer(path.partition("/mlflow/")[2], asked)
         body = json.dumps({"error_code": "RESOURCE_DOES_NOT_EXIST"} if found is None else found).encode()
         self.send_response(404 if found is None else 200)
         self.send_header("Content-Type", "application/json")

@@ -14,7 +14,7 @@ import pytest
 
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.events import Callback
+from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.retrain import retrain
 from nas_optuna.trackers import create_tracker
 from tests.helpers import Installed, tiny
@@ -79,11 +79,13 @@ def test_mlflow_has_a_parent_and_a_child_run_per_trial(
         assert curve == pytest.approx([trial.intermediate_values[step] for step in (1, 2)])
         assert child.data.params["conv1.filters"] == str(trial.params["conv1.filters"])
         kept = {file.path: file for file in client.list_artifacts(child.info.run_id)}
-        assert set(kept) == {"params.json"}
-        assert json.loads(Path(client.download_artifacts(child.info.run_id, "params.json")).read_text()) == trial.params
+        assert set(kept) == {"params.json", "drawing.svg"}
+        read = {name: Path(client.download_artifacts(child.info.run_id, name)).read_text() for name in kept}
+        assert json.loads(read["params.json"]) == trial.params
+        assert read["drawing.svg"].startswith("<svg")
 
 
-def test_a_retraining_brings_its_test_accuracy(
+def test_a_retraining_brings_its_test_accuracy_and_confusion_matrix(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path
 ) -> None:
     from mlflow.tracking import MlflowClient
@@ -100,9 +102,11 @@ def test_a_retraining_brings_its_test_accuracy(
     assert found is not None
     (run,) = [run for run in client.search_runs([found.experiment_id]) if run.info.run_name == "s retrain"]
     assert run.data.metrics["test_accuracy"] == pytest.approx(report.mean)
+    assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["confusion-matrix.svg"]
     events = EventAccumulator(str(tmp_path / "logs/s-retrain"))
     events.Reload()
     assert events.Scalars("test_accuracy")[0].value == pytest.approx(report.mean)
+    assert b"mistaken for" in events.Tensors("test accuracy of each class/text_summary")[0].tensor_proto.string_val[0]
 
 
 def test_a_tracker_that_fails_warns_once_and_ends_no_trial(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -219,6 +223,25 @@ def test_who_is_dropped_is_closed(
     assert set(statuses) <= {"FAILED", "KILLED"}
 
 
+def test_who_cannot_be_closed_is_closed_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    class Stubborn(Callback):
+        closed = 0
+
+        def trial_started(self, subject: Subject) -> None:
+            raise OSError("no")
+
+        def close(self) -> None:
+            self.closed += 1
+            if self.closed == 1:
+                raise OSError("not yet")
+
+    tracker = Stubborn()
+    with caplog.at_level(logging.WARNING):
+        searched(tracker)
+    assert tracker.closed == 2
+    assert sum("Stubborn" in record.getMessage() for record in caplog.records) == 1
+
+
 @pytest.mark.parametrize("silent", [False, True])
 def test_a_server_that_does_not_answer_is_waited_for_a_few_seconds_and_said_once(
     silent: bool, caplog: pytest.LogCaptureFixture
@@ -233,8 +256,8 @@ def test_a_server_that_does_not_answer_is_waited_for_a_few_seconds_and_said_once
             study = searched(tracker)
         assert time.monotonic() - started < 30
     assert len(study.trials) == 2
-    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("nas_optuna")]
-    assert "API request to http://me:***@127.0.0.1" in said
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "no MLflow server answers at http://me:***@127.0.0.1" in said
 
 
 @pytest.mark.process
@@ -256,7 +279,7 @@ def test_a_run_that_waits_for_a_tracker_obeys_a_signal(place: Path) -> None:
         finally:
             run.kill()
     assert run.returncode == 130, said
-    assert said.count("MlflowTracker is told nothing more") <= 1
+    assert said.count("no MLflow server answers") <= 1
 
 
 @pytest.mark.parametrize("text", ["tensorbord:x", "", "comet:x", "nowhere.trackers:Tracker"])
@@ -304,7 +327,7 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
     curves = json.loads(done.stdout.splitlines()[-1])
     found: dict[str, dict[str, list[str]]] = {}
     for file in tmp_path.glob("wandb/offline-run-*/*.wandb"):
-        name, curve = "", []
+        name, curve, drawn = "", [], 0
         for data in written(file):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(data)
@@ -313,6 +336,8 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
                 assert (record.run.project, record.run.run_group) == ("digits", "s")
             items = record.history.item
             curve += [item.value_json for item in items if "accuracy" in (item.key, *item.nested_key)]
+            drawn += any("drawing" in (item.key, *item.nested_key) for item in items)
+        assert drawn == name.startswith("trial")
         found[name] = {"accuracy": curve}
     assert set(found) == {"s search", "trial 0", "trial 1"}
     for number, expected in enumerate(curves):
