@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nas_optuna.data.images import ImageSet, pieces
 from nas_optuna.data.pixels import PixelFormat, fit_into
+from nas_optuna.devices import memory_format
 from nas_optuna.recipe import Fill, Recipe
 
 MIXED_SHARE, FEWEST_PASSES = 0.5, 30
@@ -172,19 +173,20 @@ class Preparation(nn.Module):
 
 
 class Preprocessor(Preparation):
-    """`Preparation` for trainings: on one device, channels last, as networks are (`devices.laid_out`)."""
+    """`Preparation` for trainings: on one device, in the memory format that networks use there."""
 
     # Most of the work is the second product, whose matrix is nearly all zeros. If images grow by a whole factor,
     # `enlarge_rows` gives the same within rounding.
     def __init__(self, pixels: PixelFormat, device: torch.device) -> None:
         super().__init__(pixels)
         self.to(device)
+        self._format = memory_format(device)
 
     def forward(self, images: Tensor) -> Tensor:
         """``[batch, channels, height, width]`` uint8 → float32 of the output's height and width."""
         # In parts, because all pictures as floats would take many times the memory of the networks.
         parts = [super(Preprocessor, self).forward(part) for part in pieces(images)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous(memory_format=torch.channels_last)
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous(memory_format=self._format)
 
     def _with_rows_resized(self, x: Tensor, matrix: Tensor) -> Tensor:
         batch, channels, height, width = x.shape

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData
+from nas_optuna.devices import memory_format
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, describe_error
 from nas_optuna.metrics import find_metric
@@ -280,7 +281,10 @@ class TrainingEvaluator:
     def identity(self) -> str:
         """See `Evaluator`."""
         names = [metric.name for metric in self._metrics]
-        unusual = ["not mirrored"] if self.recipe.flip == "auto" and self.data.train.is_chiral else []
+        # Another memory format changes the last digits; the usual one is not named, as in earlier studies.
+        unusual = [] if memory_format(self.device) == torch.channels_last else ["contiguous"]
+        if self.recipe.flip == "auto" and self.data.train.is_chiral:
+            unusual.append("not mirrored")
         return digest(self.data.fingerprint, self.recipe.settings, self.precision, names, *unusual)
 
     def evaluate(
