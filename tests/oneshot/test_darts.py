@@ -14,7 +14,7 @@ from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
 from nas_optuna.oneshot.price import with_cost
 from nas_optuna.oneshot.strategies import find_strategy, strategy_options
-from nas_optuna.oneshot.strategies.base import Job
+from nas_optuna.oneshot.strategies.base import Job, Meter
 from nas_optuna.oneshot.strategies.darts import DartsStrategy, GumbelSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.block import BlockSpace
@@ -242,6 +242,32 @@ def test_a_late_explosion_names_the_learning_rate() -> None:
         next(epochs)
     assert error.value.cause == "non-finite loss"
     assert "learning_rate" in str(error.value)
+
+
+def test_watch_tells_growth_from_noise() -> None:
+    watch = Meter(classes=10)
+    for norm in (1.0, 30.0, 0.01, 90.0):
+        watch.observe([norm] * 50, [2.3] * 50)
+    watch.observe([1e6] + [1.0] * 49, [2.3] * 50)
+    with pytest.raises(TrainingError, match="explode"):
+        watch.observe([9001.0] * 50, [2.3] * 50)
+    watch = Meter(classes=10)
+    for falling in (60.0, 40.0, 24.0):
+        watch.observe([1.0], [falling])
+    with pytest.raises(TrainingError, match="guessing"):
+        watch.observe([1.0], [25.0])
+    with pytest.raises(TrainingError) as error:
+        Meter(classes=10).observe([1.0, 1.0], [1.0, math.nan])
+    assert error.value.cause == "non-finite loss"
+
+
+def test_a_watch_that_goes_on_knows_what_it_has_seen() -> None:
+    watch, resumed = Meter(classes=10), Meter(classes=10)
+    watch.observe([1.0], [2.0])
+    resumed.load_state_dict(watch.state_dict())
+    for one in (watch, resumed):
+        with pytest.raises(TrainingError, match=r"loss 30 \(guessing"):
+            one.observe([1.0], [30.0])
 
 
 def test_options_that_cannot_be_honoured_are_refused() -> None:

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -46,10 +46,26 @@ class Epoch:
     alphas: Mapping[str, list[float]] | None = None  # parameter name → logits at the end; None if none are trained
 
 
-class Meter:
-    """An epoch's losses, correct predictions and gradient norms, read once per window of steps."""
+EXPLOSION = 100.0
+"""The largest ratio of a window's median gradient norm to the largest earlier median."""
+CHANCE = 10.0
+"""The largest ratio of a window's median loss to the loss of guessing, ``log(classes)``, unless the loss falls.
 
-    def __init__(self) -> None:
+A deep residual network without norm layers can begin with such a loss and learn nevertheless.
+"""
+
+
+class Meter:
+    """Losses, correct predictions and gradient norms, read once per window of steps and checked for explosions."""
+
+    def __init__(self, classes: int) -> None:
+        self._guessing = math.log(max(classes, 2))
+        self._largest: float | None = None  # median norm of a window
+        self._lowest = math.inf  # median loss of a window
+        self.begin_epoch()
+
+    def begin_epoch(self) -> None:
+        """Reset the figures for a new epoch."""
         self._pending: list[Tensor] = []  # on the device
         self._steps: list[tuple[float, ...]] = []  # loss, correct predictions and norm of each step
         self._seen = 0
@@ -62,14 +78,11 @@ class Meter:
             self._read()
 
     def _read(self) -> None:
-        if not self._pending:
-            return
-        losses, hits, norms = torch.stack(self._pending).T.tolist()
-        self._pending.clear()
-        if not all(map(math.isfinite, losses)):
-            remedy = "lower supernet.learning_rate or supernet.clip, and look for a ReLU that is missing or doubled"
-            raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
-        self._steps += zip(losses, hits, norms, strict=True)
+        if self._pending:
+            losses, hits, norms = torch.stack(self._pending).T.tolist()
+            self._pending.clear()
+            self.observe(norms, losses)
+            self._steps += zip(losses, hits, norms, strict=True)
 
     def figures(self) -> dict[str, Any]:
         """The `Epoch`'s ``loss``, ``accuracy`` and ``gradient_norm``."""
@@ -80,6 +93,29 @@ class Meter:
             "accuracy": sum(hits) / self._seen,
             "gradient_norm": statistics.median_high(norms),
         }
+
+    def state_dict(self) -> dict[str, float | None]:
+        """The state as plain numbers."""
+        return {"largest_norm": self._largest, "lowest_loss": self._lowest}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the state from that of a training."""
+        self._largest, self._lowest = state["largest_norm"], state["lowest_loss"]
+
+    def observe(self, norms: Sequence[float], losses: Sequence[float]) -> None:
+        """Check the gradient norms and losses of one window of steps."""
+        remedy = "lower supernet.learning_rate or supernet.clip, and look for a ReLU that is missing or doubled"
+        if not all(map(math.isfinite, losses)):
+            raise TrainingError(f"the supernet's loss is not finite; {remedy}", "non-finite loss")
+        norm, loss = statistics.median(norms), statistics.median(losses)
+        steep = not all(map(math.isfinite, norms)) or norm > EXPLOSION * (self._largest or math.inf)
+        if steep or (self._largest is not None and loss > max(CHANCE * self._guessing, self._lowest)):
+            raise TrainingError(
+                f"the supernet's gradients explode: median norm {norm:.3g} (largest before: {self._largest or 0:.3g}),"
+                f" loss {loss:.3g} (guessing: {self._guessing:.3g}); {remedy}",
+                "gradient explosion",
+            )
+        self._largest, self._lowest = max(norm, self._largest or 0.0), min(loss, self._lowest)
 
 
 class StrategyOptions(Settings):
@@ -143,7 +179,8 @@ class Job:
 class Strategy(ABC):
     """Trains a supernet's weights, step by step.
 
-    A subclass sets `Options` and defines one `step`; the loop, the schedule, stopping and resuming are here.
+    A subclass sets `Options` and defines one `step`; the loop, the schedule, the check for explosions, stopping and
+    resuming are here.
 
     Args:
         job: What to train.
@@ -184,6 +221,7 @@ class Strategy(ABC):
         self.length: int = options.epochs or self.default_epochs()
         self.weights = list(self.supernet.weights())
         self.optimizer = self.weight_optimizer()
+        self.meter = Meter(self.supernet.space.classes)
 
     def default_epochs(self) -> int:
         """The number of epochs if neither epochs nor a budget are set."""
@@ -247,7 +285,7 @@ class Strategy(ABC):
         """Train the remaining epochs.
 
         Raises:
-            TrainingError: The loss is not finite.
+            TrainingError: Gradients exploded, or the loss is not finite.
             Interrupted: The job was asked to stop.
         """
         while self.finished < self.length:
@@ -256,7 +294,8 @@ class Strategy(ABC):
             yield epoch
 
     def _epoch(self) -> Epoch:
-        start, steps, meter = time.monotonic(), len(self.images), Meter()
+        start, steps = time.monotonic(), len(self.images)
+        self.meter.begin_epoch()
         self.supernet.train()
         seed = epoch_seed(self.job.spec.seed, self.finished)
         self.begin_epoch(seed)
@@ -268,8 +307,8 @@ class Strategy(ABC):
             done = self.step(batch)
             if not isinstance(done, tuple) or [getattr(part, "ndim", None) for part in done] != [0, 0, 0, None]:
                 raise SpecError(f"step of strategy {type(self).__name__} must return what train_weights gives")
-            meter.add(*done)
-        figures = meter.figures()  # which waits for the device
+            self.meter.add(*done)
+        figures = self.meter.figures()  # which waits for the device
         more = self.end_epoch()
         return Epoch(self.finished + 1, seconds=time.monotonic() - start, **figures, **more)
 
@@ -280,6 +319,7 @@ class Strategy(ABC):
             "length": self.length,
             "supernet": self.supernet.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            **self.meter.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -287,3 +327,4 @@ class Strategy(ABC):
         self.finished, self.length = state["finished"], state["length"]
         self.supernet.load_state_dict(state["supernet"])
         load_optimizer_state(state["optimizer"], self.optimizer)
+        self.meter.load_state_dict(state)
