@@ -22,6 +22,7 @@ from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
 from nas_optuna.execution.retrain import confusion, find_mistakes, mistakes
 from nas_optuna.experiment import Experiment
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.masking import mask_urls
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
@@ -34,6 +35,7 @@ from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import Section, StudyFacts, curve_of, remarks_of, retrained_figures, staircase, titles_of
 from nas_optuna.report.rendering import render
 from nas_optuna.report.selection import space_of
+from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.optuna_internals import url_of
@@ -41,7 +43,7 @@ from nas_optuna.study.results import REFERENCE, TrialRecord, cost_names, front_t
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import accuracy_on_test, standard_error
 from nas_optuna.study.studies import checkpoint_folder
-from nas_optuna.study.supernet_result import read_result
+from nas_optuna.study.supernet_result import find_predictor, read_result
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 
 SHOWN_CLASSES = 20
@@ -50,6 +52,8 @@ MANY = 40
 """More curves than this would hide each other, and are drawn thin."""
 LEAST_FOR_IMPORTANCE = 10
 """The fewest trials from which importance is estimated."""
+LEAST_FOR_CHECK = 5
+"""The fewest networks trained alone from which a rank correlation is computed."""
 
 
 def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
@@ -313,7 +317,7 @@ def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mappi
 
 
 def supernet_section(facts: StudyFacts) -> Section | None:
-    """Argmax and probabilities; None if no supernet was trained."""
+    """Argmax, probabilities and rank correlation; None if no supernet was trained."""
     try:
         result = read_result(facts.study)
         space = space_of(facts.study)
@@ -324,4 +328,20 @@ def supernet_section(facts: StudyFacts) -> Section | None:
         for name, shares in result.probabilities().items()
         if name in space.parameters
     ]
-    return {"argmax": result.argmax, "choices": choices}
+    found = {"argmax": result.argmax, "choices": choices, "least": LEAST_FOR_CHECK}
+    return found | _supernet_check(facts, space)
+
+
+def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:
+    """The supernet's score of each network that was trained alone, against its accuracy."""
+    from scipy.stats import kendalltau
+
+    scorer = find_predictor(facts.study, {name: p.choices for name, p in space.parameters.items()})
+    trained = [t for t in facts.complete if attribute(t, TrialKey.ACCURACY) is not None]
+    if scorer is None or len(trained) < LEAST_FOR_CHECK:
+        return {"check": None}
+    scores = scorer([space.architecture(of_architecture(t.params)).params for t in trained])
+    accuracies = [float(attribute(t, TrialKey.ACCURACY)) for t in trained]
+    dots = Series(list(zip(scores, accuracies, strict=True)), "dot s0", titles_of(trained))
+    chart = charts.plot([dots], "score by the supernet", "accuracy, trained alone", share=True)
+    return {"check": chart, "tau": float(kendalltau(scores, accuracies).statistic), "trained": len(trained)}

@@ -148,11 +148,16 @@ def test_export_lists_the_most_probable(trained: Path, capsys: pytest.CaptureFix
     assert "--fixed" not in printed.err, "there is no file"
 
 
-def test_the_report_shows_what_the_supernet_would_choose(trained: Path) -> None:
+def test_the_report_shows_whether_to_believe_the_supernet(trained: Path) -> None:
+    assert main(["run", "--study", "s", "--trials", "5"]) == 0
     assert main(["report", "--study", "s"]) == 0
     page = Path("report.html").read_text(encoding="utf-8").partition("<h2>Supernet</h2>")[2].partition("<h2>")[0]
-    assert page.count("%,") > 2
-    assert "nas-optuna supernet check" in page
+    believed = page.partition("Whether to believe it")[2]
+    if study().user_attrs["nas_optuna:supernet"]["strategy"] == "fair":
+        assert believed.count('<circle class="dot s0"') == 5
+        assert re.search(r"Kendall's τ -?[01]\.\d\d over 5 networks", believed)
+    else:
+        assert "a study whose supernet has a score" in believed
 
 
 def test_warm_start_and_prior_sampler(trained: Path) -> None:
