@@ -15,18 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from scipy.stats import spearmanr
 
-from nas_optuna.costs.latency import measure_table
+from nas_optuna.costs.latency import Check, check_table, compare, measure_table
 from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.runtimes import Conditions
@@ -52,19 +49,22 @@ def tables(space: SearchSpace, folder: Path) -> dict[str, dict[str, float]]:
     rows = {}
     for precision in ("fp32", "int8"):
         table, seconds = measured(folder / "kit", precision)
-        rows[f"onnxruntime {precision}"] = {**row(*table.own_networks(space)), "seconds": seconds}
-        truth = {space.parse(text): fastest(visits) for text, visits in table.networks.items()}
-        told = [in_torch.architecture_ms(space, architecture) for architecture in truth]
-        rows[f"torch fp32, for onnxruntime {precision}"] = row(told, list(truth.values()))
+        rows[f"onnxruntime {precision}"] = {**row(check_table(table, space)), "seconds": seconds}
+        rows[f"torch fp32, for onnxruntime {precision}"] = row(elsewhere(in_torch, table, space))
     return rows
 
 
-def row(told: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+def elsewhere(in_torch: LatencyTable, table: LatencyTable, space: SearchSpace) -> Check:
+    """How well PyTorch's latency tells that of the kit's networks."""
+    if not table.whole:
+        return check_table(in_torch.model_copy(update={"networks": table.networks, "kit": table.kit}), space)
+    truth = {text: fastest(visits) for text, visits in table.networks.items()}
+    return compare(list(truth.values()), [in_torch.architecture_ms(space, space.parse(text)) for text in truth])
+
+
+def row(check: Check) -> dict[str, float]:
     """The two figures of a table."""
-    gaps = [m - t for t, m in zip(told, measured, strict=True)]
-    overheads = [statistics.median(gaps[:i] + gaps[i + 1 :]) for i in range(len(gaps))]
-    error = statistics.median(abs(t + o - m) / m for t, o, m in zip(told, overheads, measured, strict=True))
-    return {"spearman": float(spearmanr(measured, told).statistic), "median_error": error}
+    return {"spearman": check.spearman, "median_error": check.error[1]}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sized
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,9 +20,12 @@ from nas_optuna.spaces import SPACES, SearchSpace, create_space
 
 with lazily():
     from nas_optuna.cli.progress import bars
-    from nas_optuna.costs import latency, latency_kit, runtimes, timing
-    from nas_optuna.costs.latency_table import LatencyTable
+    from nas_optuna.costs import latency, latency_kit, latency_table, runtimes, timing
     from nas_optuna.spec_text import with_overrides
+
+if TYPE_CHECKING:
+    from nas_optuna.costs.latency import Check
+    from nas_optuna.costs.runtimes import Conditions
 
 
 @dataclass(frozen=True)
@@ -81,26 +84,42 @@ def check(
     table: Annotated[Path, typer.Argument(metavar="FILE", help="A latency table.")],
     wanted: SpaceOptions,
     space: Annotated[str | None, option("FILE.py:FUNCTION, where the table is of a function.", "NAME")] = None,
+    device: options.Device = "auto",
+    networks: Annotated[int, option("Random networks to measure; 30.", "N", min=3)] = 30,
+    seed: Annotated[int, option("Seed of the networks; 0.", "N", min=0)] = 0,
+    save_overhead: Annotated[
+        bool, option("Write a fitted overhead into the table, if it helps.", None, "--save-overhead")
+    ] = False,
+    force: Annotated[bool, option("Compare although another device or version measured it.", None, "--force")] = False,
     json: options.Json = False,
 ) -> None:
-    """Compare what a table tells with the whole networks that were measured with it."""
-    stored = LatencyTable.load(table).space
-    made = wanted.make(_named_space(stored, space, table))
-    opened = LatencyTable.open(table, made)
-    result, margin = latency.check_table(opened, made), opened.margin(made) or 0.0
-    if json:
-        error = {"median_relative_error": result.error, "margin": margin}
-        print_json(
-            {"networks": len(result.measured_ms), **asdict(result), **error, "conditions": asdict(opened.conditions)}
+    """Compare what a table tells with whole networks: its kit's, or others measured on the spot."""
+    loaded = latency_table.LatencyTable.load(table)
+    theirs = loaded.conditions
+    here, chosen = theirs, resolve_device("cpu")
+    if not loaded.kit and not loaded.whole:
+        chosen = resolve_device(device)
+        here = runtimes.Conditions.here(
+            chosen,
+            runtime=theirs.runtime,
+            threads=theirs.threads,
+            batch_size=theirs.batch_size,
+            precision=theirs.precision,
         )
-        return
-    rows = [
-        ("networks", len(result.measured_ms)),
-        ("Spearman rank correlation", f"{result.spearman:.3f}"),
-        ("median relative error", f"{result.error:.1%}"),
-        ("room that a limit leaves", f"{margin:.1%}"),
-    ]
-    print_facts(f"{table}, {opened.conditions}", rows)
+        if not force:
+            loaded.require(here, table, "compare all the same: --force")
+    made = wanted.make(_named_space(loaded.space, space, table))
+    margin = latency_table.LatencyTable.open(table, made, force=force, anyway="--force").margin(made)
+    measured = loaded.model_copy(update={"conditions": here})
+    with bars(time_left=True) as shown, current(chosen):
+        result = latency.check_table(
+            measured, made, networks=networks, seed=seed, progress=partial(shown.show, "measuring")
+        )
+    if save_overhead and result.overhead_helps and not loaded.whole:
+        loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
+    _print_check(table, here, result, margin, json)
+    if save_overhead and result.overhead_helps and not loaded.whole:
+        say(f"overhead written to {table}")
 
 
 def kit(
@@ -142,6 +161,32 @@ def _held(operations: Sized, networks: Sized) -> str:
     if not operations:
         return f"{len(networks)} whole networks"
     return f"{len(operations)} operations" + (f" and {len(networks)} whole networks" if networks else "")
+
+
+def _print_check(table: Path, here: Conditions, result: Check, margin: float | None, json: bool) -> None:
+    without, fitted = result.error
+    figures = {
+        "networks": len(result.measured_ms),
+        "spearman": result.spearman,
+        "median_relative_error": without,
+        "median_relative_error_with_overhead": fitted,
+        "overhead_ms": result.overhead_ms,
+        "overhead_helps": result.overhead_helps,
+        "margin": margin,
+    }
+    if json:
+        pairs = {"measured_ms": result.measured_ms, "table_ms": result.table_ms}
+        print_json(figures | pairs | {"conditions": asdict(here)})
+    else:
+        rows = [
+            ("networks", figures["networks"]),
+            ("Spearman rank correlation", f"{result.spearman:.3f}"),
+            ("median relative error", f"{without:.1%}"),
+            ("the same with an overhead fitted to the other networks", f"{fitted:.1%}"),
+            ("overhead that fits these networks", f"{result.overhead_ms:+.3f} ms"),
+            ("room that a limit leaves", "none: it holds no whole networks" if margin is None else f"{margin:.1%}"),
+        ]
+        print_facts(f"{table}, {here}", rows)
 
 
 def _named_space(stored: str, given: str | None, table: Path) -> str:

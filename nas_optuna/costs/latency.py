@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
 from nas_optuna.costs.runtimes import Conditions, make_runtime
-from nas_optuna.costs.timing import Visit, visit, visit_in_rounds
+from nas_optuna.costs.timing import Visit, fastest, visit, visit_in_rounds
 from nas_optuna.devices import current
 from nas_optuna.errors import TableError
 from nas_optuna.quantities import plural
@@ -99,31 +99,77 @@ def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Sha
 
 @dataclass(frozen=True)
 class Check:
-    """How well a table predicts the latency of whole networks, in milliseconds."""
+    """How well a table predicts the latency of whole networks."""
 
-    measured_ms: Sequence[float]
-    table_ms: Sequence[float]
-    error: float  # the median relative one
-    spearman: float  # rank correlation
+    measured_ms: tuple[float, ...]  # measured latency of each network
+    table_ms: tuple[float, ...]  # its latency by the table, with the table's own overhead
+    overhead_ms: float  # the overhead with which the median error of the table's sums is zero
+    # median relative error of the table as it is, and with an overhead fitted to the other networks (leave one out)
+    error: tuple[float, float]
+    spearman: float  # rank correlation of the two; the overhead does not change it
+
+    @property
+    def overhead_helps(self) -> bool:
+        """Whether the overhead lowers the error on networks that it was not fitted to."""
+        return self.error[1] < self.error[0]
 
 
-def check_table(table: LatencyTable, space: SearchSpace) -> Check:
-    """Compare what a table predicts with its own whole networks, which were measured in the same rounds."""
-    from scipy.stats import spearmanr
-
+def check_table(
+    table: LatencyTable,
+    space: SearchSpace,
+    *,
+    networks: int = 30,
+    rounds: int = 5,
+    seconds: float = 0.1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Check:
+    """Compare a table's sums with whole networks."""
+    # They are those that the table's kit has measured, or random ones measured now under its conditions.
     if table.holds_all(space):
         raise TableError(
             f"the latency table holds all networks of space {space.name!r} as they were measured, so that there is"
             " nothing to check; use it as it is"
         )
-    told, measured = table.own_networks(space)
-    if len(measured) < 2:  # one network has no rank
+    if table.whole or table.kit:
+        told, measured = table.own_networks(space)
+        return compare(measured, told, table.overhead_ms)
+    drawn = space.sample_distinct(networks + len(table.networks), random.Random(seed))
+    # If possible others than the table's own, to which its overhead is fitted.
+    drawn = sorted(drawn, key=lambda architecture: str(architecture) in table.networks)[:networks]
+    told = [table.architecture_ms(space, architecture) for architecture in drawn]
+    known = {str(architecture): architecture for architecture in drawn}
+    visits: dict[str, list[Visit]] = {text: [] for text in known}
+
+    def timed(text: str) -> Visit:
+        return measure(*_drawn(partial(space.build, known[text]), space.input_shape), table.conditions, seconds)
+
+    visit_in_rounds(visits, timed, rounds, progress)
+    return compare(list(map(fastest, visits.values())), told, table.overhead_ms)
+
+
+def compare(measured_ms: Sequence[float], table_ms: Sequence[float], overhead_ms: float = 0.0) -> Check:
+    """A `Check` from both latencies of each network; the table's contain its overhead."""
+    from scipy.stats import spearmanr
+
+    if len(measured_ms) < 2:  # one network has no rank, and no other to fit an overhead to
         raise TableError(
-            f"the latency table can be compared with {plural(len(measured), 'whole network')} of this space, and"
+            f"the latency table can be compared with {plural(len(measured_ms), 'whole network')} of this space, and"
             f" 2 are needed; {MEASURE}"
         )
-    error = statistics.median(abs(t - m) / m for t, m in zip(told, measured, strict=True))
-    return Check(measured, told, error, float(spearmanr(measured, told).statistic))
+
+    def error(predicted: Sequence[float]) -> float:
+        return statistics.median(abs(p - m) / m for p, m in zip(predicted, measured_ms, strict=True))
+
+    gaps = [m - t for m, t in zip(measured_ms, table_ms, strict=True)]
+    others = [statistics.median(gaps[:i] + gaps[i + 1 :]) for i in range(len(gaps))]
+    return Check(
+        measured_ms=tuple(measured_ms),
+        table_ms=tuple(table_ms),
+        overhead_ms=overhead_ms + statistics.median(gaps),
+        error=(error(table_ms), error([t + o for t, o in zip(table_ms, others, strict=True)])),
+        spearman=float(spearmanr(measured_ms, table_ms).statistic),
+    )
 
 
 class LatencyCost(Cost):

@@ -102,17 +102,24 @@ class LatencyTable(BaseModel):
         raise TableError(f"{named(path)} is not a sound latency table ({problem}); {MEASURE}")
 
     @classmethod
-    def open(cls, path: Path | str, space: SearchSpace, *, force: bool = False) -> LatencyTable:
+    def open(
+        cls,
+        path: Path | str,
+        space: SearchSpace,
+        *,
+        force: bool = False,
+        anyway: str | None = "--set latency.force=true",
+    ) -> LatencyTable:
         """Read a table that covers every network of a space, or raise a `TableError`."""
-        # `force` accepts it even if the device was throttled or busy.
+        # `force` accepts it even if the device was throttled or busy; `anyway` is the option for that.
         table = cls.load(Path(path))
         table.require_space(space, path)
         slow = slow_looks(table.looks)
         if slow and not force:
             raise TableError(
                 f"latency table {named(path)} was measured while the device was throttled or busy ({slow} of"
-                f" {len(table.looks)} looks); let it cool or idle and run measure.py --again there, or let a study use"
-                " it as it is: --set latency.force=true"
+                f" {len(table.looks)} looks); let it cool or idle and run measure.py --again there"
+                + (f", or use it as it is: {anyway}" if anyway else "")
             )
         table._require_complete(space, path)
         return table

@@ -120,7 +120,7 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
 def table_latencies(study: Study, file: Path) -> tuple[dict[int, float], float | None]:
     """Trial number → milliseconds of each complete trial's network by a latency table, and the table's margin."""
     space = space_of(study)
-    table = LatencyTable.open(file, space, force=study_spec(study).latency.force)
+    table = LatencyTable.open(file, space, force=study_spec(study).latency.force, anyway=None)
     written = {t.number: TrialRecord.of(t).architecture for t in complete_trials(study)}
     told = {number: table.architecture_ms(space, space.parse(text)) for number, text in written.items() if text}
     return told, table.margin(space)

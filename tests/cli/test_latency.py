@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from nas_optuna.cli import app
 from nas_optuna.costs.latency_table import LatencyTable
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, TableError
 
 SMALL = ["--set", "depth=1", "--set", "filters=[4, 8]", "--input-size", "12"]
 
@@ -33,17 +33,29 @@ def test_measure_then_check(table: Path) -> None:
     summary = json.loads(run("measure", "--out", str(table), "--rounds", "1", "--json", *SMALL))
     assert summary["operations"] == len(before.entries) > 0
     assert LatencyTable.load(table) == before, "a finished table is left alone"
-    figures = json.loads(run("check", str(table), "--json", *SMALL))
-    assert figures["networks"] == len(figures["measured_ms"]) == len(figures["table_ms"]) == len(before.networks)
+    figures = json.loads(run("check", str(table), "--networks", "4", "--json", *SMALL))
+    assert figures["networks"] == len(figures["measured_ms"]) == len(figures["table_ms"]) == 4
     assert -1 <= figures["spearman"] <= 1
     assert figures["conditions"]["batch_size"] == 1
     assert figures["margin"] >= 0
-    assert LatencyTable.load(table) == before
+    assert LatencyTable.load(table) == before, "only --save-overhead writes"
 
 
-def test_a_foreign_table_is_checked_by_its_own_networks(table: Path) -> None:
+def test_check_writes_an_overhead_that_helps(table: Path) -> None:
+    content = json.loads(table.read_text())
+    content["entries"] = {
+        key: [[value / 2 for value in visit] for visit in visits] for key, visits in content["entries"].items()
+    }
+    table.write_text(json.dumps(content))
+    run("check", str(table), "--networks", "6", "--save-overhead", *SMALL)
+    assert LatencyTable.load(table).overhead_ms > 0
+
+
+def test_a_foreign_table_needs_force(table: Path) -> None:
     table.write_text(table.read_text().replace('"device_name":"', '"device_name":"Z80 and '))
-    assert "Spearman" in run("check", str(table), *SMALL)
+    with pytest.raises(TableError, match="device name 'Z80 and"):
+        run("check", str(table), *SMALL)
+    assert "Spearman" in run("check", str(table), "--networks", "3", "--force", *SMALL)
 
 
 def test_wrong_values_are_refused(tmp_path: Path) -> None:

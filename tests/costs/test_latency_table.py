@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from nas_optuna.costs.latency import BESIDE, check_table, measure_table
+from nas_optuna.costs.latency import BESIDE, check_table, compare, measure_table
 from nas_optuna.costs.latency_kit import write_kit
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.costs.timing import fastest
 from nas_optuna.errors import SpecError, TableError
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 
 SPACE = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), input_size=12)
@@ -187,22 +189,55 @@ def test_whole_networks_of_other_options_tell_nothing_of_a_space(path: Path, mon
         LatencyTable.open(path, ConvSpace(filters=(4, 16), kernels=(3, 7), **given))
 
 
+def test_check_takes_other_networks_than_the_tables_own(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, built, build = quick(path, rounds=1), [], ConvSpace.build
+    assert SPACE.size >= 2 * BESIDE
+
+    def spy(space: ConvSpace, architecture: Architecture) -> nn.Module:
+        built.append(str(architecture))
+        return build(space, architecture)
+
+    monkeypatch.setattr(ConvSpace, "build", spy)
+    check_table(table, SPACE, networks=BESIDE, rounds=1, seconds=0)
+    assert len(set(built)) == BESIDE
+    assert not set(built) & set(table.networks)
+
+
 def test_check_takes_the_table_as_it_is_used(path: Path) -> None:
-    table = quick(path, rounds=1)
-    check = check_table(table, SPACE)
-    assert list(check.measured_ms) == list(map(fastest, table.networks.values()))
-    assert statistics.median(m - t for m, t in zip(check.measured_ms, check.table_ms, strict=True)) == pytest.approx(0)
-    off = check_table(table.model_copy(update={"overhead_ms": 50.0}), SPACE)
-    assert min(off.table_ms) > 49
-    assert off.error > 1 > check.error
-    assert off.spearman == pytest.approx(check.spearman)
+    table = quick(path, rounds=1).model_copy(update={"overhead_ms": 50.0})
+    check = check_table(table, SPACE, networks=5, rounds=1, seconds=0)
+    assert min(check.table_ms) > 50
+    assert check.error[0] > 1 > check.error[1]
+    gaps = [m - t for m, t in zip(check.measured_ms, check.table_ms, strict=True)]
+    assert check.overhead_ms == pytest.approx(50 + statistics.median(gaps))
 
 
-def test_check_needs_two_networks_for_a_rank(path: Path) -> None:
-    table = quick(path, rounds=1)
-    one = dict(list(table.networks.items())[:1])
+def test_compare_finds_a_constant_overhead() -> None:
+    table = [1.0, 2.0, 3.0, 4.0, 5.0]
+    check = compare([t + 0.5 for t in table], table)
+    assert check.overhead_ms == 0.5
+    assert check.error == (pytest.approx(0.5 / 3.5), 0.0)
+    assert check.overhead_helps
+    assert check.spearman == pytest.approx(1)
+    assert compare([5.0, 4.0, 3.0, 2.0, 1.0], table).spearman == pytest.approx(-1)
+
+
+def test_compare_refuses_a_single_network() -> None:
     with pytest.raises(TableError, match="can be compared with 1 whole network of this space, and 2 are needed"):
-        check_table(table.model_copy(update={"networks": one}), SPACE)
+        compare([1.0], [1.0])
+
+
+def test_compare_does_not_fit_an_overhead_to_noise() -> None:
+    check = compare([1.3, 1.7, 3.3, 3.7, 5.3, 5.7], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    assert not check.overhead_helps
+
+
+def test_check_measures_each_network_of_a_small_space_once(path: Path) -> None:
+    tiny = ConvSpace(depth=1, filters=(4, 8), kernels=(3,), strides=(1, 2), input_size=12)
+    table = measure_table(tiny, HERE, path, rounds=1, seconds=0)
+    check = check_table(table, tiny, networks=30, rounds=1, seconds=0)
+    assert len(check.measured_ms) == len(check.table_ms) == tiny.size == 4
+    assert min(check.measured_ms) > 0
 
 
 @pytest.mark.slow
