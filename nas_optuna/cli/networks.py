@@ -14,7 +14,7 @@ from nas_optuna.cli.options import MovedStudyOptions, option
 from nas_optuna.cli.printing import print_facts, print_json, print_table, refuse_stdout, require_writable, say, say_next
 from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.devices import use_threads
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.lazily import lazily
 from nas_optuna.quantities import plural
 
@@ -276,7 +276,13 @@ def _found(
     name, folder = study.study_name, checkpoint.KEPT_FOLDER
     retrained = network or Path(f"{studies.file_name(name)}-trial-{chosen.number}.safetensors")
     if network is not None or retrained.is_file():
-        return finished_network.retrained_network(study, search, chosen, retrained)
+        found = finished_network.retrained_network(study, search, chosen, retrained)
+        if network is None and found.classifier.header.origin is None:
+            raise StudyError(
+                f"{retrained} does not say of which study and trial it is, as files of nas-optuna 0.2 do not; if you"
+                f" know that it is this trial's, name it: --network {retrained}"
+            )
+        return found
     files = study_files.holding(url, study, f"{folder}/trial-{chosen.number}.safetensors")
     kept = checkpoint.KeptWeights(studies.checkpoint_folder(files, name) / folder)
     return finished_network.kept_network(study, search, chosen, kept)

@@ -197,9 +197,13 @@ def test_kept_weights_of_a_deleted_study_are_not_those_of_its_successor(
     assert "are of an earlier study of that name" in _refused(capsys, "--trial", "0")
 
 
-def test_a_file_of_the_release_before_is_taken_without_its_figures(retrained: Path) -> None:
-    as_0_2_wrote_it(Path("nas-trial-0.safetensors"))
-    assert main(["export", "--trial", "0", "--out", "old"]) == 0
+def test_a_file_of_the_release_before_is_taken_only_where_somebody_names_it(
+    retrained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = Path("nas-trial-0.safetensors")
+    as_0_2_wrote_it(file)
+    assert "does not say of which study and trial" in _refused(capsys, "--trial", "0")
+    assert main(["export", "--trial", "0", "--network", str(file), "--out", "old"]) == 0
     assert "| test accuracy | not known: the file does not say of which study" in Path("old/README.md").read_text()
 
 
