@@ -231,6 +231,7 @@ def report(
 
 
 def draw(
+    context: typer.Context,
     stored: TrustedStudyOptions,
     trial: Trial = "best",
     architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
@@ -240,7 +241,8 @@ def draw(
 
     The picture follows the reader's light or dark setting. Every browser opens it.
     """
-    if architecture is not None and trial != "best":
+    given = context.get_parameter_source("trial")
+    if architecture is not None and given is not None and given.name == "COMMANDLINE":
         raise SpecError("--trial and --architecture name two networks; give one of them")
     study = stored.load()
     if architecture is not None:
