@@ -25,7 +25,7 @@ import optuna
 import torch
 
 from nas_optuna import ConvSpace, Objective, Recipe, StudySpec, load_data
-from nas_optuna.cli.progress import Bars, RunDisplay, Score
+from nas_optuna.cli.progress import Bars, RunDisplay
 from nas_optuna.execution import evaluator as evaluator_module
 from nas_optuna.execution.events import Run
 from nas_optuna.execution.loop import run
@@ -82,7 +82,7 @@ def measure(trials: int, block: int) -> dict[str, list[float]]:
         objective = Objective(SPACE, load_data("digits"), RECIPE, device="cpu")
         evaluator_module.fit = stubbed_fit  # type: ignore[assignment]
         evaluator_module.make_network = lambda *_: torch.nn.Identity()  # type: ignore[assignment]
-        display = RunDisplay(Score(trials, None), Bars(disable=True))
+        display = RunDisplay(Bars(disable=True), trials)
         callbacks = (NoteWriter(), display)
         for callback in callbacks:
             callback.run_started(Run("search", ours, trials, RECIPE.epochs))

@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -267,18 +267,28 @@ class StudyOptions:
 
 @dataclass(frozen=True)
 class TrustedStudyOptions(StudyOptions):
-    """A stored study whose spec's space and code are used; each field is an option."""
+    """A stored study whose space and code are used; each field is an option."""
 
-    data_dir: DataDir = None
     trust: Trust = False
 
     def load(self) -> notebook.LoadedStudy:
         """The stored study, if the user has agreed to the code that it names."""
-        return notebook.load_study(self.study, self.storage, data_directory=self.data_dir, trust=self.trust)
+        return notebook.load_study(self.study, self.storage, trust=self.trust)
 
 
 @dataclass(frozen=True)
-class MovedStudyOptions(TrustedStudyOptions):
+class StudyDataOptions(TrustedStudyOptions):
+    """A stored study whose images are used, too; each field is an option."""
+
+    data_dir: DataDir = None
+
+    def load(self) -> notebook.LoadedStudy:
+        """The stored study, and where its images lie."""
+        return replace(super().load(), data_directory=self.data_dir)
+
+
+@dataclass(frozen=True)
+class MovedStudyOptions(StudyDataOptions):
     """A stored study whose images may have moved; each field is an option."""
 
     data: Annotated[str | None, option("Where the study's images lie now, if moved.", "DATA"), "data.name"] = None

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import StudyOptions, Trial, TrustedStudyOptions, option, study_names
+from nas_optuna.cli.options import StudyDataOptions, StudyOptions, Trial, TrustedStudyOptions, option, study_names
 from nas_optuna.cli.printing import (
     STDOUT,
     Column,
@@ -165,8 +165,11 @@ def print_outcome(facts: StudyFacts, *, everything: bool, json: bool) -> None:
 
 
 def _print_front(facts: StudyFacts, front: results.Front) -> None:
+    # Without ± and with few other columns, architectures of five layers fit into 80 columns and can be copied.
+    *figures, architecture = facts.columns(front.records, kept=len(front.objectives), brief=True, errors=False)
+    columns = [*figures, replace(architecture, shortest=44)]
     title = f"front of study {facts.study.study_name}: {plural(len(front.records), 'trial')}"
-    print_table(title, facts.columns(front.records, brief=True), front.records)
+    print_table(title, columns, front.records)
     corner = ", ".join(f"{o} {describe(o).brief(v)}" for o, v in zip(front.objectives, front.reference, strict=True))
     say(f"hypervolume {front.hypervolume:.4f} of the box from {corner}")
 
@@ -221,7 +224,7 @@ HOST = "127.0.0.1"
 
 
 def report(
-    stored: TrustedStudyOptions,
+    stored: StudyDataOptions,
     out: Annotated[
         Path, option("HTML file, which needs no internet connection; report.html; - for stdout.", "FILE")
     ] = Path("report.html"),
@@ -259,7 +262,6 @@ def compare(
     ],
     out: Annotated[Path | None, option("Write an HTML page with curves; - for stdout.", "FILE")] = None,
     storage: options.Storage = None,
-    _: Annotated[Path | None, option("", "DIR", "--data-dir", hidden=True)] = None,  # of release 0.2
     json: options.Json = False,
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""

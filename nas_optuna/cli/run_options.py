@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from nas_optuna.cli import options
-from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, TrustedStudyOptions, option
+from nas_optuna.cli.options import BEGINNING, DETAILS, LIMITS, WORKERS, StudyDataOptions, option
 from nas_optuna.cli.printing import say
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import SpecError, StudyExists, shown
@@ -156,7 +156,7 @@ class SpecOptions:
 
 
 def find_target(
-    stored: TrustedStudyOptions, given: SpecOptions, extra: Sequence[str] = ()
+    stored: StudyDataOptions, given: SpecOptions, extra: Sequence[str] = ()
 ) -> tuple[Study | None, StudySpec]:
     """The study, if it exists, and its spec with the changes of the command line."""
     url, name, database = stored.url, stored.study, sqlite_file(stored.url)
@@ -174,7 +174,7 @@ def find_target(
     return study, wanted
 
 
-def create(experiment: Experiment, stored: TrustedStudyOptions, given: SpecOptions) -> Study:
+def create(experiment: Experiment, stored: StudyDataOptions, given: SpecOptions) -> Study:
     """The new study of an experiment, or the one that another process has just made from the same spec."""
     try:
         study = experiment.create(stored.url, stored.study)
@@ -262,7 +262,7 @@ _ALONE = {
 
 
 @dataclass(frozen=True)
-class RunOptions(TrustedStudyOptions):
+class RunOptions(StudyDataOptions):
     """Options for a run; contradictions are refused."""
 
     trials: Annotated[int | None, option("Trials to run now; 20.", "N", min=1)] = None

@@ -85,14 +85,16 @@ class StudyFacts:
         chosen = [(name, _setting(name, record)) for name in record.settings]
         return [*named, *figures_of(record, self.names, self.images), ("epochs", record.epochs), *chosen]
 
-    def columns(self, records: Sequence[TrialRecord], *, brief: bool = False) -> list[Column]:
-        """The columns of a table of trials: number, objectives, epochs, costs, architecture.
+    def columns(
+        self, records: Sequence[TrialRecord], *, kept: int = 1, brief: bool = False, errors: bool = True
+    ) -> list[Column]:
+        """The columns of a table of trials: number, objectives (the first `kept` stay), epochs, costs, architecture.
 
         A terminal shows `brief` figures under the names of a spec, a page exact figures under headings for people.
         """
 
         def objective(place: int, record: TrialRecord) -> str | None:
-            texts = objectives_of(record, self.names, self.images, brief=brief)
+            texts = objectives_of(record, self.names, self.images, brief=brief, errors=errors)
             return texts[place][1] if place < len(texts) else None
 
         def cost(quantity: Quantity, record: TrialRecord) -> str | None:
@@ -106,7 +108,7 @@ class StudyFacts:
         return [
             Column("trial", lambda record: record.number, right=True),
             *(
-                Column(heading, partial(objective, place), right=True, shortest=15, rank=2 * bool(place))
+                Column(heading, partial(objective, place), right=True, shortest=15, rank=2 * (place >= kept))
                 for place, heading in enumerate(headings)
             ),
             Column("epochs", lambda record: record.epochs or None, right=True, rank=5),
@@ -137,10 +139,10 @@ def _setting(name: str, record: TrialRecord) -> object:
 
 
 def objectives_of(
-    record: TrialRecord, names: Sequence[str], images: int | None = None, *, brief: bool = False
+    record: TrialRecord, names: Sequence[str], images: int | None = None, *, brief: bool = False, errors: bool = True
 ) -> list[tuple[str, str]]:
     """Names and values of a trial's objectives, an accuracy with its standard error on that many images."""
-    error = standard_error(record, images)
+    error = standard_error(record, images) if errors else None
     named = zip(names, record.values, strict=False)
     return [(name, with_error(name, value, error, brief=brief)) for name, value in named]
 

@@ -88,7 +88,7 @@ def test_columns_are_chosen_by_width(
 
 @pytest.mark.parametrize(("filters", "objectives"), [(16, 3), (16, 2), (128, 2)])
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_front_has_every_objective_by_the_name_that_is_typed(
+def test_a_front_has_whole_architectures_and_the_names_that_are_typed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, filters: int, objectives: int
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -104,6 +104,7 @@ def test_a_front_has_every_objective_by_the_name_that_is_typed(
     out, err = capsys.readouterr()
     front = out[out.index("front of study s") :].splitlines()
     assert front[1].split()[: objectives + 1] == ["trial", *study.metric_names]
+    assert front[3].split()[-1] == architecture
     assert max(map(len, front)) <= 80
     assert "params 81" in err
     assert "weights" not in out + err
