@@ -45,7 +45,7 @@ class FunctionSupernet(Supernet):
         self.network = part.build_with(mixing)
         self.opened = mixing.opened
         self.mixed = {module.name for module in self.network.modules() if isinstance(module, MixedLayer)}
-        self.unlike: str | None = None  # where a mixture is another network
+        self.unlike: dict[bool, str] = {}  # whether layers are drawn → where that is another network
         if not self.opened:
             raise SpecError(
                 f"space {space.name!r} has no layer that a supernet could mix; write c.layer(…), or c.elastic(…) for"
@@ -79,9 +79,13 @@ class FunctionSupernet(Supernet):
         with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
         turns = range(max((len(choices[name]) for name in self.mixed), default=1))
+        in_place = any(any(m.in_place) for m in self.network.modules() if isinstance(m, MixedLayer))
+        labels = {name: of for name, of in choices.items() if name in self.mixed}
         for smallest in [{}, *({name: min(of)} for name, of in choices.items() if name in elastic)]:
-            for turn in turns:
-                chosen = {n: of[turn % len(of)] if n in self.mixed else of[0] for n, of in choices.items()}
+            # What a candidate does in place may matter to another layer, so labels are also compared in pairs.
+            for turn, shift in itertools.product(turns, turns if in_place and not smallest else [0]):
+                chosen = {n: of[0] for n, of in choices.items()}
+                chosen |= {n: of[(turn + shift * i) % len(of)] for i, (n, of) in enumerate(labels.items())}
                 self._compare(self.space.architecture({**chosen, **widest, **smallest}), images, smallest)
         self.train(training)
 
@@ -106,9 +110,9 @@ class FunctionSupernet(Supernet):
 
             wrong = differs(path)
             if smallest:  # elastic numbers are also compared as mixtures with one certain choice
-                wrong = wrong or (self.unlike is None and differs(drawn))
-            elif not draws and (differs(drawn) or differs(mixed)):  # other candidates might have drawn its numbers
-                self.unlike = said
+                wrong = wrong or (True not in self.unlike and differs(drawn))
+            elif not draws:  # in a mixture, other candidates might have drawn its numbers
+                self.unlike |= {is_drawn: said for is_drawn, picks in ((True, drawn), (False, mixed)) if differs(picks)}
         except Exception as error:
             raise SpecError(f"the supernet of space {self.space.name!r} cannot have {said}: {error}") from error
         if wrong:
@@ -144,11 +148,12 @@ class FunctionSupernet(Supernet):
 
     def forward(self, images: Tensor, picks: Mapping[str, ChoiceWeights]) -> Tensor:
         """Logits ``[batch, classes]`` of images ``[batch, in_channels, height, width]``."""
-        if self.unlike and any(picks[name].weights is not None for name in self.mixed):
+        kinds = {picks[name].index is not None for name in self.mixed if picks[name].weights is not None}
+        for where in (self.unlike[kind] for kind in kinds & self.unlike.keys()):
             raise SpecError(
-                f"the layers of space {self.space.name!r} cannot be mixed: where {self.unlike}, a candidate changes its"
-                " input in place, or what returns it is changed, and the network uses it again; write inplace=False,"
-                " and y = y + x rather than y += x"
+                f"the layers of space {self.space.name!r} cannot be mixed: where {where}, a candidate changes its input"
+                " in place, or what returns it is changed, and the network uses it again; write inplace=False, and"
+                " y = y + x rather than y += x"
             )
         return self._run(self.network, images, picks)
 

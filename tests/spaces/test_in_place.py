@@ -139,7 +139,7 @@ def differences(space: FunctionSpace) -> Differences:
                 found.unequal += differs(picks)
             except SpecError:
                 found.refused += 1
-                supernet.unlike = None
+                supernet.unlike = {}
                 found.would_differ += differs(picks)
                 supernet.unlike = unlike
     return found
@@ -177,6 +177,23 @@ def test_no_mixture_of_several_layers_is_another_network(seed: int) -> None:
         assert differences(space_of(*layers, nested=nested)).unequal == 0
 
 
+def test_a_candidate_is_compared_inside_each_other_choice() -> None:
+    with torch.no_grad():
+        found = differences(space_of(("chain", ("conv", "relu")), nested="after"))
+    assert found.unequal == 0
+    assert found.would_differ > 0
+
+
+def test_a_draw_is_not_refused_where_only_mixtures_differ() -> None:
+    supernet = FunctionSupernet(space_of(("after", ("conv", "relu"))))
+    images = torch.randn(2, 1, 8, 8)
+    mixed, drawn = one_hot(supernet, architecture := supernet.space.parse("layer0=relu"))
+    with pytest.raises(SpecError, match="cannot be mixed"):
+        supernet(images, mixed)
+    with torch.no_grad():
+        torch.testing.assert_close(supernet(images, drawn), supernet.extract(architecture)(images))
+
+
 @pytest.mark.parametrize(("way", "other"), [("after", "relu_conv"), ("writes_input", "skip")])
 def test_what_is_refused_tells_where_and_the_remedy(way: str, other: str) -> None:
     supernet = FunctionSupernet(space_of((way, ("conv", other))))
@@ -194,4 +211,4 @@ def test_a_candidate_that_draws_numbers_is_mixed() -> None:
         candidates = {"a": lambda: Noisy(1, 1, 1), "b": lambda: Noisy(1, 1, 1)}
         return nn.Sequential(c.layer("layer", candidates), nn.Flatten(), nn.Linear(64, 10))
 
-    assert FunctionSupernet(nas.space(build)(in_channels=1, classes=10, input_size=8)).unlike is None
+    assert FunctionSupernet(nas.space(build)(in_channels=1, classes=10, input_size=8)).unlike == {}
