@@ -10,6 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 
+_one_at_a_time = threading.Lock()  # two threads that replaced what imports would not both put it back
+
+
 class _Later:
     """A module, function or class that is imported when it is used; constants and types to test for cannot wait."""
 
@@ -31,15 +34,17 @@ class _Later:
 @contextmanager
 def lazily() -> Iterator[None]:
     """Let what is imported in the block, by ``from home import name``, wait for its first use."""
-    at_once, thread = builtins.__import__, threading.get_ident()
+    thread = threading.get_ident()
 
     def later(home: str, *about: Any, **more: Any) -> Any:
         if threading.get_ident() != thread:
             return at_once(home, *about, **more)
         return SimpleNamespace(**{name: _Later(home, name) for name in about[2]})
 
-    builtins.__import__ = later  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        builtins.__import__ = at_once
+    with _one_at_a_time:
+        at_once = builtins.__import__
+        builtins.__import__ = later  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            builtins.__import__ = at_once

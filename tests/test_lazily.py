@@ -1,6 +1,9 @@
 """What `nas_optuna.lazily` imports later is only called, asked for attributes, or a type for the checker."""
 
 import ast
+import builtins
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,27 @@ def test_a_name_waits_for_its_first_use() -> None:
     assert (Quantity("macs").heading, plural(2, "epoch")) == ("macs", "2 epochs")
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         nothing()
+
+
+def test_two_threads_leave_imports_as_they_were() -> None:
+    before, begun, ended = builtins.__import__, threading.Event(), threading.Event()
+
+    def other() -> None:
+        begun.set()
+        with lazily():
+            ended.wait(10)
+
+    thread = threading.Thread(target=other)
+    with lazily():
+        thread.start()
+        begun.wait(10)
+        time.sleep(0.1)  # the other thread waits here, or has replaced what imports
+    ended.set()
+    thread.join()
+    try:
+        assert builtins.__import__ is before
+    finally:
+        builtins.__import__ = before
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
