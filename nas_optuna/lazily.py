@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-
 _one_at_a_time = threading.Lock()  # two threads that replaced what imports would not both put it back
 
 

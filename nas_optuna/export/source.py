@@ -92,9 +92,12 @@ def constructor(module: nn.Module) -> str:
     printed = re.sub(r"=([a-z]\w*)", r"='\1'", f"nn.{module!r}")  # some print text without quotes
     defaults = {name: parameter.default for name, parameter in inspect.signature(kind).parameters.items()}
     try:
-        call: Any = ast.parse(printed, mode="eval").body
-        given = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
-        made = eval(printed, {"nn": nn})
+        try:
+            call: Any = ast.parse(printed, mode="eval").body
+            given = {k.arg: ast.literal_eval(k.value) for k in call.keywords}
+            made = eval(printed, {"nn": nn})
+        except Exception:  # it prints something else, e.g. its layers, as attention does; its attributes remain
+            call, given, made = ast.parse(f"nn.{kind.__name__}()", mode="eval").body, {}, None
         for name in (*defaults, "nonlinearity"):  # a recurrent layer passes that on
             ours, theirs = (getattr(each, name, None) for each in (module, made))
             if name == "bias":

@@ -342,6 +342,9 @@ def test_layers_are_written_as_people_write_them() -> None:
         "nn.AdaptiveAvgPool2d((1, None))",
         "nn.Upsample(scale_factor=2.0, mode='bilinear')",
         "nn.PReLU(num_parameters=3)",
+        "nn.UpsamplingNearest2d(scale_factor=2.0)",
+        "nn.Threshold(0.5, float('-inf'))",
+        "nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)",
     ):
         made = eval(text, {"nn": nn})
         again = eval(constructor(made), {"nn": nn})
