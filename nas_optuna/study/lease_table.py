@@ -150,6 +150,8 @@ class Worker:
     def parse(cls, text: object) -> Worker | None:
         """Read what ``str`` gave; None for anything else."""
         fields = text.split("/") if isinstance(text, str) else []
+        if len(fields) == 6:  # written by an earlier version, which named the machine, too
+            del fields[1]
         if len(fields) != 5 or not fields[3].isdecimal():
             return None
         host, boot, namespace, process, started = fields

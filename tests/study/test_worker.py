@@ -23,8 +23,17 @@ def test_a_worker_is_read_as_it_was_written() -> None:
     assert str(here()) == lease_table.this_worker()
     assert here().process == os.getpid()
     assert Worker.parse("host/boot/n/12/345") == Worker("host", "boot", "n", 12, "345")
-    for text in (None, 3, "", "somebody", "a/b/1/d", "a/b/c/d/e", "a/b/c/1/f/g"):
+    for text in (None, 3, "", "somebody", "a/b/1/d", "a/b/c/d/e", "a/b/c/1/f/g", "a/b/c/d/1/f/g"):
         assert Worker.parse(text) is None
+
+
+def test_a_lease_that_names_the_machine_is_read_so_that_a_killed_worker_of_an_earlier_version_is_known_dead() -> None:
+    assert Worker.parse("host/machine/boot/n/12/345") == Worker("host", "boot", "n", 12, "345")
+    host, rest = lease_table.this_worker().split("/", 1)
+    alive = Worker.parse(f"{host}/machine/{rest}")
+    assert alive == here()
+    assert not alive.is_gone()
+    assert replace(alive, process=999_999_999).is_gone()
 
 
 def test_what_cannot_be_known_dead_is_alive() -> None:
