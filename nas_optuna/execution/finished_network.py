@@ -6,10 +6,12 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 from torch import nn
 
+from nas_optuna.data import BatchLoader
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.retrain import TestReport
@@ -19,9 +21,12 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import sampling_error, with_error
 from nas_optuna.study.studies import command, study_uid
-from nas_optuna.training import ImageClassifier, load_network
+from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.checkpoint import KeptWeights, require_tensors
 from nas_optuna.training.serialization import Origin, make_header
+
+_SLACK = 0.002
+"""The share of images, in addition to one, that another device or precision may classify differently."""
 
 
 @dataclass(frozen=True)
@@ -105,16 +110,34 @@ def with_kept_weights(
 
 
 def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
-    """A trial's network with its kept weights, and the accuracy that the search has measured with them."""
+    """A trial's network with its kept weights, whose accuracy is measured again and must be unchanged."""
     network, facts = with_kept_weights(study, search.space, trial, kept)
     architecture = search.space.architecture(of_architecture(trial.params))
     classifier = ImageClassifier(
         network, architecture, make_header(architecture, search.spec, search.data.train)
     ).eval()
+    accuracy, images = _validated(classifier, search, facts), len(search.data.validation)
+    shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
     trained = f", {plural(int(facts['epochs']), 'epoch')}" if "epochs" in facts else ""
-    said = {"trained": f"as trial {trial.number} of study {study.study_name}{trained}"}
-    if "accuracy" in facts:
-        accuracy, images = float(facts["accuracy"]), len(search.data.validation)
-        shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
-        said[f"{search.spec.data.select_on} accuracy"] = f"{shown} on {images:,} images that took part in selecting it"
-    return FinishedNetwork(classifier, said)
+    return FinishedNetwork(
+        classifier,
+        {
+            "trained": f"as trial {trial.number} of study {study.study_name}{trained}",
+            f"{search.spec.data.select_on} accuracy": f"{shown} on {images:,} images that took part in selecting it",
+        },
+    )
+
+
+def _validated(classifier: ImageClassifier, search: Search, facts: dict[str, str]) -> float:
+    """The accuracy on the validation images, measured again from the raw pixels."""
+    cpu = torch.device("cpu")
+    loader = BatchLoader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
+    accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy
+    measured = float(facts.get("accuracy", "nan"))
+    if abs(accuracy - measured) > _SLACK + 1.5 / loader.size:
+        raise StudyError(
+            f"the kept weights of {classifier.architecture} reach {accuracy:.4f} on the validation images, and"
+            f" the search measured {measured:.4f}: the images or the weights have changed; nas-optuna retrain makes new"
+            " ones"
+        )
+    return accuracy

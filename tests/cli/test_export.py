@@ -107,11 +107,17 @@ def test_kept_weights_are_exported_before_retrain_with_the_figures_of_the_search
     assert found is not None
     assert float(found[1]["accuracy"]) == pytest.approx(measured)
     file = kept.path / "trial-0.safetensors"
+    weights = dict(found[0])
+    weights["0.conv.weight"] = torch.zeros_like(weights["0.conv.weight"])
+    changed = CheckpointFolder(Path("changed"))
+    changed.save(1, weights, {}, [{"accuracy": measured}])
+    kept.keep(0, changed, {})
     capsys.readouterr()
+    assert main(["export", "--trial", "0", "--out", "model2"]) == 2
+    assert "the images or the weights have changed" in " ".join(capsys.readouterr().err.split())
     file.write_bytes(file.read_bytes()[:100])
     assert main(["export", "--trial", "0", "--out", "model2"]) == 2
     assert "are damaged" in " ".join(capsys.readouterr().err.split())
-    changed = CheckpointFolder(Path("changed"))
     changed.save(1, {"other": torch.zeros(2)}, {}, [])
     kept.keep(0, changed, {})
     assert main(["export", "--trial", "0", "--out", "model2"]) == 2
