@@ -14,7 +14,7 @@ from optuna.study import Study
 
 from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import TrainingError
+from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.execution.evaluator import Measurement, Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
@@ -54,6 +54,8 @@ def make_strategy(
     dtype = torch.float32 if dtype == torch.float16 else dtype
     job = Job(supernet, search.data.train, spec, table.costs, dtype, interrupted)
     made: Strategy = STRATEGIES.make(spec.strategy, job, strategy_options(spec), options={}, wanted=Strategy)
+    if not hasattr(made, "meter"):
+        raise SpecError(f"__init__ of strategy {spec.strategy!r} must call super().__init__(job, options)")
     return made
 
 
@@ -175,7 +177,7 @@ class SupernetTraining:
 
     def _save(self) -> None:
         assert self.strategy is not None
-        state = self.strategy.state_dict()
+        state = self.strategy.checked_state()
         progress = {"price": self.price and asdict(self.price), "epochs": [asdict(epoch) for epoch in self.history]}
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 

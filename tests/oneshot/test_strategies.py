@@ -142,8 +142,42 @@ class Halved(Silent):
     gives = (0.5, 3)
 
 
+class Closing(Silent):
+    gives = (torch.tensor(2.0), torch.tensor(1), torch.tensor(1.0), 8)
+
+    def end_epoch(self) -> Any:
+        return 5
+
+
+class Naming(Closing):
+    def end_epoch(self) -> Any:
+        return {"alpha": 1.0}
+
+
+class Forgetful(Closing):
+    def end_epoch(self) -> Any:
+        return {}
+
+    def state_dict(self) -> Any:
+        return {"mine": 1}
+
+
+class Odd(Forgetful):
+    def state_dict(self) -> Any:
+        return Strategy.state_dict(self) | {"made": {"by": lambda: 1}}
+
+
 class Stepless(Strategy):
     """Its step is missing."""
+
+
+class Optionless(Silent):
+    Options = dict  # type: ignore[assignment]
+
+
+class Apart(Silent):
+    def __init__(self, job: Any, options: Any) -> None:
+        pass
 
 
 @pytest.mark.parametrize(
@@ -152,7 +186,13 @@ class Stepless(Strategy):
         (Silent, "step of strategy Silent must return what train_weights gives"),
         (Wordy, "step of strategy Wordy must return"),
         (Halved, "step of strategy Halved must return"),
+        (Closing, "end_epoch of strategy Closing must return a dictionary"),
+        (Naming, "end_epoch of strategy Naming must return a dictionary"),
+        (Forgetful, r"state_dict of strategy Forgetful must return what super\(\)\.state_dict\(\) gives"),
+        (Odd, "state_dict of strategy Odd must return .*, to which it may add tensors"),
         (Stepless, "cannot be made: Can't instantiate abstract class Stepless"),
+        (Optionless, "the Options of strategy .* are no subclass of"),
+        (Apart, "must call super"),
     ],
 )
 def test_a_strategy_that_is_not_finished_is_one_line(strategy: type[Strategy], says: str) -> None:
@@ -164,6 +204,7 @@ def test_a_strategy_that_is_not_finished_is_one_line(strategy: type[Strategy], s
         made = make_strategy(search, CostTable({}, "MMACs", "MACs"), torch.device("cpu"))
         assert made is not None
         list(made.epochs())
+        made.checked_state()
 
     with pytest.raises(SpecError, match=says):
         train()

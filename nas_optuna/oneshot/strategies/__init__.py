@@ -31,11 +31,13 @@ STRATEGIES = Registry(
 
 def find_strategy(name: str) -> type[Strategy]:
     """Import the strategy of a name."""
-    from nas_optuna.oneshot.strategies.base import Strategy
+    from nas_optuna.oneshot.strategies.base import Strategy, StrategyOptions
 
     found = STRATEGIES.find(name)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise SpecError(f"strategy {name!r} is no subclass of nas_optuna.oneshot.strategies.base.Strategy")
+    if not (isinstance(found.Options, type) and issubclass(found.Options, StrategyOptions)):
+        raise SpecError(f"the Options of strategy {name!r} are no subclass of StrategyOptions")
     return found
 
 

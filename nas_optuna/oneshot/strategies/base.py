@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.data.loaders import Batch
@@ -27,6 +28,8 @@ from nas_optuna.training.checkpoint import load_optimizer_state
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import autocast
 
+_PLAIN = (bool, int, float, str, type(None))
+"""What a checkpoint keeps beside tensors."""
 WINDOW = 50
 """Steps between two reads of losses and gradient norms, at which the loop waits for the device."""
 
@@ -305,12 +308,27 @@ class Strategy(ABC):
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(i, steps)
             done = self.step(batch)
-            if not isinstance(done, tuple) or [getattr(part, "ndim", None) for part in done] != [0, 0, 0, None]:
-                raise SpecError(f"step of strategy {type(self).__name__} must return what train_weights gives")
+            right = isinstance(done, tuple) and [getattr(part, "ndim", None) for part in done] == [0, 0, 0, None]
+            self._require(right, "step", "what train_weights gives")
             self.meter.add(*done)
         figures = self.meter.figures()  # which waits for the device
         more = self.end_epoch()
+        right = isinstance(more, dict) and more.keys() <= {"alpha_loss", "temperature", "cost", "alphas"}
+        self._require(right, "end_epoch", "a dictionary of alpha_loss, temperature, cost and alphas, or an empty one")
         return Epoch(self.finished + 1, seconds=time.monotonic() - start, **figures, **more)
+
+    def _require(self, right: bool, method: str, wanted: str) -> None:
+        """Refuse what a method of a user's strategy has returned."""
+        if not right:
+            raise SpecError(f"{method} of strategy {type(self).__name__} must return {wanted}")
+
+    def checked_state(self) -> dict[str, Any]:
+        """The `state_dict`, which a subclass may have extended by what a checkpoint can be read with."""
+        state = self.state_dict()
+        right = isinstance(state, dict) and state.keys() >= Strategy.state_dict(self).keys()
+        right = right and all(isinstance(leaf, Tensor) or type(leaf) in _PLAIN for leaf in tree_leaves(state))
+        self._require(right, "state_dict", "what super().state_dict() gives, to which it may add tensors and numbers")
+        return state
 
     def state_dict(self) -> dict[str, Any]:
         """The state for `load_state_dict`: tensors and plain numbers."""
