@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 import os
@@ -101,11 +102,13 @@ def _write_forms(
     for number, name in enumerate(names, start=1):
         say(f"{number}/{len(names)}: {name}, compared on {len(raw)} images")
         try:
-            run = FORMATS.find(name)(classifier, raw, place / name, title)
+            # What somebody else's format does to the network or the images must not reach the other forms.
+            given = (classifier, raw) if name in FORMATS.builtin else copy.deepcopy((classifier, raw))
+            run = FORMATS.find(name)(*given, place / name, title)
             if not (place / name).is_file():
                 raise NotWritable("its format wrote no file of this name")
             largest = max(largest, _compared(run, raw, expected))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError) and error.errno):
                 raise  # a full disk; the failure of any other form must not cost the others
             if not (place / name).is_dir():

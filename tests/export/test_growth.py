@@ -9,6 +9,13 @@ PARTS = '''
 import torch
 
 
+def halved(classifier, images, path, title):
+    classifier.half()
+    images.zero_()
+    torch.save(classifier, path)
+    return classifier
+
+
 def silent(classifier, images, path, title):
     return classifier
 
@@ -16,6 +23,10 @@ def silent(classifier, images, path, title):
 def folder(classifier, images, path, title):
     (path / "part").mkdir(parents=True)
     return classifier
+
+
+def leaving(classifier, images, path, title):
+    raise SystemExit("no licence")
 
 
 def pickled(classifier, images, path, title):
@@ -36,7 +47,7 @@ def broken(classifier, images, path, title):
 
 
 def test_a_format_from_outside(command: Command, installed: Installed) -> None:
-    names = {f"model.{name}": f"parts:{name}" for name in ("silent", "folder")}
+    names = {f"model.{name}": f"parts:{name}" for name in ("halved", "silent", "folder", "leaving")}
     names |= {"model.pt": "parts:pickled", "model.wrong": "parts:wrong", "model.broken": "parts:broken"}
     installed(PARTS, {"nas_optuna.formats": names})
     assert command("run", "--sampler", "random", "--trials", 1, "--keep-weights", "all", *tiny()).code == 0
@@ -47,8 +58,10 @@ def test_a_format_from_outside(command: Command, installed: Installed) -> None:
     assert Path("model/model.pt").is_file()
     assert "its logits differ by 1.0e+00" in told["left_out"]["model.wrong"]
     assert told["left_out"]["model.broken"].startswith("KeyError: 'no such layer' (parts.py:")
+    assert told["left_out"]["model.leaving"].startswith("SystemExit: no licence (parts.py:")
     for name in ("model.silent", "model.folder"):
         assert told["left_out"][name] == "its format wrote no file of this name"
+    assert "model.halved" in told["left_out"], "and what it has done to the network reaches no other form"
     readme = Path("model/README.md").read_text()
     assert "## model.pt\n\nA pickle: torch.load reads it" in readme
     assert not Path("model/model.wrong").exists()
