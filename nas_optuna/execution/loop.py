@@ -23,7 +23,7 @@ from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.study import lease, lease_table, optuna_internals
 from nas_optuna.study.database import giving_up, is_away
 from nas_optuna.study.schema import TrialKey, attribute
-from nas_optuna.study.storage import failure
+from nas_optuna.study.storage import failure, is_of_the_deleted
 
 logger = logging.getLogger(__name__)
 
@@ -167,6 +167,7 @@ class _Run:
 
     def run(self) -> Outcome:
         with (
+            self._noticing_deletion(),
             self._telling_steps(),
             self.stop.guarding(),
             giving_up(optuna_internals.storage_of(self.study), lambda: self.stop.asked),
@@ -303,6 +304,16 @@ class _Run:
             yield
         finally:
             self.objective.callbacks = before
+
+    @contextmanager
+    def _noticing_deletion(self) -> Iterator[None]:
+        """Report that the study was deleted rather than what its storage says of that."""
+        try:
+            yield
+        except KeyError as error:
+            if not is_of_the_deleted(error):
+                raise
+            raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it") from None
 
 
 @dataclass
