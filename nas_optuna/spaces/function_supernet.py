@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import reduce
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from nas_optuna.errors import NasOptunaError, SpecError, reason_of
 from nas_optuna.randomness import seeded
@@ -20,7 +21,7 @@ from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spaces.base import Operation, SearchSpace
 from nas_optuna.spaces.built import BuiltSpace, ChainSpace, Part
 from nas_optuna.spaces.layers import ElasticLayer
-from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional
+from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, copied
 from nas_optuna.spaces.shapes import TensorSpec, not_logits
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
@@ -79,15 +80,44 @@ class FunctionSupernet(Supernet):
         with seeded(0):
             images = torch.randn(2, *self.space.input_shape)
         turns = range(max((len(choices[name]) for name in self.mixed), default=1))
-        in_place = any(any(m.in_place) for m in self.network.modules() if isinstance(m, MixedLayer))
         labels = {name: of for name, of in choices.items() if name in self.mixed}
-        for smallest in [{}, *({name: min(of)} for name, of in choices.items() if name in elastic)]:
-            # What a candidate does in place may matter to another layer, so labels are also compared in pairs.
-            for turn, shift in itertools.product(turns, turns if in_place and not smallest else [0]):
+
+        def compare(shift: int, smallest: Mapping[str, Choice]) -> None:
+            for turn in turns:
                 chosen = {n: of[0] for n, of in choices.items()}
                 chosen |= {n: of[(turn + shift * i) % len(of)] for i, (n, of) in enumerate(labels.items())}
                 self._compare(self.space.architecture({**chosen, **widest, **smallest}), images, smallest)
+
+        with self._writing() as written:
+            compare(0, {})
+        # What a candidate does in place may matter to another layer, so labels are then also compared in pairs.
+        for shift in turns[1:] if written else ():
+            compare(shift, {})
+        for name in filter(elastic.__contains__, choices):
+            compare(0, {name: min(choices[name])})
         self.train(training)
+
+    @contextmanager
+    def _writing(self) -> Iterator[list[nn.Module]]:
+        """The candidates that have changed their input in the block, also where torch does not count that."""
+        given: list[Any] = []
+        found: list[nn.Module] = []
+
+        def leave(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            before = tree_leaves(given.pop())
+            pairs = zip(before, tree_leaves((args, kwargs)), strict=True)
+            if any(isinstance(old, Tensor) and not torch.equal(old, new) for old, new in pairs):
+                found.append(module)
+
+        def enter(module: nn.Module, args: Any, kwargs: Any) -> None:
+            given.append(copied((args, kwargs)))
+
+        with ExitStack() as hooks:
+            for layer in [module for module in self.network.modules() if isinstance(module, MixedLayer)]:
+                for candidate in itertools.compress(layer, layer.in_place):
+                    hooks.enter_context(candidate.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
+                    hooks.enter_context(candidate.register_forward_hook(leave, with_kwargs=True))
+            yield found
 
     @torch.no_grad()
     def _compare(self, architecture: Architecture, images: Tensor, smallest: Mapping[str, Choice]) -> None:

@@ -149,7 +149,7 @@ class MixedLayer(nn.ModuleList):
             return tree_map(lambda leaf: leaf * weight if _is_mixable(leaf) else leaf, drawn)
         outputs = []
         for candidate, in_place in zip(self, self.in_place, strict=True):
-            given, named = _copied((args, kwargs)) if in_place else (args, kwargs)
+            given, named = copied((args, kwargs)) if in_place else (args, kwargs)
             outputs.append(candidate(*given, **named))
         return self._combined(outputs, args, None if pick is None else pick.weights)
 
@@ -176,7 +176,8 @@ def _may_write(module: nn.Module) -> bool:
     return not ours or bool(getattr(module, "inplace", False))
 
 
-def _copied(value: Any) -> Any:
+def copied(value: Any) -> Any:
+    """A nested value with copies of its tensors."""
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, value)
 
 
