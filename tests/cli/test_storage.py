@@ -200,13 +200,13 @@ def test_a_study_that_is_deleted_under_a_command_is_one_line(
     command: Command, monkeypatch: pytest.MonkeyPatch, words: tuple[Any, ...]
 ) -> None:
     assert command("run", "--trials", 1, *tiny()).code == 0
-    read = StudyFacts.__post_init__
+    read = StudyFacts.__init__
 
-    def delete_and_read(self: StudyFacts) -> None:
+    def delete_and_read(self: StudyFacts, study: optuna.Study) -> None:
         optuna.delete_study(study_name="nas", storage="sqlite:///nas-optuna.db")
-        read(self)
+        read(self, study)
 
-    monkeypatch.setattr(StudyFacts, "__post_init__", delete_and_read)
+    monkeypatch.setattr(StudyFacts, "__init__", delete_and_read)
     result = command(*words)
     assert (result.code, result.err.splitlines()[-1]) == (1, "error: the study was deleted while this command used it")
 
