@@ -154,8 +154,10 @@ class SearchSpace(ABC):
         for name, parameter in self.parameters.items():
             try:
                 chosen[name] = trial.suggest_categorical(name, parameter.choices)
-            except ValueError as error:  # Optuna's, of a fixed value
-                raise ArchitectureError(f"{name}: {str(error).rstrip('.')}; give one of these") from error
+            except ValueError as error:  # Optuna's, of a fixed value: 'VALUE' not in (CHOICES).
+                value = str(error).partition(" not in ")[0]
+                known = f"choose one of {parameter.choices}"
+                raise ArchitectureError(f"{name}: {value} is outside its choices; {known}") from error
         return self.architecture(chosen)
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:
