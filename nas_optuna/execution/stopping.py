@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
-from math import isfinite
+from math import isfinite, nan
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -94,7 +94,7 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
 
     Raises:
         SpecError: The text is no condition, names something that the study does not optimise, or a value that no
-            network can reach.
+            network can reach or that every network has.
     """
     text = text.strip()
     if match := _STALLED.fullmatch(text):
@@ -114,9 +114,12 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
         raise SpecError(
             f"{name} is {way}, so {text!r} would end the study at its first bad network; write --until {name}:{value:g}"
         )
-    if goal.ideal is not None and goal.sign * value < goal.sign * goal.ideal:
+    bounds = {word: bound for word, bound in (("best", goal.ideal), ("worst", goal.worst)) if bound is not None}
+    loss, ideal, worst = (goal.sign * each for each in (value, bounds.get("best", nan), bounds.get("worst", nan)))
+    if loss < ideal or loss >= worst:
+        known = " and ".join(f"the {word} possible is {bound:g}" for word, bound in bounds.items())
         remedy = "95 per cent are written as 0.95 or 95%" if goal.ideal == 1 else "name a value that can be reached"
-        raise SpecError(f"{name} {value:g} is no goal: the best possible is {goal.ideal:g}; {remedy}")
+        raise SpecError(f"{name} {value:g} is no goal: {known}; {remedy}")
     return partial(_reached, name, objectives.index(name), goal.maximize, value)
 
 

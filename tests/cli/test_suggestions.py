@@ -131,7 +131,7 @@ def test_what_has_changed_is_shown(command: Command, study: str, words: tuple[st
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("accuracy 95", "the best possible is 1; 95 per cent are written as 0.95 or 95%"),
+        ("accuracy 95", "the best possible is 1 and the worst possible is 0; 95 per cent are written as 0.95 or 95%"),
         ("stalled:-1", "'stalled:-1' ends no study; write stalled, stalled:10"),
         ("macs:1M", "unknown objective 'macs'"),
         ("accuracy", "in quotes, because a shell takes > and < for itself"),
