@@ -132,7 +132,7 @@ class Winner:
         found = gain_of(study, self.trial)
         if found is None or found.reference is None or not self.own:
             return found
-        tested = on_test(study, study_spec(study).reference)
+        tested = on_test(study, None)  # a report without a trial is of the user's own reference
         return replace(found, best=found.reference, is_reference=True, tested=tested)
 
 

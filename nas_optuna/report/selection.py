@@ -55,7 +55,7 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
     if best is None or images is None or objective_names(study)[0] not in ACCURACIES:
         return None
     attributes = study.user_attrs
-    tested = on_test(study, attribute(best, TrialKey.ARCHITECTURE))
+    tested = on_test(study, best.number)
     majority: float | None = attributes.get(StudyKey.DATA, {}).get("majority")
     own: dict[str, Any] = attributes.get(StudyKey.REFERENCE, {})
     if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
@@ -68,10 +68,11 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
     return Gain(measured(best, images), beside, majority, is_reference=same, tested=tested)
 
 
-def on_test(study: Study, architecture: str | None) -> Measured | None:
-    """The test accuracy of an architecture at the first look after its last training; None if it was not tested."""
+def on_test(study: Study, trial: int | None) -> Measured | None:
+    """The test accuracy of a trial's network, or of the user's own reference, at the first look; None if not tested."""
     reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
-    found = [report for report in reports if report["architecture"] == architecture]
+    # By trial: another one of the same architecture may have other settings of the recipe.
+    found = [report for report in reports if "trial" in report and report["trial"] == trial]
     return Measured(found[0]["mean"], error_on_test(found[0])) if found else None
 
 

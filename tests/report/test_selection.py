@@ -80,13 +80,17 @@ def test_only_a_study_that_begins_with_accuracy_has_ties(names: Sequence[str]) -
 
 
 def test_the_first_look_at_the_test_images_says_whether_the_best_has_learned() -> None:
-    searched = study(trial(0.3, 1e6, architecture="f16"))
+    searched = study(trial(0.3, 1e6, architecture="f16"), trial(0.2, 1e6, architecture="f16"))
     searched.set_user_attr(StudyKey.DATA, {"validation": 36, "majority": 0.33})
-    entries = [("f8", 0.2), ("f16", 0.9), ("f16", 0.1)]
-    common = {"spread": None, "seeds": [0], "test_images": 100}
-    before = gain_of(searched)
-    searched.set_user_attr(StudyKey.RETRAINED, [common | {"architecture": a, "mean": mean} for a, mean in entries])
-    after = gain_of(searched)
-    assert before is not None
-    assert after is not None
-    assert [before.has_learned, after.has_learned] == [False, True]
+    common = {"spread": None, "seeds": [0], "test_images": 100, "architecture": "f16"}
+    without_trial = common | {"mean": 0.1}  # as 0.2 stored them
+
+    def learned(*looks: dict[str, object]) -> bool:
+        searched.set_user_attr(StudyKey.RETRAINED, list(looks))
+        gain = gain_of(searched)
+        assert gain is not None
+        return gain.has_learned
+
+    of_another, first, second = (common | {"trial": t, "mean": m} for t, m in ((1, 0.9), (0, 0.9), (0, 0.1)))
+    assert [learned(), learned(without_trial), learned(of_another)] == [False] * 3
+    assert learned(of_another, first, second)
