@@ -35,11 +35,20 @@ if TYPE_CHECKING:  # both import this module
 
 @dataclass(frozen=True)
 class Task:
-    """Inputs and classes of the network."""
+    """Inputs and classes of the network.
 
-    channels: int  # of an input image
+    Attributes:
+        channels: Channels of an input image.
+        classes: Number of classes.
+        input_size: Side of the input in pixels; ``(height, width)`` if it is not square.
+
+    Raises:
+        SpecError: A number is not positive.
+    """
+
+    channels: int
     classes: int
-    input_size: InputSize  # side of the input in pixels; ``(height, width)`` if it is not square
+    input_size: InputSize
 
     def __post_init__(self) -> None:
         require_positive(in_channels=self.channels, classes=self.classes)

@@ -103,16 +103,23 @@ class Measured:
 class Gain:
     """What a search brought.
 
+    Attributes:
+        best: The accuracy of the best network.
+        reference: That of the reference, where there is one; trained alike, and judged by the same images.
+        majority: The share of the largest class, i.e. the accuracy of always naming it; None if it is not known.
+        is_reference: Whether the best network is the reference.
+        tested: The test accuracy of the best network after its last training, if it was tested.
+
     Examples:
         >>> str(Gain(Measured(0.712, 0.011), Measured(0.640, 0.012), 0.1))
         '0.712 ± 0.011, reference 0.640 ± 0.012, majority class 0.10'
     """
 
     best: Measured
-    reference: Measured | None = None  # where there is one; trained alike, and judged by the same images
-    majority: float | None = None  # the accuracy of always naming the largest class; None if it is not known
-    is_reference: bool = False  # whether the best network is the reference
-    tested: Measured | None = None  # the test accuracy after its last training, if it was tested
+    reference: Measured | None = None
+    majority: float | None = None
+    is_reference: bool = False
+    tested: Measured | None = None
 
     def __str__(self) -> str:
         return ", ".join(part for part in (str(self.best), self.beside) if part)

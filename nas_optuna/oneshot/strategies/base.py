@@ -122,15 +122,25 @@ class Meter:
 
 
 class StrategyOptions(Settings):
-    """The options of ``[supernet]`` that every strategy has; a strategy's own class adds options and sets defaults."""
+    """The options of ``[supernet]`` that every strategy has; a strategy's own class adds options and sets defaults.
 
-    epochs: int | None = Field(default=None, ge=1)  # passes over the images that weights are trained on
+    Attributes:
+        epochs: Passes over the images that weights are trained on.
+        batch_size: Images per step.
+        optimizer: ``"sgd"``, or ``"adamw"``, which trains deep chains without norm layers faster.
+        learning_rate: The peak learning rate of the weights.
+        weight_decay: The weights' decay; decoupled for AdamW, L2 for SGD.
+        schedule: ``"cosine"`` to zero over all steps, or ``"constant"``.
+        clip: Largest norm of the weights' gradient; 0 turns clipping off.
+    """
+
+    epochs: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=64, ge=1)
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # AdamW trains deep chains without norm layers faster
-    learning_rate: float = Field(default=0.025, gt=0)  # the peak of the weights'
-    weight_decay: float = Field(default=0.0, ge=0)  # decoupled for AdamW, L2 for SGD
-    schedule: Literal["constant", "cosine"] = "cosine"  # to zero over all steps
-    clip: float = Field(default=5.0, ge=0)  # the largest norm of the weights' gradient; 0 turns clipping off
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.025, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "cosine"] = "cosine"
+    clip: float = Field(default=5.0, ge=0)
 
 
 class RankedOptions(StrategyOptions):
@@ -160,14 +170,23 @@ class RankedOptions(StrategyOptions):
 
 @dataclass(frozen=True)
 class Job:
-    """What a strategy is to train, and on what."""
+    """What a strategy is to train, and on what.
 
-    supernet: Supernet  # on its device
-    images: ImageSet  # all training images
-    spec: SupernetSpec  # seed and cost term
-    costs: Mapping[str, float] = field(default_factory=dict)  # ``Operation.key`` → ms, or millions of MACs
-    dtype: torch.dtype = torch.float32  # of autocast; float32 is none
-    interrupted: Callable[[], bool] = never  # called between steps; True stops the training
+    Attributes:
+        supernet: The supernet, on its device.
+        images: All training images.
+        spec: The common settings: seed and cost term.
+        costs: ``Operation.key`` → cost, in milliseconds or millions of MACs.
+        dtype: Autocast to this; float32 is no autocast.
+        interrupted: Called between steps; True stops the training.
+    """
+
+    supernet: Supernet
+    images: ImageSet
+    spec: SupernetSpec
+    costs: Mapping[str, float] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+    interrupted: Callable[[], bool] = never
 
     @property
     def device(self) -> torch.device:
