@@ -37,6 +37,7 @@ from nas_optuna.spaces import create_space
 from nas_optuna.spaces.backbone import at_hand
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spec import Recipe, StudySpec
+from nas_optuna.study.significance import sampling_error
 from nas_optuna.training import evaluate, fit, make_network
 from nas_optuna.training.network import resolve_precision
 
@@ -247,13 +248,14 @@ class Comparison:
         return rows
 
 
-def table(rows: list[Row]) -> str:
-    """Mean and standard error of each row's test accuracy."""
+def table(rows: list[Row], tests: int) -> str:
+    """Mean test accuracy of each row, and its standard error: that of the test images or, if larger, of the seeds."""
     lines = [f"{'':32} {'accuracy':>8} {'± s.e.':>7} {'seconds':>8} {'weights':>11}"]
     for name in dict.fromkeys(row.name for row in rows):
         own = [row for row in rows if row.name == name]
         found = [row.accuracy for row in own]
-        error = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else math.nan
+        between = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else 0.0
+        error = max(sampling_error(statistics.fmean(found), tests), between)
         seconds, params = (
             statistics.fmean(row.seconds for row in own),
             round(statistics.fmean(row.params for row in own)),
@@ -279,7 +281,7 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     torch.set_num_threads(options.threads)
     comparison = Comparison(options.data, 60 * options.minutes, options.limit, options.set)
     rows = comparison.run(options.seeds, options.rows, lambda row: print(json.dumps(asdict(row)), flush=True))
-    print(table(rows))
+    print(table(rows, len(comparison.images(comparison.spec(0))[1])))
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
     return rows
