@@ -5,7 +5,11 @@ the end are not counted. Processor time is what the searches have in common on a
 network that a search would give after each mark is its best complete trial by validation; its kept weights are scored
 on the test part once. ``curves`` has its own pruner, the others have `guarded`.
 
-    python benchmarks/equal_seconds.py mnist-fast --set data.train_limit=12000 --minutes 5 15 --seeds 5 --json OUT
+Four samplers with five seeds of fifteen minutes are five hours. With ``--keep``, every search can be interrupted, and
+one of five minutes goes on when fifteen are asked for.
+
+    python benchmarks/equal_seconds.py mnist-fast --set data.train_limit=12000 --minutes 5 15 --seeds 5 \
+        --json OUT --keep FOLDER
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import math
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import optuna
@@ -61,37 +65,60 @@ class Found:
     architecture: str
 
 
-def search(spec: StudySpec, sampler: str, seed: int, minutes: list[float]) -> list[Found]:
-    """Search until the last mark; what there was at each."""
+@dataclass
+class Ledger:
+    """The processor time of one search, kept in a file, since the search may go on in another process.
+
+    Attributes:
+        file: Where it is kept.
+        spent: Seconds until the last trial that ended.
+        ended: Of each ended trial, the seconds until its end and its number.
+    """
+
+    file: Path
+    spent: float = 0.0
+    ended: list[tuple[float, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.file.exists():
+            self.spent, self.ended = json.loads(self.file.read_text())
+
+    def write(self, spent: float) -> None:
+        """Keep what is known after so many seconds."""
+        self.spent = spent
+        self.file.write_text(json.dumps([spent, self.ended]))
+
+
+def search(spec: StudySpec, sampler: str, seed: int, minutes: list[float], files: Path) -> list[Found]:
+    """Search until the last mark, from where these files say; what there was at each."""
     pruner = "curves" if sampler == "curves" else "guarded"
     parts = {"sampler": {"name": sampler, "seed": seed}, "pruner": {"name": pruner}}
     spec = StudySpec.from_dict(spec.to_dict() | parts)
-    ended: list[tuple[float, FrozenTrial]] = []
-    with tempfile.TemporaryDirectory() as files:
+    ledger = Ledger(files / "spent.json")
+    before, began = ledger.spent, math.inf
 
-        def spent() -> float:
-            return time.process_time() - began
+    def spent() -> float:
+        return before + time.process_time() - began
 
-        def note(_: Study, trial: FrozenTrial) -> None:
-            ended.append((spent(), trial))
+    def note(_: Study, trial: FrozenTrial) -> None:
+        ledger.ended.append((spent(), trial.number))
+        ledger.write(spent())
 
-        began = math.inf
-        experiment = Experiment.from_spec(
-            spec,
-            device="cpu",
-            checkpoints=Path(files),
-            keep_weights=True,
-            interrupted=lambda: spent() >= 60 * max(minutes),
-        )
-        study = experiment.create(optuna.storages.InMemoryStorage(), "equal-seconds")
-        began = time.process_time()
+    until = 60 * max(minutes)
+    experiment = Experiment.from_spec(
+        spec, device="cpu", checkpoints=files, keep_weights=True, interrupted=lambda: spent() >= until
+    )
+    study = experiment.create(f"sqlite:///{files}/study.db", "equal-seconds", load_if_exists=True)
+    began = time.process_time()
+    if before < until:
         experiment.run(study, callbacks=[note])
-        return [at(minute, ended, experiment, study, Path(files), sampler, seed) for minute in minutes]
+        ledger.write(spent())
+    return [at(minute, ledger, experiment, study, files, sampler, seed) for minute in minutes]
 
 
 def at(
     minutes: float,
-    ended: list[tuple[float, FrozenTrial]],
+    ledger: Ledger,
     experiment: Experiment,
     study: Study,
     files: Path,
@@ -99,7 +126,8 @@ def at(
     seed: int,
 ) -> Found:
     """The best complete trial by then, and its test."""
-    trials = [trial for seconds, trial in ended if seconds <= 60 * minutes]
+    numbers = {number for seconds, number in ledger.ended if seconds <= 60 * minutes}
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number in numbers]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: trial.values[0])
     images, side = experiment.search.data.train, experiment.space.input_size
@@ -138,6 +166,7 @@ def main(arguments: list[str] | None = None) -> list[Found]:
     parser.add_argument("--minutes", type=float, nargs="+", default=[5.0, 15.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write every result there, and go on with what is there")
+    parser.add_argument("--keep", type=Path, help="keep the searches in this folder, and go on with what is there")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -147,9 +176,14 @@ def main(arguments: list[str] | None = None) -> list[Found]:
         found = [Found(**one) for one in json.loads(options.json.read_text())]
     for seed in range(options.seeds):
         for sampler in options.samplers:
-            if any((one.sampler, one.seed) == (sampler, seed) for one in found):
+            known = {one.minutes for one in found if (one.sampler, one.seed) == (sampler, seed)}
+            missing = [minutes for minutes in options.minutes if minutes not in known]
+            if not missing:
                 continue
-            found += search(spec, sampler, seed, options.minutes)
+            with tempfile.TemporaryDirectory() as passing:
+                files = (options.keep or Path(passing)) / f"{sampler}-{seed}"
+                files.mkdir(parents=True, exist_ok=True)
+                found += search(spec, sampler, seed, missing, files)
             print(json.dumps(asdict(found[-1])), flush=True)
             if options.json:
                 options.json.write_text(json.dumps([asdict(one) for one in found], indent=1))
