@@ -17,12 +17,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_optuna.errors import DeviceError, unknown
 from nas_optuna.files import read_json, write_file
+from nas_optuna.lazily import lazily
 
-if TYPE_CHECKING:
+with lazily():
+    import platformdirs
     import torch
     from torch import nn
 
@@ -42,8 +44,6 @@ class DeviceInfo:
 
 def resolve_device(name: str = "auto") -> torch.device:
     """The device of a name."""
-    import torch
-
     kind, _, index = name.strip().lower().partition(":")
     if kind not in _TYPES or (index and not index.isdigit()):
         raise DeviceError(unknown("device", name, _TYPES))
@@ -58,15 +58,11 @@ def resolve_device(name: str = "auto") -> torch.device:
 
 def current(device: torch.device) -> AbstractContextManager[object]:
     """Make a device the current one of its kind, which "cuda" without a number means."""
-    import torch
-
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def list_devices() -> list[DeviceInfo]:
     """Every GPU of this machine, then the CPU."""
-    import torch
-
     found = []
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -112,8 +108,6 @@ _MOST_THREADS = 256
 
 def use_threads(count: int) -> None:
     """Compute on the CPU with this many threads in this process."""
-    import torch
-
     if count < 1:
         raise DeviceError(f"the number of threads must be at least 1, got {count}")
     if count > (most := max(_MOST_THREADS, 4 * (os.cpu_count() or 1))):
@@ -123,8 +117,6 @@ def use_threads(count: int) -> None:
 
 def device_name(device: torch.device) -> str:
     """The product name of a device, e.g. ``"NVIDIA GeForce RTX 3060"`` or the CPU's model."""
-    import torch
-
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:  # `platform.processor` is empty on most Linux systems
@@ -155,9 +147,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 def remembered(what: str, device: torch.device, measure: Callable[[], Any]) -> Any:
     """A kept measurement of this machine, or a new one; `what` names everything that it depends on."""
-    import torch
-
-    key = f"{what} on {device_name(device)} with torch {torch.__version__}"
+    key = f"{what} on {device_name(device)} with torch {torch.version.__version__}"
     known = read_json(_file(), dict)
     if key not in known:
         known[key] = measure()
@@ -171,16 +161,12 @@ def remembered(what: str, device: torch.device, measure: Callable[[], Any]) -> A
 
 
 def _file() -> Path:
-    import platformdirs
-
     return platformdirs.user_cache_path("nas-optuna") / "machine.json"
 
 
 @functools.cache
 def memory_format(device: torch.device) -> torch.memory_format:
     """The memory format in which convolutions train fastest on a device; by default channels last."""
-    import torch
-
     contiguous = remembered("contiguous images are faster", device, lambda: _contiguous_is_faster(device))
     return torch.contiguous_format if contiguous else torch.channels_last
 
@@ -198,8 +184,6 @@ def laid_out(module: nn.Module, device: torch.device) -> nn.Module:
 
 def _contiguous_is_faster(device: torch.device) -> bool | None:
     """Time a step of a small network with one input channel in both formats, in turn; None if that fails."""
-    import torch
-
     formats = (torch.channels_last, torch.contiguous_format)
     taken: dict[torch.memory_format, list[float]] = {format_: [] for format_ in formats}
     try:
@@ -219,9 +203,6 @@ def _contiguous_is_faster(device: torch.device) -> bool | None:
 
 def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], None]:
     """A forward and backward pass of a small network; it draws no random numbers."""
-    import torch
-    from torch import nn
-
     with torch.device("meta"):
         network = nn.Sequential(
             nn.Conv2d(1, 24, 3, padding=1), nn.MaxPool2d(2), nn.ReLU(), nn.Conv2d(24, 48, 5, padding=2), nn.MaxPool2d(2)
@@ -242,8 +223,6 @@ def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], No
 @functools.cache
 def prepare_process(device: torch.device) -> None:
     """Set process-wide options that make trainings on a device faster, and change no value on a CPU."""
-    import torch
-
     if device.type == "cuda":  # TF32; and cuDNN benchmarks its algorithms, since shapes repeat during a trial
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True

@@ -19,7 +19,8 @@ class _Later:
         self._home, self._name = home, name
 
     def _found(self) -> Any:
-        return getattr(__import__(self._home, fromlist=[self._name]), self._name)
+        home = __import__(self._home, fromlist=[self._name or "__name__"])
+        return getattr(home, self._name) if self._name else home
 
     def __getattr__(self, attribute: str) -> Any:
         if attribute.startswith("__"):  # whoever looks through a module's names imports none of them
@@ -32,13 +33,14 @@ class _Later:
 
 @contextmanager
 def lazily() -> Iterator[None]:
-    """Let what is imported in the block, by ``from home import name``, wait for its first use."""
+    """Let what is imported in the block, by ``import home`` or ``from home import name``, wait for its first use."""
     thread = threading.get_ident()
 
     def later(home: str, *about: Any, **more: Any) -> Any:
         if threading.get_ident() != thread:
             return at_once(home, *about, **more)
-        return SimpleNamespace(**{name: _Later(home, name) for name in about[2]})
+        names = about[2]
+        return SimpleNamespace(**{name: _Later(home, name) for name in names}) if names else _Later(home, "")
 
     with _one_at_a_time:
         at_once = builtins.__import__

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nas_optuna.lazily import lazily
 from nas_optuna.registry import Registry
 
-if TYPE_CHECKING:
+with lazily():
+    import optuna
     from optuna.pruners import BasePruner
 
 
 def none(epochs: int) -> BasePruner:
     """Train every architecture to the end."""
-    import optuna
-
     return optuna.pruners.NopPruner()
 
 
 def median(epochs: int, *, n_startup_trials: int = 5, n_warmup_steps: int = 1) -> BasePruner:
     """Stop a trial whose best so far is below the median of the others at the same epoch."""
-    import optuna
-
     return optuna.pruners.MedianPruner(n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps)
 
 
@@ -29,22 +27,16 @@ def percentile(
     epochs: int, *, percentile: float = 25.0, n_startup_trials: int = 5, n_warmup_steps: int = 1
 ) -> BasePruner:
     """Stop a trial that is not among the best `percentile` percent at the same epoch."""
-    import optuna
-
     return optuna.pruners.PercentilePruner(percentile, n_startup_trials=n_startup_trials, n_warmup_steps=n_warmup_steps)
 
 
 def asha(epochs: int, *, min_epochs: int = 1, reduction_factor: int = 3) -> BasePruner:
     """Asynchronous successive halving: at epochs 1, 3, 9, … go on only with the best third."""
-    import optuna
-
     return optuna.pruners.SuccessiveHalvingPruner(min_resource=min_epochs, reduction_factor=reduction_factor)
 
 
 def hyperband(epochs: int, *, min_epochs: int = 1, reduction_factor: int = 3) -> BasePruner:
     """Several successive halvings that start at different epochs."""
-    import optuna
-
     return optuna.pruners.HyperbandPruner(
         min_resource=min_epochs, max_resource=epochs, reduction_factor=reduction_factor
     )
@@ -52,8 +44,6 @@ def hyperband(epochs: int, *, min_epochs: int = 1, reduction_factor: int = 3) ->
 
 def patient(epochs: int, *, patience: int = 2, min_delta: float = 0.0) -> BasePruner:
     """Stop a trial below the median at the same epoch once it has not improved for `patience` epochs."""
-    import optuna
-
     return optuna.pruners.PatientPruner(median(epochs), patience=patience, min_delta=min_delta)
 
 
@@ -74,7 +64,5 @@ PRUNERS = Registry(
 
 def create_pruner(name: str, epochs: int, options: Mapping[str, Any]) -> BasePruner:
     """Make the pruner of that name."""
-    import optuna
-
     pruner: BasePruner = PRUNERS.make(name, epochs, options=options, wanted=optuna.pruners.BasePruner)
     return pruner

@@ -20,10 +20,13 @@ PASSED_ON = {"STRATEGIES"}
 
 def test_a_name_waits_for_its_first_use() -> None:
     with lazily():
+        import colorsys
+
         from nas_optuna.nowhere import nothing  # type: ignore[import-not-found]
 
         from nas_optuna.quantities import Quantity, plural
     assert (Quantity("macs").heading, plural(2, "epoch")) == ("macs", "2 epochs")
+    assert colorsys.rgb_to_yiq(0, 0, 0) == (0, 0, 0)
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         nothing()
 

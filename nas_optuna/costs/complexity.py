@@ -14,14 +14,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from nas_optuna.lazily import lazily
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
 
-if TYPE_CHECKING:
+with lazily():
+    import torch
     from torch import Tensor, nn
     from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.weak import WeakIdKeyDictionary
+
+    from nas_optuna.spaces.shapes import QuickMeta, require_module, tensors_in
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,6 @@ def macs_table(space: SearchSpace) -> dict[str, int]:
 
 @lru_cache(maxsize=65_536)
 def _operation_size(space: Decomposable, operation: Operation) -> tuple[int, int]:
-    import torch
-
     with torch.device("meta"):
         module = operation.make()
     return operation_macs(space, operation), sum(weight.numel() for weight in module.parameters())
@@ -90,8 +93,6 @@ def _operation_size(space: Decomposable, operation: Operation) -> tuple[int, int
 @lru_cache(maxsize=65_536)
 def _operation_figures(space: Decomposable, operation: Operation, batch_size: int) -> ModelComplexity:
     """Run one operation on meta tensors."""
-    import torch
-
     with torch.device("meta"):
         module = operation.make()
     return _module_figures(module, operation.input_shape, batch_size)
@@ -100,20 +101,12 @@ def _operation_figures(space: Decomposable, operation: Operation, batch_size: in
 @lru_cache(maxsize=4_096)
 def _network_figures(space: SearchSpace, architecture: Architecture, batch_size: int) -> ModelComplexity:
     """Run a whole network on meta tensors."""
-    import torch
-
-    from nas_optuna.spaces.shapes import QuickMeta, require_module
-
     with torch.device("meta"), QuickMeta():
         network = require_module(space.build(architecture), space.name)
     return _module_figures(network, space.input_shape, batch_size)
 
 
 def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> ModelComplexity:
-    import torch
-
-    from nas_optuna.spaces.shapes import QuickMeta
-
     with torch.device("meta"):
         x = torch.empty(batch_size, *input_shape)
     counter = flop_counter()
@@ -131,8 +124,6 @@ def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> M
 
 def flop_counter() -> FlopCounterMode:
     """Torch's counter of floating-point operations, twice the MACs, extended by products that it leaves out."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     def trilinear(a: Any, b: Any, c: Any, more_a: Any, more_b: Any, more_c: Any, *rest: Any, **options: Any) -> int:
         def opened(shape: Any, more: Any) -> list[int]:
@@ -174,10 +165,6 @@ def flop_counter() -> FlopCounterMode:
 @contextmanager
 def _tracked(module: nn.Module, x: Tensor) -> Iterator[Counter[str]]:
     """The bytes of the storages that torch makes inside the block: those that live now, and the most at any time."""
-    from torch.utils.weak import WeakIdKeyDictionary
-
-    from nas_optuna.spaces.shapes import tensors_in
-
     known, live = WeakIdKeyDictionary(), Counter(now=0, most=0)
     for tensor in (x, *module.parameters(), *module.buffers()):
         known[tensor.untyped_storage()] = True

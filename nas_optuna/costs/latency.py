@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
@@ -17,12 +16,17 @@ from nas_optuna.costs.runtimes import Conditions, make_runtime
 from nas_optuna.costs.timing import Visit, fastest, visit, visit_in_rounds
 from nas_optuna.devices import current
 from nas_optuna.errors import TableError
+from nas_optuna.lazily import lazily
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace, Shape
 from nas_optuna.spaces.architecture import Architecture
 
-if TYPE_CHECKING:
+with lazily():
+    import torch
+    from scipy.stats import spearmanr
     from torch import nn
+
+    from nas_optuna.randomness import seeded
 
 SECONDS = 0.015
 """Length of a visit; several short ones are not all affected by the same disturbance."""
@@ -36,8 +40,6 @@ _SECONDS, _AGAIN_SECONDS = 0.1, 0.01
 
 def measure(module: nn.Module, input_shape: Shape, conditions: Conditions, seconds: float = 0.1) -> Visit:
     """Time a module's forward pass."""
-    import torch
-
     images = torch.randn(conditions.batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
     runtime, threads = make_runtime(conditions.runtime), torch.get_num_threads()
     torch.set_num_threads(conditions.threads)
@@ -91,8 +93,6 @@ def measure_table(
 
 def _drawn(build: Callable[[], nn.Module], shape: Shape) -> tuple[nn.Module, Shape]:
     """A module to be measured, always with the same weights, and the shape of its input."""
-    from nas_optuna.randomness import seeded
-
     with seeded(0):  # drawing weights must not affect a training, in whatever thread
         return build(), shape
 
@@ -150,8 +150,6 @@ def check_table(
 
 def compare(measured_ms: Sequence[float], table_ms: Sequence[float], overhead_ms: float = 0.0) -> Check:
     """A `Check` from both latencies of each network; the table's contain its overhead."""
-    from scipy.stats import spearmanr
-
     if len(measured_ms) < 2:  # one network has no rank, and no other to fit an overhead to
         raise TableError(
             f"the latency table can be compared with {plural(len(measured_ms), 'whole network')} of this space, and"

@@ -8,18 +8,27 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_optuna.costs import timing
 from nas_optuna.costs.latency import BESIDE, WHOLE_NETWORKS
 from nas_optuna.costs.latency_table import least_networks, measurable_operations
+from nas_optuna.costs.quantise import quantised
+from nas_optuna.costs.runtimes import to_onnx
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TableError, unknown
 from nas_optuna.files import write_file
+from nas_optuna.lazily import lazily
 from nas_optuna.spaces import SearchSpace, require_operations
 
-if TYPE_CHECKING:
+with lazily():
+    import numpy as np
+    import onnx
+    import torch
+    from onnx import TensorProto
     from torch import nn
+
+    from nas_optuna.randomness import seeded
 
 _SHARED_BYTES = 256
 """Weights of at least this many bytes are shared by all models."""
@@ -88,12 +97,6 @@ def _models(
     build: Callable[[], nn.Module], shape: Sequence[int], precisions: Sequence[str], inner: bool
 ) -> Iterator[tuple[str, bytes]]:
     """A module as an ONNX model in each precision; see `quantised` for `inner`."""
-    import torch
-
-    from nas_optuna.costs.quantise import quantised
-    from nas_optuna.costs.runtimes import to_onnx
-    from nas_optuna.randomness import seeded
-
     with seeded(0):
         module, images = build().eval(), torch.randn(*shape)
     model = to_onnx(module, images)
@@ -103,9 +106,6 @@ def _models(
 
 def _written(folder: Path, model: bytes, longest: dict[str, int]) -> str:
     """The file of a model whose large tensors are the beginning of their type's file of weights."""
-    import onnx
-    from onnx import TensorProto
-
     kinds: dict[int, str] = {TensorProto.FLOAT: "fp32", TensorProto.INT8: "int8"}
     loaded = onnx.load_model_from_string(model)
     for weight in loaded.graph.initializer:
@@ -124,8 +124,6 @@ def _written(folder: Path, model: bytes, longest: dict[str, int]) -> str:
 
 def _write_weights(folder: Path, longest: Mapping[str, int]) -> None:
     """Write the weights that the models share, which are random."""
-    import numpy as np
-
     rng = np.random.default_rng(0)
     floats = (rng.standard_normal(longest["fp32"] // 4 + 1) * 0.05).astype(np.float32)
     integers = rng.integers(-127, 128, longest["int8"] + 1, dtype=np.int8)

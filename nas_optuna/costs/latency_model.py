@@ -11,16 +11,21 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from nas_optuna.costs.complexity import operators_noted
+from nas_optuna.lazily import lazily
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 
-if TYPE_CHECKING:
+with lazily():
+    import torch
+    from scipy.optimize import nnls
     from torch import Tensor
+
+    from nas_optuna.spaces.shapes import QuickMeta, tensors_in
 
 ALIGNED = 16
 """Runtimes lay channels out in blocks of this size, and use other kernels for blocks that are not full."""
@@ -33,8 +38,6 @@ class LatencyModel:
     """Milliseconds of a network from its `operators`."""
 
     def __init__(self, networks: Sequence[Mapping[str, float]], measured_ms: Sequence[float]) -> None:
-        from scipy.optimize import nnls
-
         self._names = sorted(set().union(*networks))
         counted = np.array([[found.get(name, 0.0) for name in self._names] for found in networks])
         latencies = np.array(measured_ms)[:, None]
@@ -50,10 +53,7 @@ class LatencyModel:
 @lru_cache(maxsize=16_384)
 def operators(space: SearchSpace, architecture: Architecture) -> Mapping[str, float]:
     """Counts of an architecture's operators for one image, by kind, from a run on meta tensors."""
-    import torch
-
     from nas_optuna.spaces.function import FunctionSpace
-    from nas_optuna.spaces.shapes import QuickMeta, tensors_in
 
     counted: Counter[str] = Counter({"network": 1})
 

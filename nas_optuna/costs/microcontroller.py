@@ -13,15 +13,19 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_optuna.costs.complexity import operators_noted
 from nas_optuna.costs.cost import Cost
+from nas_optuna.lazily import lazily
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 
-if TYPE_CHECKING:
+with lazily():
+    import torch
     from torch import Tensor, nn
+
+    from nas_optuna.spaces.shapes import tensors_in
 
 _BYTES_A_CHANNEL = 8
 """A bias and a scale, of 32 bits each."""
@@ -55,8 +59,6 @@ class ArenaCost(Cost):
 
 @lru_cache(maxsize=4_096)
 def _figures(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
-    import torch
-
     with torch.device("meta"):
         network = space.build(architecture).eval()
         image = torch.empty(1, *space.input_shape)
@@ -104,10 +106,6 @@ class _Operator:
 
 def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
     """The operators of a network in order, with numbers for their buffers."""
-    import torch
-
-    from nas_optuna.spaces.shapes import tensors_in
-
     numbers = {image.untyped_storage()._cdata: _IMAGE}
     held: list[Tensor] = []  # keeps storages alive, so that none gets the address of another
     weights = {weight.untyped_storage()._cdata for weight in (*network.parameters(), *network.buffers())}

@@ -10,14 +10,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 
+from nas_optuna.costs.quantise import quantised, require_tools
+from nas_optuna.costs.timing import session_call
+from nas_optuna.devices import device_name
 from nas_optuna.errors import DeviceError, SpecError, TrainingError, unknown
+from nas_optuna.lazily import lazily
 from nas_optuna.registry import Registry
 
-if TYPE_CHECKING:
+with lazily():
     import torch
     from torch import nn
 
@@ -119,8 +123,6 @@ class Conditions:
         precision: str = "fp32",
     ) -> Conditions:
         """The conditions on this machine."""
-        from nas_optuna.devices import device_name
-
         made = make_runtime(runtime)
         made.require(device.type, precision)
         name = device_name(device)
@@ -143,14 +145,10 @@ class TorchEager(Runtime):
 
     def version(self) -> str:
         """Torch's own."""
-        import torch
-
-        return torch.__version__
+        return torch.version.__version__
 
     def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
         """See `Runtime`."""
-        import torch
-
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         module, images = module.to(device, dtype), images.to(device, dtype)
         return _cuda_call(module, images) if device == "cuda" else _host_call(module, images)
@@ -176,8 +174,6 @@ class OnnxRuntime(Runtime):
 
     def version(self) -> str:
         """ONNX Runtime's own."""
-        from nas_optuna.costs.quantise import require_tools
-
         require_tools("the onnxruntime runtime needs")
         import onnxruntime
 
@@ -185,9 +181,6 @@ class OnnxRuntime(Runtime):
 
     def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
         """See `Runtime`."""
-        from nas_optuna.costs.quantise import quantised
-        from nas_optuna.costs.timing import session_call
-
         model = to_onnx(module, images)
         return session_call(quantised(model, [images.numpy()]) if precision == "int8" else model, threads)
 
@@ -202,8 +195,6 @@ def to_onnx(module: nn.Module, images: torch.Tensor, *, any_batch: bool = False)
 
 
 def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes:
-    import torch
-
     file = io.BytesIO()
     batch = {"images": {0: "batch"}, "logits": {0: "batch"}} if any_batch else None
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": batch}
@@ -217,8 +208,6 @@ def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes
 
 def _unsupported(module: nn.Module, images: torch.Tensor) -> str:
     """The name of the first layer that cannot be written as ONNX on its own."""
-    import torch
-
     taken: dict[str, tuple[nn.Module, torch.Tensor]] = {}
 
     def note(name: str, layer: nn.Module, given: tuple[object, ...]) -> None:
@@ -243,8 +232,6 @@ def _unsupported(module: nn.Module, images: torch.Tensor) -> str:
 
 
 def _host_call(module: nn.Module, images: torch.Tensor) -> Call:
-    import torch
-
     on_cpu = images.device.type == "cpu"
 
     def call() -> float:
@@ -259,8 +246,6 @@ def _host_call(module: nn.Module, images: torch.Tensor) -> Call:
 
 
 def _cuda_call(module: nn.Module, images: torch.Tensor) -> Call:
-    import torch
-
     start = torch.cuda.Event(enable_timing=True)
     end = torch.cuda.Event(enable_timing=True)
 

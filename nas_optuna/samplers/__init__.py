@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_optuna.errors import SpecError, checked
+from nas_optuna.lazily import lazily
 from nas_optuna.registry import Registry
+from nas_optuna.spaces import SearchSpace
 
-if TYPE_CHECKING:
+with lazily():
+    import optuna
     from optuna.samplers import BaseSampler
-
-    from nas_optuna.spaces import SearchSpace
 
 SAMPLERS = Registry(
     "sampler",
@@ -55,10 +56,8 @@ def create_sampler(
         >>> from nas_optuna import ConvSpace
         >>> sampler = create_sampler("evolution", ConvSpace(), seed=0, options={"population_size": 30})
     """
-    from optuna.samplers import BaseSampler as Sampler
-
     if not hasattr(space, "parameters"):  # a table of trained networks has them, too
         raise SpecError(f"space cannot be of type {type(space).__name__}; give a SearchSpace")
     seed = secrets.randbelow(2**31) if seed is None else seed
-    sampler: BaseSampler = SAMPLERS.make(name, space, seed, options=options or {}, wanted=Sampler)
+    sampler: BaseSampler = SAMPLERS.make(name, space, seed, options=options or {}, wanted=optuna.samplers.BaseSampler)
     return sampler

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.digests import seed_for
+from nas_optuna.lazily import lazily
 from nas_optuna.samplers.base import ArchitectureSampler, configured
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import set_trial_attribute
 from nas_optuna.study.schema import TrialKey
 
-if TYPE_CHECKING:
-    from nas_optuna.samplers.policy import Policy
+with lazily():
+    import torch
+
+    from nas_optuna.samplers.policy import Policy, ReinforceTrainer
 
 CANDIDATES = 64
 """Sequences drawn for a proposal; the first unseen one is taken."""
@@ -75,8 +78,6 @@ class ControllerSampler(ArchitectureSampler):
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """Learn from newly finished trials, then draw."""
-        import torch
-
         policy = self._learn(history, study)
         generator = torch.Generator().manual_seed(seed_for(self._seed, trial.number, type(self).__name__))
         exhausted = len(history.seen) >= math.prod(history.sizes)
@@ -98,8 +99,6 @@ class ControllerSampler(ArchitectureSampler):
         return proposal
 
     def _learn(self, history: History, study: Study) -> Policy:
-        from nas_optuna.samplers.policy import ReinforceTrainer
-
         if "trainer" not in history.derived:
             history.derived["trainer"] = ReinforceTrainer(history, self._config, study.direction)
         trainer: ReinforceTrainer = history.derived["trainer"]
