@@ -154,9 +154,8 @@ class SupernetTraining:
                 self._save()
                 told.step_finished(subject, _measured(epoch))
         except TrainingError as error:
-            if not self.history:
+            if not self.history or not self._restore():  # what exploded must not be ranked
                 raise
-            self._restore()
             self._store(None, stopped=error.cause)  # without short trainings, so that the error is reported at once
             raise TrainingError(f"{error}; epoch {len(self.history)} is kept", error.cause) from error
         result = self._store(short, stopped=None)

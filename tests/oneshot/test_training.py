@@ -22,7 +22,7 @@ from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
 from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.supernet_result import read_result
+from nas_optuna.study.supernet_result import find_result, read_result
 from nas_optuna.training import CheckpointFolder
 from tests.helpers import as_release_0_2_wrote
 
@@ -123,21 +123,27 @@ def test_another_number_of_short_trainings_takes_the_weights_that_are_there(tmp_
     assert first.identity == second.identity
 
 
-def test_no_short_training_follows_an_explosion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    supernet, told = training(optuna.create_study(study_name="s"), tmp_path, "fair"), []
-
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_explosion_leaves_the_last_intact_epoch_and_no_short_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    study, told = optuna.create_study(study_name="s"), []
+    supernet = training(study, tmp_path, "fair")
     step = FairStrategy.step
 
     def exploding(self: FairStrategy, *rest: Any) -> Any:
         if self.finished:
+            for epoch in tmp_path.rglob("epoch-*") if damaged else ():
+                epoch.write_bytes(b"")
             raise TrainingError("gradients explode", "gradient explosion")
         return step(self, *rest)
 
     monkeypatch.setattr(FairStrategy, "step", exploding)
     monkeypatch.setattr(ShortTrainer, "__call__", lambda *arguments: told.append(arguments))
-    with pytest.raises(TrainingError, match="epoch 1 is kept"):
+    with pytest.raises(TrainingError, match="explode$" if damaged else "epoch 1 is kept"):
         supernet.train()
     assert told == []
+    assert (find_result(study) is None) == damaged
 
 
 def _all() -> Iterator[tuple[Any, ...]]:
