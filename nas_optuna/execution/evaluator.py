@@ -24,7 +24,7 @@ from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData
 from nas_optuna.devices import memory_format
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, describe_error
+from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
@@ -32,7 +32,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe, StudySpec
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
-from nas_optuna.training.network import is_out_of_memory, resolve_precision
+from nas_optuna.training.network import network_failures, resolve_precision
 
 EVALUATORS = Registry("evaluator", "nas_optuna.evaluators", {}, ("context",))
 """Third-party evaluators. Each factory takes ``(context, **options)``, see `EvaluatorContext`."""
@@ -178,18 +178,11 @@ def checked_measurements(
 ) -> Iterator[Measurement]:
     """An evaluator's measurements, checked, with its errors as `TrainingError`."""
     last = 0
-    try:
+    with network_failures(str(architecture), optuna.TrialPruned):
         for measured in evaluator.evaluate(architecture, resume=resume, stop=stop):
             _require_sound(measured, last + 1, needed)
             last = measured.step
             yield measured
-    except (NasOptunaError, Interrupted, optuna.TrialPruned):
-        raise
-    except Exception as error:
-        if is_out_of_memory(error) or isinstance(error, MemoryError):
-            raise TrainingError(f"{architecture} does not fit into the memory of the device", "oom") from error
-        cause = describe_error(error)
-        raise TrainingError(f"{architecture}: {cause}", cause) from error
     if last == 0:
         raise TrainingError(f"{architecture}: the evaluator yielded no measurement", "no measurement")
 

@@ -25,7 +25,6 @@ from nas_optuna.errors import (
     StudyError,
     TrainingError,
     checked,
-    describe_error,
     reason_of,
 )
 from nas_optuna.execution.evaluator import (
@@ -40,7 +39,7 @@ from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
 from nas_optuna.objectives import parse_criteria
-from nas_optuna.samplers.curves import PLAN
+from nas_optuna.samplers.curves import PLAN, is_paused
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
@@ -51,6 +50,7 @@ from nas_optuna.study.transactions import set_trial_attributes
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
 from nas_optuna.training.fit import never
+from nas_optuna.training.network import network_failures
 
 logger = logging.getLogger(__name__)
 
@@ -173,12 +173,12 @@ class EvaluatorObjective:
         except ArchitectureError as error:
             raise self._impossible(trial, error) from error
         earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
-        costs = self._costs_of(trial, earlier, architecture)
-        if (outside := self._record_choice(trial, architecture, costs)) is not None:
-            raise optuna.TrialPruned(outside)
-        if earlier is not None:
-            return _one_or_all(_reused(trial, earlier))
         try:
+            costs = self._costs_of(trial, earlier, architecture)
+            if (outside := self._record_choice(trial, architecture, costs)) is not None:
+                raise optuna.TrialPruned(outside)
+            if earlier is not None:
+                return _one_or_all(_reused(trial, earlier))
             with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
                 metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)
                 study = getattr(trial, "study", None)  # a FixedTrial has none
@@ -239,14 +239,8 @@ class EvaluatorObjective:
             known: dict[str, Any] = {name: attributes.get(TrialKey.cost(name)) for name in self.costs.names}
             if None not in known.values():
                 return known
-        try:
+        with network_failures(f"the costs of {architecture} cannot be known"):
             return self.costs(architecture)
-        except NasOptunaError:
-            raise
-        except Exception as error:  # of a user's network or cost
-            cause = describe_error(error)
-            trial.set_user_attr(TrialKey.CAUSE, cause)
-            raise TrainingError(f"the costs of {architecture} cannot be known: {cause}", cause) from error
 
     def _evaluate(
         self,
@@ -341,7 +335,7 @@ class EvaluatorObjective:
         trained = [t for t in ended if TrialKey.DUPLICATE_OF not in t.user_attrs and t.number != trial.number]
         same = [t for t in trained if wanted.items() <= t.user_attrs.items()]
         earlier = min(same, key=lambda other: other.state != TrialState.COMPLETE, default=None)
-        if earlier is None or earlier.state == TrialState.COMPLETE or attribute(earlier, TrialKey.CAUSE) is not None:
+        if earlier is None or not is_paused(earlier):
             return earlier
         # It was stopped. This one continues its training, if that was kept or the sampler asks for it.
         if has_state(trial, self.checkpoints, self._key(architecture)):

@@ -39,19 +39,18 @@ _MANY_WEIGHTS = 50_000_000
 
 
 @contextmanager
-def network_failures(doing: str) -> Iterator[None]:
-    """Turn errors of a network's own code, except a lack of device memory, into `TrainingError`."""
+def network_failures(doing: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn errors of somebody else's code, and a lack of memory, into `TrainingError`; others pass."""
+    passing: tuple[type[Exception], ...] = (NasOptunaError, Interrupted, *others)
     try:
         yield
-    except (NasOptunaError, Interrupted):
+    except passing:
         raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        if isinstance(error, MemoryError):
-            raise TrainingError(f"{doing}: out of memory", "oom") from error
-        cause = describe_error(error)
-        raise TrainingError(f"{doing}: {cause}", cause) from error
+        full = is_out_of_memory(error) or isinstance(error, MemoryError)
+        cause = "oom" if full else describe_error(error)
+        reason = "it does not fit into the memory of the device" if full else cause
+        raise TrainingError(f"{doing}: {reason}", cause) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

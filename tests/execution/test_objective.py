@@ -7,10 +7,12 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from nas_optuna import ConvSpace, NasOptunaError, Objective, Recipe, SearchData, TrialRecord
 from nas_optuna.costs.complexity import figures
+from nas_optuna.errors import TrainingError
 from nas_optuna.execution import loop
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.spaces.architecture import Architecture
 from tests.helpers import RECIPE
 
 WIDE = "f8k7s1-f8k7s1"
@@ -62,6 +64,23 @@ def test_the_front_door_alone_is_enough(space: ConvSpace, data: SearchData) -> N
     objective = Objective(space, data, RECIPE, callbacks=[Listener()])
     optuna.create_study(direction="maximize").optimize(objective, n_trials=1)
     assert [measurement.step for measurement in heard] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "error", [TrainingError("layer 'x' cannot be written as ONNX"), RuntimeError("no such kernel")]
+)
+def test_a_trial_whose_costs_cannot_be_known_says_why(
+    error: Exception, objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(architecture: Architecture) -> float:
+        raise error
+
+    monkeypatch.setattr(objective.costs["macs"], "refuse", refuse, raising=False)
+    monkeypatch.setattr(type(objective.costs["macs"]), "__call__", lambda self, architecture: self.refuse(architecture))
+    trial = FixedTrial(dict(objective.space.parse(WIDE).params))
+    with pytest.raises(TrainingError, match=str(error)):
+        objective(trial)
+    assert str(error) in trial.user_attrs["nas_optuna:cause"]
 
 
 def test_an_architecture_is_trained_once(objective: Objective) -> None:

@@ -99,7 +99,7 @@ def test_another_recipe_trains_anew(tmp_path: Path) -> None:
     ("error", "said"),
     [
         (TrainingError("loss is nan", "non-finite loss"), "loss is nan"),
-        (torch.OutOfMemoryError("CUDA out of memory"), "f4k3s1-f8k3s1 does not fit into the memory of the device"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "f4k3s1-f8k3s1: it does not fit into the memory of the device"),
         (RuntimeError("a layer of the user's failed"), "f4k3s1-f8k3s1: RuntimeError: a layer of the user's failed"),
     ],
     ids=["training", "memory", "any"],
