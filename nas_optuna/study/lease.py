@@ -211,10 +211,10 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
         yield held
 
 
-def close(study: Study, trial_id: int) -> None:
-    """Remove this process's lease of a trial that has ended, once everybody has been told."""
-    mine = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == this_worker())
-    _in_table(study, lambda connection: connection.execute(sa.delete(LEASES).where(mine)))
+def close(study: Study, trial_id: int, worker: str | None = None) -> None:
+    """Remove this process's or a dead worker's lease of a trial that has ended, once everybody has been told."""
+    known = (LEASES.c.trial_id == trial_id) & (LEASES.c.worker == (worker or this_worker()))
+    _in_table(study, lambda connection: connection.execute(sa.delete(LEASES).where(known)))
     _held_in(study).pop(trial_id, None)
 
 

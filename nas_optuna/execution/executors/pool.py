@@ -157,11 +157,13 @@ class WorkerPool(ABC):
         for trial in self._study.get_trials(deepcopy=False) if subject else ():
             if subject and subject.name == f"trial {trial.number}" and trial.state.is_finished():
                 self._tell(worker, "trial_finished", subject, trial)
+                lease.close(self._study, optuna_internals.trial_id_of(trial), worker.owner)
 
     def _tell(self, worker: WorkerState, event: str, about: Subject, *more: Any) -> None:
-        subject = replace(about, study=self._study)
-        worker.subject = None if event == "trial_finished" else subject
-        if event == "trial_finished":
+        own = about.worker is not None  # else another run's worker has finished it, which is only told
+        subject = replace(about, study=self._study, worker=worker.spec.number)
+        worker.subject = subject if own and event != "trial_finished" else None
+        if own and event == "trial_finished":
             worker.deaths = 0
             self.budget.finish(worker.spec.number)
         getattr(self._told, event)(subject, *more)
@@ -219,7 +221,8 @@ class _Relay(Callback):
 
     def any_event(self, event: str, about: Run | Subject, *more: Any) -> None:
         if isinstance(about, Subject):
-            here = replace(about, trial=None, study=None, worker=self._worker)
+            own = None if about.trial is None else self._worker
+            here = replace(about, trial=None, study=None, worker=own)
             self._tell(Message(event, here, more))
 
 

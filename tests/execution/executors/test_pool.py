@@ -14,13 +14,16 @@ from nas_optuna.execution.executors.pool import (
     WorkerPool,
     WorkerSpec,
     WorkerState,
+    _Relay,
 )
-from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
-from nas_optuna.study import lease
-from nas_optuna.study.lease_table import this_worker
+from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
+from nas_optuna.study import lease, lease_table
+from nas_optuna.study.lease_table import Worker, this_worker
 from nas_optuna.study.storage import open_storage
+from tests.study import leases
 
 pytestmark = pytest.mark.process
+GONE = str(Worker("h", *lease_table._surroundings()[1:], 2**22 + 1, "1"))
 
 
 class Record(Callback):
@@ -99,6 +102,35 @@ def test_what_a_worker_finished_before_it_died_is_told_and_counted(pool: Pool) -
     assert told.ended == [("trial 0", 0.5)]
     assert pool.budget.finished == 1, "no further trial is run in its place"
     assert study.trials[0].state == TrialState.COMPLETE
+
+
+def test_what_a_dead_worker_finished_is_told_by_nobody_else(pool: Pool) -> None:
+    study, worker = pool._study, pool.begin(1)
+    assert pool.handle(worker, Message("ask", GONE))
+    pool.handle(worker, began(0, 1))
+    leases.give(study, study.ask()._trial_id, GONE)
+    study.tell(0, 0.5)
+    pool.reap(worker, "was killed by SIGKILL")
+    assert pool.budget.finished == 1
+    assert lease.take_unclosed(study) == []
+
+
+def test_a_trial_that_another_run_has_finished_is_told_and_not_counted(pool: Pool) -> None:
+    """A worker tells of what ended just before an earlier run was killed, before it asks for a trial of its own."""
+    worker = pool.begin(1)
+    told = pool._told
+    assert isinstance(told, Record)
+    study = pool._study
+    leases.give(study, study.ask()._trial_id, GONE)
+    study.tell(0, 0.5)
+
+    def tell(message: Message) -> bool:
+        return bool(pool.handle(worker, message))
+
+    asked = Message("ask", this_worker())
+    run(study, lambda trial: 0.7, may_begin=lambda: tell(asked), callbacks=[_Relay(tell, 1)])
+    assert told.ended == [("trial 0", 0.5), ("trial 1", 0.7), ("trial 2", 0.7)]
+    assert pool.budget.finished == 2
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_run(pool: Pool) -> None:
