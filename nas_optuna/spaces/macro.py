@@ -249,6 +249,27 @@ class MacroSpace(ChainSpace):
         """Every distinct layer that a slot can hold, by its text."""
         return variants(*(self.parameters[f"stage{stage}.slot{slot}.{part}"].choices for part in PARTS))
 
+    def enumerate(self) -> Iterator[Architecture]:
+        """Every architecture, each once; only for small spaces."""
+        # Most combinations of choices differ in what does not matter: of three slots for a skip or a pooling,
+        # 645 million give a thousand networks.
+        for params in self._combinations(1):
+            yield self.architecture(super().canonical(params))
+
+    def _combinations(self, stage: int) -> Iterator[dict[str, Choice]]:
+        """The params that matter to each distinct rest of a network, from a stage on."""
+        if stage > self.stages:
+            yield {}
+            return
+        width, depth = f"stage{stage}.width", f"stage{stage}.depth"
+        for chosen in itertools.product(self.parameters[width].choices, self.parameters[depth].choices):
+            places = range(1, cast(int, chosen[1]) + 1)
+            for slots in itertools.product(*(self._variants(stage, place).values() for place in places)):
+                own: dict[str, Choice] = {width: chosen[0], depth: chosen[1]}
+                for place, slot in zip(places, slots, strict=True):
+                    own |= {f"stage{stage}.slot{place}.{part}": choice for part, choice in slot.items()}
+                yield from (own | rest for rest in self._combinations(stage + 1))
+
     def _slots_of(self, params: Mapping[str, Any], stage: int) -> dict[str, Slot]:
         """The slots that a stage uses, by name."""
         used = (f"stage{stage}.slot{slot}" for slot in range(1, params[f"stage{stage}.depth"] + 1))

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from nas_optuna.costs.complexity import figures, operation_macs
 from nas_optuna.errors import ArchitectureError, SpecError
-from nas_optuna.spaces import create_space
+from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.macro import ACTIVATIONS, CONNECTIONS, LAYERS, MacroSpace
 from nas_optuna.spaces.supernet import ChoiceWeights, GumbelSample, supernet_for
 
@@ -65,6 +66,18 @@ def test_the_size_counts_every_network_once() -> None:
     assert len(architectures) == SMALL.size == len({SMALL.operations(a) for a in architectures})
     assert SPACE.size == (4 * (739 + 739**2 + 739**3)) ** 3
     assert SMALL.fixed({"stage1.depth": 1}).size < SMALL.size
+
+
+def test_a_small_space_is_listed_however_many_combinations_it_has() -> None:
+    """It was listed by its combinations: of the first one here there are 645 million."""
+    alike = MacroSpace(stages=1, widths=[8], depths=[3], layers=["skip", "maxpool"])
+    assert len(set(alike.enumerate())) == alike.size == 1000
+    options: dict[str, Any] = {"kernels": [5, 3], "expansions": [2], "activations": ["silu"], "connections": ["plain"]}
+    small = MacroSpace(stages=2, widths=[[8], [24, 16]], depths=[2, 1], layers=["skip", "ir"], branches=[1], **options)
+    for space in (small, small.fixed({"stage2.depth": 1})):
+        listed = list(space.enumerate())
+        assert len(listed) == space.size
+        assert listed == list(SearchSpace.enumerate(space)), "in the same order"
 
 
 def test_200_random_architectures_show_every_layer_and_connection() -> None:
