@@ -142,6 +142,8 @@ OWN_SHARE = 0.3
 
 With few images, the best of many networks is often the luckiest; the predictor averages over similar ones.
 """
+COMBINATIONS = 10_000
+"""The most combinations of choices of a space that is evaluated completely; several may give one architecture."""
 POOL = 128
 """The size of the random pool from which the most informative architectures get short trainings."""
 OUTSIDE = 1e6
@@ -169,7 +171,7 @@ class ArchitectureRanker:
         self._known: dict[Tokens, tuple[SharedFigures, NDArray[np.float64]]] = {}
         self._rng = random.Random(self.spec.seed)
         self._sizes = [len(p.choices) for p in self.space.parameters.values()]
-        self._whole = self.space.size <= self.evaluations
+        self._whole = self.space.size <= self.evaluations and math.prod(self._sizes) <= COMBINATIONS
         reference = self._everything() if self._whole else [self._random() for _ in range(REFERENCE)]
         rows = self.rows(reference)
         self.score = Score.prior(rows)

@@ -14,6 +14,7 @@ from nas_optuna.oneshot.ranking import ArchitectureRanker, Evaluated, agreeing, 
 from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import Tokens
 
@@ -72,6 +73,16 @@ def test_a_small_space_is_evaluated_whole_and_once() -> None:
     everything = [space.tokens(a) for a in map(space.from_tokens, np.ndindex(*(map(len, _choices(space)))))]
     scores = made.score(made.rows(everything))
     assert space.tokens(space.parse(found.best)) == everything[int(np.argmax(scores))]
+
+
+def test_a_small_space_with_many_combinations_is_not_evaluated_by_these() -> None:
+    """A hundred networks of two slots, each with 864 combinations of choices: a million were listed and evaluated."""
+    space = MacroSpace(stages=1, widths=[8], depths=[2], layers=["skip", "maxpool"])
+    evaluator = KernelsOfFive()
+    found = ArchitectureRanker(space, evaluator, SupernetSpec(), 200).rank()
+    assert space.size == 100
+    assert evaluator.calls <= 200 + 128
+    assert found.best is not None
 
 
 def _choices(space: ConvSpace) -> list[Sequence[object]]:
