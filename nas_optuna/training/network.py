@@ -234,7 +234,10 @@ def make_network(
     """
     _require_memory(space, architecture, device)  # not with the seed, since building may draw
     with network_failures(f"{architecture} cannot be built"), seeded(seed):
-        space.require_logits(architecture)
+        try:
+            space.require_logits(architecture)
+        except SpecError as error:  # other networks of the space may give logits
+            raise TrainingError(f"{architecture}: {error}", str(error)) from error
         network = require_module(space.build(architecture), space.name)
         if recipe.init == "kaiming" and space.draws_weights:
             network.apply(kaiming)

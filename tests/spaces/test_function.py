@@ -15,6 +15,7 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.costs.complexity import figures
 from nas_optuna.errors import ArchitectureError, SpecError, TrainingError
+from nas_optuna.execution import loop
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.function import FunctionSpace, SpaceFunction
 from nas_optuna.spaces.supernet import supernet_for
@@ -271,6 +272,19 @@ def test_only_our_own_training_needs_logits() -> None:
         space.require_logits(space.parse("width=8"))
     with pytest.raises(SpecError, match=r"the supernet of space .* not logits \[2, 10\]"):
         supernet_for(made(lambda c, task: c.layer("a", {"b": nn.Identity, "c": nn.ReLU})))
+
+
+def test_one_network_without_logits_fails_alone() -> None:
+    def sometimes(c: Any, task: Any) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, c.choice("outputs", [10, 11])))
+
+    objective = nas.Objective(made(sometimes), nas.load_data("digits"), RECIPE, device="cpu")
+    study = optuna.create_study(direction="maximize")
+    for outputs in (11, 10):
+        study.enqueue_trial({"outputs": outputs})
+    loop.run(study, objective, trials=2)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE"]
+    assert "gives [2, 11] for 2 images, not logits [2, 10]" in study.trials[0].user_attrs["nas_optuna:cause"]
 
 
 def test_a_network_that_reads_values_is_refused_with_the_reason() -> None:
