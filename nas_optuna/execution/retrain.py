@@ -66,7 +66,7 @@ class TestReport:
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     classes: tuple[str, ...]
-    confusions: tuple[tuple[tuple[int, ...], ...], ...]
+    confusions: tuple[tuple[tuple[int, ...], ...], ...] = field(repr=False)
     seconds: float
     mistakes: tuple[Mistake, ...] = field(default=(), repr=False)  # pictures would fill pages
 

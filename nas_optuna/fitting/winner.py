@@ -12,12 +12,13 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, named
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.reference import as_space, trained_reference
 from nas_optuna.execution.retrain import TestReport, confusion
 from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.quantities import plural
 from nas_optuna.report.selection import gain_of, on_test
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from nas_optuna.training.checkpoint import KeptWeights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Fitted:
     """A network that was found, trained and tested.
 
@@ -54,6 +55,11 @@ class Fitted:
     folder: Path
     seconds: float
     facts: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """One line, where its network alone would fill pages."""
+        accuracy, images = self.report.mean, plural(self.report.test_images, "image")
+        return f"<Fitted: test accuracy {accuracy:.4f} on {images}, in {named(self.folder)}>"
 
     def predict(self, images: Any) -> list[str]:
         """The class of each picture; see `nas_optuna.training.ImageClassifier.predict`."""

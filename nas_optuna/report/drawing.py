@@ -52,7 +52,7 @@ class Drawing:
         svg: The picture, one self-contained SVG element; it follows the reader's light or dark setting.
     """
 
-    svg: str
+    svg: str = field(repr=False)
 
     def save(self, path: Path | str) -> Path:
         """Write the picture to an SVG file.

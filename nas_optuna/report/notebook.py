@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Report:
         html: The whole page.
     """
 
-    html: str
+    html: str = field(repr=False)
 
     def save(self, path: Path | str) -> Path:
         """Write the page to a file.

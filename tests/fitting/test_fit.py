@@ -21,7 +21,9 @@ def test_a_fit_searches_trains_tests_and_exports(limited: Limited) -> None:
     assert any("training" in line for line in limited.said), "each step is said"
     assert fitted.report.mean > 0.3
     assert fitted.report.test_images == len(digits)
-    assert len(repr(fitted.report)) < 4000, "it shows no pictures as text"
+    assert len(repr(fitted.report)) < 1000, "it shows neither pictures nor matrices as text"
+    assert repr(fitted).startswith(f"<Fitted: test accuracy {fitted.report.mean:.4f} on ")
+    assert len(repr(fitted)) < 500, "nor its network"
     assert {path.name for path in fitted.folder.iterdir()} >= {"network", "report.html", "search.db"}
     right = [a == digits.classes[b] for a, b in zip(fitted.predict(digits.images), digits.labels.tolist(), strict=True)]
     assert np.mean(right) == pytest.approx(fitted.report.mean, abs=0.01)

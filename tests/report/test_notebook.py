@@ -18,6 +18,7 @@ def test_a_loaded_study_shows_its_best_trial_its_table_its_report_and_its_networ
     assert loaded._repr_svg_() == loaded.draw().svg
     assert loaded.network()(torch.zeros(3, 1, 8, 8)).shape == (3, 10)
     assert "<script" not in loaded.report()._repr_html_()
+    assert max(len(repr(shown)) for shown in (loaded, loaded.draw(), loaded.report())) < 200, "a page is no line"
     assert loaded.report().save(place / "r.html").read_text("utf-8").startswith("<!DOCTYPE html>")
 
 
