@@ -10,6 +10,7 @@ from optuna.trial import BaseTrial
 from pydantic import ValidationError
 
 from nas_optuna.errors import SpecError, shown, unknown
+from nas_optuna.spaces.architecture import not_chosen
 from nas_optuna.spec import Recipe, as_stored
 from nas_optuna.spec_text import problem_of
 
@@ -61,13 +62,17 @@ def suggest(trial: BaseTrial, searched: Mapping[str, BaseDistribution]) -> dict[
     """Let a trial choose every setting, e.g. the parameter ``"recipe.learning_rate"``."""
     found: dict[str, Any] = {}
     for name, d in searched.items():
-        if isinstance(d, CategoricalDistribution):
-            found[name] = trial.suggest_categorical(name, d.choices)
-        elif isinstance(d, IntDistribution):
-            found[name] = trial.suggest_int(name, d.low, d.high, log=d.log)
-        else:
-            assert isinstance(d, FloatDistribution)
-            found[name] = trial.suggest_float(name, d.low, d.high, log=d.log)
+        try:
+            if isinstance(d, CategoricalDistribution):
+                found[name] = trial.suggest_categorical(name, d.choices)
+            elif isinstance(d, IntDistribution):
+                found[name] = trial.suggest_int(name, d.low, d.high, log=d.log)
+            else:
+                assert isinstance(d, FloatDistribution)
+                found[name] = trial.suggest_float(name, d.low, d.high, log=d.log)
+        except ValueError as error:
+            known = getattr(d, "choices", d)
+            raise SpecError(not_chosen(name, known, error)) from error
     return found
 
 

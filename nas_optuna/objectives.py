@@ -202,3 +202,16 @@ def parse_amount(text: str | float) -> float:
     if not 0 < amount < float("inf"):
         raise SpecError(f"{str(text)[:40]!r} is not a positive amount; write for example 0.5, 300k or 2M")
     return amount
+
+
+def parse_limits(limits: Mapping[str, str | float]) -> dict[str, float]:
+    """Parse the limits of costs, each a positive amount.
+
+    Examples:
+        >>> parse_limits({"params": "50k"})
+        {'params': 50000.0}
+    """
+    for name in limits:
+        if name not in COSTS:
+            raise SpecError(unknown("cost", name, COSTS.names(), ELSEWHERE))
+    return {name: parse_amount(amount) for name, amount in limits.items()}

@@ -16,8 +16,8 @@ from pydantic import (
     model_validator,
 )
 
-from nas_optuna.errors import SpecError, checked, named, unknown
-from nas_optuna.objectives import COSTS, ELSEWHERE, describe, parse_amount, parse_criterion
+from nas_optuna.errors import SpecError, checked, named
+from nas_optuna.objectives import describe, parse_amount, parse_criterion, parse_limits
 from nas_optuna.recipe import Recipe as Recipe
 from nas_optuna.spec_text import Settings, check_values, first_problem, read_toml, supernet_section, with_overrides
 
@@ -268,13 +268,9 @@ class StudySpec(Settings):
         if not isinstance(value, Mapping):
             return value
         try:
-            limits = {name: parse_amount(amount) for name, amount in value.items()}
+            return parse_limits(value)
         except SpecError as error:
             raise ValueError(str(error)) from None
-        for name in limits:
-            if name not in COSTS:
-                raise ValueError(unknown("cost", name, COSTS.names(), ELSEWHERE))
-        return limits
 
     @field_validator("search", mode="before")
     @classmethod

@@ -25,7 +25,6 @@ from nas_optuna.errors import (
     StudyError,
     TrainingError,
     checked,
-    reason_of,
 )
 from nas_optuna.execution.evaluator import (
     Evaluator,
@@ -38,7 +37,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Sub
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
-from nas_optuna.objectives import parse_criteria
+from nas_optuna.objectives import parse_criteria, parse_limits
 from nas_optuna.samplers.curves import PLAN, is_paused
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
@@ -71,7 +70,7 @@ class EvaluatorObjective:
     Args:
         evaluator: Scores architectures.
         objectives: What is returned, in order; see `nas_optuna.objectives`. The study's directions must be theirs.
-        limits: Largest allowed value of each cost, by name.
+        limits: Largest allowed value of each cost, by name, e.g. ``{"params": "50k"}``.
         latency: How the cost ``latency_ms`` is determined.
         device: Where networks are trained and measured, as `nas_optuna.devices.resolve_device` takes it.
         reuse_duplicates: Take over the values of an architecture that the study has finished under the same conditions,
@@ -105,7 +104,7 @@ class EvaluatorObjective:
         evaluator: Evaluator,
         *,
         objectives: Sequence[str] = ("accuracy",),
-        limits: Mapping[str, float] | None = None,
+        limits: Mapping[str, str | float] | None = None,
         latency: LatencySpec | None = None,
         device: str = "auto",
         reuse_duplicates: bool = True,
@@ -128,11 +127,12 @@ class EvaluatorObjective:
         if not any(criterion.metric for criterion in self.criteria):
             raise SpecError("costs alone need no search; add accuracy to the objectives")
         optimised = [criterion.cost for criterion in self.criteria if criterion.cost]
-        self.costs = StudyCosts(self.space, self.device, optimised, list(limits or {}), latency)
+        limits = parse_limits(limits or {})
+        self.costs = StudyCosts(self.space, self.device, optimised, list(limits), latency)
         taken = [name for name in self.costs.names if is_reserved(name)]
         if taken:
             raise SpecError(f"a cost cannot be called {taken[0]!r}: trials remember something else by that name")
-        self.limits = Limits(limits or {}, self.costs, self.space)
+        self.limits = Limits(limits, self.costs, self.space)
         self.limits.check()
         self.callbacks = Callbacks(callbacks)
         self._latency = (latency or LatencySpec()).model_dump(mode="json")
@@ -162,7 +162,7 @@ class EvaluatorObjective:
         if self.searched and isinstance(self.evaluator, TrainingEvaluator):
             try:
                 recipe = applied(self.evaluator.recipe, suggest(trial, self.searched))
-            except (SpecError, ValueError) as error:  # Optuna's, of a fixed value
+            except SpecError as error:
                 raise self._impossible(trial, error) from error
             chosen = self.with_evaluator(self.evaluator.with_recipe(recipe))
             chosen.searched = {}
@@ -227,7 +227,7 @@ class EvaluatorObjective:
             # Nobody else has chosen: the sampler refuses the study, and every further trial would end alike.
             if isinstance(refused, NasOptunaError):
                 return refused
-            return SpecError(f"sampler {trial.study.sampler} proposes no architecture: {reason_of(refused)}")
+            return SpecError(f"sampler {trial.study.sampler} proposes no architecture: {error}")
         cause = " ".join(str(error).split())[:200]
         trial.set_user_attr(TrialKey.CAUSE, cause)
         logger.warning("trial %d cannot be run: %s", trial.number, cause)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nas_optuna.errors import ArchitectureError, SpecError, require_kind
+from nas_optuna.errors import ArchitectureError, SpecError, reason_of, require_kind
 
 Choice = str | int | float | bool | None
 """The types of a categorical parameter's choices, which every Optuna storage can keep."""
@@ -69,6 +69,22 @@ class Parameter:
             if isinstance(value, str) and value in written:
                 return written[value]
             raise SpecError(str(error)) from None
+
+
+def not_chosen(name: str, choices: object, error: ValueError) -> str:
+    """Why a trial could not choose a parameter, from what Optuna or a sampler has raised."""
+    told = str(error)
+    value, outside, _ = told.partition(" not in ")
+    if outside:
+        return f"{name}: {value} is outside its choices; choose one of {choices}"
+    if "is not found" in told:  # in a FixedTrial
+        return f"parameter {name!r} has no value; choose one of {choices}"
+    if "dynamic value space" in told or "different distribution kind" in told:
+        return (
+            f"the study or its sampler knows {name!r} with other choices than {choices}; create another study, with a"
+            " sampler of its own, or give the space its earlier choices"
+        )
+    return f"{name}: {reason_of(error)}"
 
 
 def text_of(choice: Choice) -> str:

@@ -14,7 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nas_optuna.errors import ArchitectureError, SpecError, checked, require_kind, shown, unknown
-from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, require_architecture
+from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, not_chosen, require_architecture
 from nas_optuna.spaces.architecture import Parameter as Parameter
 from nas_optuna.spaces.architecture import text_of as text_of
 
@@ -154,10 +154,8 @@ class SearchSpace(ABC):
         for name, parameter in self.parameters.items():
             try:
                 chosen[name] = trial.suggest_categorical(name, parameter.choices)
-            except ValueError as error:  # Optuna's, of a fixed value: 'VALUE' not in (CHOICES).
-                value = str(error).partition(" not in ")[0]
-                known = f"choose one of {parameter.choices}"
-                raise ArchitectureError(f"{name}: {value} is outside its choices; {known}") from error
+            except ValueError as error:
+                raise ArchitectureError(not_chosen(name, parameter.choices, error)) from error
         return self.architecture(chosen)
 
     def architecture(self, params: Mapping[str, Any]) -> Architecture:

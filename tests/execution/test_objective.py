@@ -54,6 +54,43 @@ def test_it_works_on_a_fixed_trial(objective: Objective) -> None:
     assert evaluate(objective, WIDE)[0].value == value
 
 
+def test_a_fixed_trial_that_lacks_a_parameter_or_names_no_choice_is_told_so(objective: Objective) -> None:
+    known = dict(objective.space.parse(WIDE).params)
+    with pytest.raises(optuna.TrialPruned, match=r"^conv1\.kernel: '4' is outside its choices; choose one of \("):
+        objective(FixedTrial(known | {"conv1.kernel": 4}))
+    del known["conv1.kernel"]
+    with pytest.raises(
+        optuna.TrialPruned, match=r"^parameter 'conv1\.kernel' has no value; choose one of \([\d, ]+\)$"
+    ):
+        objective(FixedTrial(known))
+
+
+def test_a_study_that_knows_a_parameter_with_other_choices_is_refused_with_the_remedy(
+    objective: Objective, data: SearchData
+) -> None:
+    study = optuna.create_study(direction="maximize")
+    study.optimize(objective, n_trials=1)
+    wider = ConvSpace(depth=2, input_size=objective.space.input_size, filters=(4, 8, 12))
+    with pytest.raises(NasOptunaError, match=r"knows 'conv1\.filters' with other choices .*; create another study"):
+        study.optimize(Objective(wider, data, RECIPE), n_trials=1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "says"),
+    [
+        ({"parms": 3000}, "unknown cost 'parms'; did you mean 'params'"),
+        ({"params": math.nan}, "'nan' is not a positive amount"),
+        ({"params": None}, "'None' is not a positive amount"),
+        ({"params": "1"}, "no architecture has params of at most 1"),
+    ],
+)
+def test_a_limit_that_could_not_be_kept_is_refused(
+    space: ConvSpace, data: SearchData, limits: dict[str, float], says: str
+) -> None:
+    with pytest.raises(NasOptunaError, match=says):
+        Objective(space, data, RECIPE, limits=limits)
+
+
 def test_the_front_door_alone_is_enough(space: ConvSpace, data: SearchData) -> None:
     heard: list[Measurement] = []
 
@@ -178,7 +215,7 @@ class Foreign(optuna.samplers.RandomSampler):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "says"), [(Refusing(), "it wants other parameters"), (Foreign(), "'no choice' not in")]
+    ("sampler", "says"), [(Refusing(), "it wants other parameters"), (Foreign(), "'no choice' is outside its choices")]
 )
 @pytest.mark.parametrize("search", [{}, {"batch_size": "8,16"}])
 def test_a_sampler_that_refuses_ends_the_run_and_not_each_trial(
