@@ -11,12 +11,14 @@ from numpy.typing import ArrayLike
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.score import FEATURES, SIZES, Array, Score
 from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import SupernetResult
 from nas_optuna.study.trial_queue import enqueue_once
 
@@ -154,6 +156,11 @@ def judge(
     trained = trained_trials(study, search)
     kept = [i for i, architecture in enumerate(architectures) if str(architecture) in trained]
     trials = [trained[str(architectures[i])] for i in kept]
+    chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
+    for what, found, least in (("random", trials, 2), ("proposed", chosen_trials, 1)):
+        if len(found) < least:
+            shown = command(study, "study", "show", "--study", study.study_name)
+            raise StudyError(f"too few {what} architectures were trained to the end ({len(found)}); why: {shown}")
     rows = rows[kept]
     own = np.array([accuracy_of(trial) for trial in trials])
     figures = dict(zip(FEATURES, rows.T[: len(FEATURES)], strict=True))
@@ -163,7 +170,6 @@ def judge(
     ranked = {name: ranking_row(name, values, own) for name, values in figures.items()}
     sizes = [name for name in ranked if name in (*FEATURES[SIZES], ALL_SIZES)]
     size = max(sizes, key=lambda name: ranked[name].kendall.value)
-    chosen_trials = {by: trained[str(a)] for by, a in chosen.items() if str(a) in trained}
     first = next(iter(chosen_trials.values()))
     budget = search_seconds + _seconds(first)
     afforded = int((np.cumsum([_seconds(trial) for trial in trials]) <= budget).sum())

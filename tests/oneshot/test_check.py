@@ -2,12 +2,14 @@
 
 import random
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
 import pytest
 from scipy import stats
 
+from nas_optuna.errors import StudyError
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, judge, rank_correlation
 from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
@@ -47,12 +49,15 @@ def check(
     seconds: float,
     shared: list[float],
     score: Score | None = None,
+    ended: Sequence[float] = (0.95, 0.5, *OWN),
 ) -> Verdict:
     """A check of six architectures whose own accuracies are `OWN` and whose shared accuracies are given."""
     search = Experiment.from_spec(SPEC).search
     chosen, *drawn = search.space.sample_distinct(7, random.Random(0))
-    study = optuna.create_study(direction="maximize")
+    study = optuna.create_study(direction="maximize", study_name="s")
     for architecture, value in zip([chosen, *drawn], [chosen_accuracy, *OWN], strict=True):
+        if value not in ended:
+            continue
         attributes = {
             TrialKey.ARCHITECTURE: str(architecture),
             TrialKey.RECIPE: search.spec.recipe.fingerprint,
@@ -75,6 +80,13 @@ def test_verdict_counts_what_random_search_could_afford(chosen: float, seconds: 
     assert verdict.chosen[0].rank == 1 + sum(value > chosen for value in OWN)
     assert word in verdict.sentence
     assert verdict.budget_covered
+
+
+@pytest.mark.parametrize(("ended", "missing"), [(OWN, "proposed"), ([0.95, 0.6], "random"), ([], "random")])
+def test_a_check_whose_trainings_failed_says_so_in_one_line(ended: list[float], missing: str) -> None:
+    with pytest.raises(StudyError, match=rf"too few {missing} .* \(\d\); why: .*study show --study s"):
+        check(0.95, 5.0, OWN, ended=ended)
+    assert check(0.95, 5.0, OWN, ended=(0.95, 0.6, 0.9)).architectures == 2
 
 
 def test_each_figure_has_a_row_with_its_own_ranking() -> None:
