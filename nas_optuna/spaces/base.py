@@ -11,14 +11,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from nas_optuna.errors import ArchitectureError, SpecError, checked, require_kind, shown, unknown
+from nas_optuna.lazily import lazily
 from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, not_chosen, require_architecture
 from nas_optuna.spaces.architecture import Parameter as Parameter
 from nas_optuna.spaces.architecture import text_of as text_of
 
-if TYPE_CHECKING:  # torch and optuna are slow to import, and a listing of spaces must be fast
+with lazily():  # torch and optuna are slow to import, and a listing of spaces must be fast
     import optuna
     from torch import nn
 
@@ -137,9 +138,7 @@ class SearchSpace(ABC):
 
     def distributions(self) -> dict[str, optuna.distributions.CategoricalDistribution]:
         """One fixed Optuna distribution for each parameter name."""
-        from optuna.distributions import CategoricalDistribution
-
-        return {name: CategoricalDistribution(p.choices) for name, p in self.parameters.items()}
+        return {name: optuna.distributions.CategoricalDistribution(p.choices) for name, p in self.parameters.items()}
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Architecture:
         """Let a trial, or a ``FixedTrial``, choose every parameter.
@@ -147,9 +146,7 @@ class SearchSpace(ABC):
         Raises:
             ArchitectureError: The trial was enqueued with a value that is none of a parameter's choices.
         """
-        from optuna.trial import BaseTrial
-
-        require_kind(trial, BaseTrial, "the trial", "give one of Optuna's")
+        require_kind(trial, optuna.trial.BaseTrial, "the trial", "give one of Optuna's")
         chosen = {}
         for name, parameter in self.parameters.items():
             try:
@@ -355,8 +352,6 @@ class Decomposable(SearchSpace):
 
     def build(self, architecture: Architecture) -> nn.Module:
         """The architecture's network: its operations, one after another."""
-        from torch import nn
-
         return nn.Sequential(*(operation.make() for operation in self.operations(architecture)))
 
     @abstractmethod

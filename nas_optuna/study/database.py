@@ -237,7 +237,7 @@ def persistently(
         pause = min(2 * pause, 1.0)
 
 
-IDLE_LIMITS = {
+_IDLE_LIMITS = {
     "postgresql": "SET idle_in_transaction_session_timeout = '{:.0f}s'",
     "mysql": "SET SESSION wait_timeout = {:.0f}",
     "mariadb": "SET SESSION wait_timeout = {:.0f}",
@@ -245,17 +245,17 @@ IDLE_LIMITS = {
 """What tells each server to end a session that idles within a transaction; MySQL's ends any idle session."""
 
 
-def idle_limit(scheme: str) -> Callable[[Any, ConnectionPoolEntry], None]:
-    """Make the server end a session that idles within a transaction for as long as a lease holds."""
+def idle_limits(scheme: str) -> list[tuple[Callable[[Any, ConnectionPoolEntry], None], str]]:
+    """The pool's events by which a server ends a session that idles within a transaction for as long as a lease."""
 
     # A frozen host would keep its rows locked, so that nobody could take over its trial. The pool reopens a session
     # that was ended outside of a transaction.
     def limit(connection: Any, record: ConnectionPoolEntry) -> None:
         with closing(connection.cursor()) as cursor:
-            cursor.execute(IDLE_LIMITS[scheme].format(max(1.0, seconds())))
+            cursor.execute(_IDLE_LIMITS[scheme].format(max(1.0, seconds())))
         connection.commit()
 
-    return limit
+    return [(limit, "connect")] if scheme in _IDLE_LIMITS else []
 
 
 def _retried(name: str) -> Callable[..., Any]:

@@ -9,16 +9,17 @@ import sqlite3
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from nas_optuna.errors import StudyError, shown
+from nas_optuna.lazily import lazily
 from nas_optuna.masking import is_secret, mask_urls
 
-if TYPE_CHECKING:
-    from sqlalchemy import URL
+with lazily():
+    from optuna import exceptions
+    from sqlalchemy import URL, engine, exc
 
-    from nas_optuna.study.database import RetryingStorage
+    from nas_optuna.study.database import Database, RetryingStorage, cause_of, idle_limits, persistently
 
 DEFAULT_STORAGE = "sqlite:///nas-optuna.db"
 _NOT_A_URL = (
@@ -100,12 +101,8 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
     patience = seconds_of("NAS_OPTUNA_STORAGE_PATIENCE", PATIENCE)
     if absent and not (create and _sqlite_settings(url, patience)[0] == "rw"):
         raise StudyError(f"there is no database {database}; nas-optuna run begins one, or name another storage")
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-
-    from nas_optuna.study.database import persistently
-
-    failures = (SQLAlchemyError, StorageInternalError, sqlite3.Error, ImportError, RuntimeError, ValueError, OSError)
+    of_databases = (exc.SQLAlchemyError, exceptions.StorageInternalError, sqlite3.Error)
+    failures = (*of_databases, ImportError, RuntimeError, ValueError, OSError)
     try:
         if database is not None and absent:
             # It gets its tables as every new database does; SQLite drops a log that an earlier file has left.
@@ -113,7 +110,7 @@ def open_storage(url: str, *, create: bool = False, with_retry: bool = False) ->
         return persistently(
             partial(_open, url, database, patience), patience if with_retry else 0.0, is_undone=has_raced
         )
-    except ArgumentError:
+    except exc.ArgumentError:
         raise StudyError(_NOT_A_URL) from None
     except failures as error:
         raise StudyError(f"cannot open storage {mask_urls(url)}: {_reason(error, url)}") from None
@@ -147,13 +144,9 @@ def _file_system(folder: Path) -> str:
 
 def failure(error: BaseException) -> str | None:
     """One line for an error that a storage raised while it was used; None for any other error."""
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from nas_optuna.study.database import cause_of
-
     error = cause_of(error)
     is_altered = isinstance(error, LookupError) and "defined enum values" in str(error)  # SQLAlchemy's, for a row
-    return f"the storage failed: {_reason(error)}" if isinstance(error, SQLAlchemyError) or is_altered else None
+    return f"the storage failed: {_reason(error)}" if isinstance(error, exc.SQLAlchemyError) or is_altered else None
 
 
 def is_of_the_deleted(error: BaseException) -> bool:
@@ -164,9 +157,6 @@ def is_of_the_deleted(error: BaseException) -> bool:
 
 def _parsed(url: str) -> URL:
     """Read a URL."""
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
     if not url.isprintable() or len(url) > _LONGEST_URL:
         raise StudyError(_NOT_A_URL)
     scheme = url.partition(":")[0].partition("+")[0].lower()
@@ -176,11 +166,11 @@ def _parsed(url: str) -> URL:
     if not is_file and url.partition("://")[2].partition("?")[0].count("@") > 1:
         raise StudyError("the storage's URL has two @; write one in a user name or password as %40")
     try:
-        parsed = make_url(url)
+        parsed = engine.make_url(url)
         parsed.get_dialect()  # or a password in a URL without a scheme would count as one
     except ImportError:  # reported with its remedy when it is opened
         pass
-    except (ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         raise StudyError(_NOT_A_URL) from None
     return parsed
 
@@ -199,16 +189,14 @@ def seconds_of(variable: str, default: float, *, least: float = 0.0) -> float:
 
 
 def _open(url: str, database: Path | None, patience: float) -> RetryingStorage:
-    from nas_optuna.study.database import IDLE_LIMITS, Database, RetryingStorage, idle_limit
-
     if database is None and url.startswith("sqlite"):  # in memory
         return RetryingStorage(Database(url, {}))
     if database is None:
         # A connection whose server has gone is replaced, but first the pool logs a traceback, although nothing is lost.
         logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
         scheme = url.partition(":")[0].partition("+")[0]
-        events = [(idle_limit(scheme), "connect")] if scheme in IDLE_LIMITS else []
-        return RetryingStorage(Database(url, {"pool_pre_ping": True, "pool_events": events}), patience)
+        settings = {"pool_pre_ping": True, "pool_events": idle_limits(scheme)}
+        return RetryingStorage(Database(url, settings), patience)
     file = database.absolute()
     mode, timeout = _sqlite_settings(url, patience)
     opened = Database(url.partition("?")[0], {"creator": partial(_connect, file, timeout, mode)})
@@ -260,18 +248,12 @@ def _connect(database: Path, timeout: float, mode: str) -> sqlite3.Connection:
 
 def has_raced(error: BaseException) -> bool:
     """Whether other processes have created the tables at the same moment; theirs are then used."""
-    from sqlalchemy.exc import IntegrityError
-
-    from nas_optuna.study.database import cause_of
-
     cause = cause_of(error)
-    return isinstance(cause, IntegrityError) or any(s in str(cause).lower() for s in ("already exists", "deadlock"))
+    return isinstance(cause, exc.IntegrityError) or any(s in str(cause).lower() for s in ("already exists", "deadlock"))
 
 
 def _reason(error: BaseException, url: str = "") -> str:
     """The cause and its remedy in one line, without the password that some drivers repeat."""
-    from nas_optuna.study.database import cause_of
-
     error = cause_of(error)
     text = _without_secrets(" ".join(str(getattr(error, "orig", None) or error).split()), url)[:300]
     if isinstance(error, OSError):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 from optuna.study import Study, StudyDirection
@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, StudyExists, named, require_kind, unknown
+from nas_optuna.lazily import lazily
 from nas_optuna.masking import mask_urls
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
@@ -26,8 +27,9 @@ from nas_optuna.study.optuna_internals import storage_of, study_id_of, url_of
 from nas_optuna.study.schema import FORMAT, StudyKey
 from nas_optuna.study.storage import storage_url
 
-if TYPE_CHECKING:  # a list of studies does not need the spec
+with lazily():  # a list of studies needs neither
     from nas_optuna.spec import StudySpec
+    from nas_optuna.study import results, transactions
 
 LONGEST_NAME = 512
 """The most characters of a study's name, which every database can keep."""
@@ -46,14 +48,12 @@ def check_name(name: str) -> None:
 
 def create_study(storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> Study:
     """Create an Optuna study that has its spec and its space's identity from the first moment."""
-    from nas_optuna.study.transactions import create_whole_study
-
     check_name(name)
     remembered = {StudyKey.FORMAT: FORMAT, StudyKey.SPEC: spec.to_dict(), StudyKey.SPACE: space.identity()}
     remembered |= {StudyKey.UID: secrets.token_hex(8)}
     directions = [parse_criterion(text).direction for text in spec.objectives]
     try:
-        create_whole_study(storage, name, directions, spec.objectives, remembered)
+        transactions.create_whole_study(storage, name, directions, spec.objectives, remembered)
     except optuna.exceptions.DuplicatedStudyError:
         raise StudyExists(f"study {name!r} exists; go on with it, delete it, or choose another name") from None
     return optuna.load_study(study_name=name, storage=storage)
@@ -84,9 +84,7 @@ def optuna_study(given: Any) -> Study:
 
 def study_names(storage: optuna.storages.BaseStorage) -> list[str]:
     """Names of all studies in a storage."""
-    from nas_optuna.study.transactions import counts
-
-    return list(counts(storage))
+    return list(transactions.counts(storage))
 
 
 def has_spec(study: Study) -> bool:
@@ -98,8 +96,6 @@ def study_spec(study: Study) -> StudySpec:
     """The spec that a study remembers."""
     if not has_spec(study):
         raise StudyError(f"study {study.study_name!r} was not made by nas-optuna; study create makes one")
-    from nas_optuna.spec import StudySpec
-
     return StudySpec.from_dict(study.user_attrs[StudyKey.SPEC], f"the spec of study {study.study_name!r}")
 
 
@@ -108,9 +104,7 @@ def study_uid(study: Study) -> str:
     # The study's files carry it, because a name can be used again. A study of an earlier release gets one now.
     found = study.user_attrs.get(StudyKey.UID)
     if found is None:
-        from nas_optuna.study.transactions import change_study
-
-        change_study(study, lambda known: {StudyKey.UID: known.get(StudyKey.UID) or secrets.token_hex(8)})
+        transactions.change_study(study, lambda known: {StudyKey.UID: known.get(StudyKey.UID) or secrets.token_hex(8)})
         found = study.user_attrs[StudyKey.UID]
     return str(found)
 
@@ -219,23 +213,19 @@ class StudySummary:
 
 def summaries(storage: optuna.storages.BaseStorage) -> list[StudySummary]:
     """A summary of every study in a storage, by name; trials are counted, not read."""
-    from nas_optuna.study.transactions import counts
-
-    return [_summary(storage, name, counted) for name, counted in sorted(counts(storage).items())]
+    return [_summary(storage, name, counted) for name, counted in sorted(transactions.counts(storage).items())]
 
 
 def _best_value(study: Study) -> float | None:
     """The best value of the only objective, among the trials that were trained longest."""
-    from nas_optuna.study.results import best_trial, is_feasible
-
     if not {StudyKey.FIT, StudyKey.WITHIN} & study.user_attrs.keys():
         try:
             found = storage_of(study).get_best_trial(study_id_of(study))  # one query, which reads no other trial
         except ValueError:  # no trial is complete
             return None
-        if found.state == TrialState.COMPLETE and is_feasible(found):
+        if found.state == TrialState.COMPLETE and results.is_feasible(found):
             return float(found.values[0])
-    best = best_trial(study)
+    best = results.best_trial(study)
     return None if best is None else best.values[0]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import ArchitectureError, named, shown
 from nas_optuna.files import read_text
+from nas_optuna.lazily import lazily
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -20,8 +21,8 @@ from nas_optuna.study.results import REFERENCE
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.transactions import add_trial
 
-if TYPE_CHECKING:
-    from nas_optuna.costs.study_costs import Limits, StudyCosts
+with lazily():
+    from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost, nearest_inside
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
@@ -94,8 +95,6 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
 def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> Architecture | None:
     """Begin a study with the network that its user would have taken without a search."""
     # Does nothing once a trial of the study has begun, or if the space names no such network.
-    from nas_optuna.costs.study_costs import nearest_inside
-
     known = space.reference
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     reference = None if known is None or begun else nearest_inside(space, costs, limits, known)
@@ -111,8 +110,6 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits
     # find it. In a large space it is the cheapest that descents find, and for measured latency the one with the fewest
     # MACs. ``benchmarks/limits.py`` compares fronts with and without it.
     # Does nothing once a trial of the study has begun, and leaves out what is above a limit.
-    from nas_optuna.costs.study_costs import best_in_cost
-
     criteria = [parse_criterion(text, imports=False) for text in study.metric_names or ()]
     directions = {c.cost: c.direction for c in criteria if c.cost and not c.metric}
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))

@@ -10,18 +10,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
-from typing import TYPE_CHECKING
 
 from nas_optuna.devices import free_memory, resolve_device, usable_cores
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
+from nas_optuna.lazily import lazily
 from nas_optuna.quantities import plural
 
-if TYPE_CHECKING:
+with lazily():
+    import torch
+
     from nas_optuna.execution.events import Callback
-    from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
+    from nas_optuna.execution.executors.processes import run_processes
+    from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
     from nas_optuna.execution.objective import EvaluatorObjective
-    from nas_optuna.execution.threads import StepTimes
+    from nas_optuna.execution.threads import StepTimes, choose_threads, measure_steps
 
 WORKER_MEMORY = 600_000_000
 """Bytes that a CPU worker takes in addition to the images, measured for small networks: mostly torch itself."""
@@ -71,8 +74,6 @@ class LocalExecutor(Executor):
 
     def prepare(self, objective: EvaluatorObjective) -> Sequence[str]:
         """Decide the devices and the CPU threads; see `Executor`."""
-        from nas_optuna.execution.threads import choose_threads
-
         if self.options.is_one_process:
             said = choose_threads(objective.evaluator, self.options.threads)
             chosen = [f"{said}; use threads (--threads) to change it"] if said else []
@@ -88,13 +89,9 @@ class LocalExecutor(Executor):
     def run(self, work: Work, budget: TrialBudget, *, stop: StopRequest, told: Callback) -> Outcome:
         """See `Executor`."""
         if self.options.is_one_process:
-            from nas_optuna.execution.loop import run
-
             return run(work.study, work.objective, budget=budget, stop=stop, callbacks=[told])
         if work.handle is None:
             raise StudyError("workers need a study that other processes can open; keep it in a file or a database")
-        from nas_optuna.execution.executors.processes import run_processes
-
         if self._threads is None:
             self.prepare(work.objective)
         return run_processes(self._devices, self._threads or 1, work, budget, stop=stop, told=told)
@@ -102,13 +99,9 @@ class LocalExecutor(Executor):
 
 def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list[str], StepTimes | None]:
     """The device of each worker, and the step times by which their number was chosen, if it was."""
-    from nas_optuna.execution.threads import measure_steps
-
     if options.devices:
         devices = [str(resolve_device(name)) for name in options.devices]
     elif options.device == "auto" and objective.device.type == "cuda":
-        import torch
-
         devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     else:
         devices = [str(objective.device)]
