@@ -6,11 +6,14 @@ The names below are imported on first use, so that ``import nas_optuna`` does no
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
+
+from nas_optuna.lazily import lazily, taken_from
 
 __version__ = "0.2.0"
 
-if TYPE_CHECKING:
+with lazily():
     from nas_optuna import layers as layers
     from nas_optuna.cli.progress import watch as watch
     from nas_optuna.data import ImageSet as ImageSet
@@ -40,37 +43,14 @@ if TYPE_CHECKING:
     from nas_optuna.study.results import TrialRecord as TrialRecord
     from nas_optuna.training import load_network as load_network
 
-_NAMES_IN = {
-    "cli.progress": ("watch",),
-    "data": ("ImageSet", "SearchData", "load_data"),
-    "errors": ("Interrupted", "NasOptunaError"),
-    "execution.evaluator": ("Evaluator", "EvaluatorContext", "Measurement"),
-    "execution.events": ("Callback",),
-    "execution.objective": ("EvaluatorObjective",),
-    "execution.training_objective": ("Objective",),
-    "experiment": ("Experiment",),
-    "fitting": ("Fitted", "fit"),
-    "metrics": ("metric",),
-    "report.notebook": ("load_study",),
-    "samplers": ("create_sampler",),
-    "spaces": ("SearchSpace", "create_space"),
-    "spaces.architecture": ("Architecture",),
-    "spaces.conv": ("ConvSpace",),
-    "spaces.function": ("space",),
-    "spec": ("Recipe", "StudySpec"),
-    "study.results": ("TrialRecord",),
-    "training": ("load_network",),
-}
-_HOMES = {name: f"nas_optuna.{home}" for home, names in _NAMES_IN.items() for name in names}
+_LATER = taken_from(globals()) | {"layers": partial(importlib.import_module, "nas_optuna.layers")}
 
-__all__ = [*_HOMES, "__version__", "layers"]
+__all__ = [*_LATER, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
-    if name == "layers":
-        return importlib.import_module("nas_optuna.layers")
+    if name in _LATER:
+        return _LATER[name]()
     raise AttributeError(f"module 'nas_optuna' has no attribute {name!r}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -49,3 +49,8 @@ def lazily() -> Iterator[None]:
             yield
         finally:
             builtins.__import__ = at_once
+
+
+def taken_from(names: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Remove a module's names that wait, so that its ``__getattr__`` can give what each stands for."""
+    return {name: names.pop(name)._found for name, value in list(names.items()) if isinstance(value, _Later)}

@@ -5,6 +5,7 @@ import builtins
 import threading
 import time
 from pathlib import Path
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -29,6 +30,14 @@ def test_a_name_waits_for_its_first_use() -> None:
     assert colorsys.rgb_to_yiq(0, 0, 0) == (0, 0, 0)
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         nothing()
+
+
+def test_names_of_the_package_are_what_they_stand_for() -> None:
+    found = {name: getattr(nas_optuna, name) for name in nas_optuna.__all__}
+    assert all(isinstance(value, type | FunctionType | ModuleType | str) for value in found.values())
+    assert found["layers"].__name__ == "nas_optuna.layers"
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = nas_optuna.nothing
 
 
 def test_two_threads_leave_imports_as_they_were() -> None:
