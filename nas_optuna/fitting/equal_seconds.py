@@ -13,6 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ import optuna
 import torch
 from torch import Tensor, nn
 
+from nas_optuna.errors import StudyError, reason_of
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, digest
 from nas_optuna.execution.retrain import Stage
+from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Rung, TimeBudget
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -91,16 +94,20 @@ class EqualSeconds(TrainingEvaluator):
     def _fixed_steps(self, architecture: Architecture, resume: Path | None, fewest: int) -> int:
         """The number of steps, which was decided when the training began."""
         file = resume / "steps.json" if resume else None
-        if file is not None and file.is_file():
-            return int(json.loads(file.read_text()))
+        if file is not None:
+            with suppress(OSError, ValueError, TypeError):  # or a kill has left it empty, as earlier releases wrote it
+                return int(json.loads(file.read_text()))
         timed = time_network(self, architecture)
         batches = len(self.validation_loader) * self.steps
         cost = min(DEAREST, max(CHEAPEST, timed.step / self.per_step))
         usable = self.rung.seconds * cost**self.rung.growth - batches * timed.forward
         steps = max(int(usable / timed.step), 1)
         if file is not None and steps >= fewest:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(steps))
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                write_file(file, json.dumps(steps))
+            except OSError as error:
+                raise StudyError(f"cannot keep {file} ({reason_of(error)}); free some space there") from error
         return steps
 
 

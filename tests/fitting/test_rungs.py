@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from safetensors.torch import save_file
 
 from nas_optuna import Experiment
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
 from nas_optuna.fitting.clock import Plan, Rung
@@ -103,6 +103,24 @@ def test_seconds_grow_with_cost(monkeypatch: pytest.MonkeyPatch, cost: float, gr
     steps = training._fixed_steps(experiment.space.reference, None, 1)
     looks = len(training.validation_loader) * 0.4
     assert steps == pytest.approx(1000 * times / cost - looks, abs=1)
+
+
+@pytest.mark.parametrize("left", ["", "nan", "[]", '{"steps"'])
+def test_a_kill_while_the_steps_are_written_does_not_fail_the_trial(tmp_path: Path, left: str) -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    training = EqualSeconds(experiment.objective.evaluator, Rung(2, 1.0), 1, per_step=0.001)
+    (tmp_path / "steps.json").write_text(left)
+    steps = training._fixed_steps(experiment.space.reference, tmp_path, 1)
+    assert training._fixed_steps(experiment.space.reference, tmp_path, 1) == steps
+
+
+def test_a_full_disk_puts_the_trial_back_rather_than_failing_it(tmp_path: Path) -> None:
+    """The cause is of the machine, so it must not be taken for one of the network, which would be a `TrainingError`."""
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    training = EqualSeconds(experiment.objective.evaluator, Rung(2, 1.0), 1, per_step=0.001)
+    (tmp_path / "file").touch()
+    with pytest.raises(StudyError, match=r"cannot keep .*steps\.json"):
+        next(training.evaluate(experiment.space.reference, resume=tmp_path / "file", stop=lambda: False))
 
 
 def test_the_reference_is_first_and_stays_a_candidate(study: optuna.Study) -> None:
