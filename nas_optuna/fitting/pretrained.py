@@ -22,7 +22,7 @@ from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import stratified_order
 from nas_optuna.devices import prepare_process
 from nas_optuna.errors import DataError, Interrupted, SpecError, TrainingError
-from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.reference import require_training
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, Rung
 from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, count_layers, time_network
@@ -137,7 +137,7 @@ def _seen(
     """The size in which images tell the network most, and the share of them that a linear classifier recognises."""
     # A network that a limit cuts sees less far, and so more of smaller images. A whole one learns more from large ones
     # than they tell it at first.
-    known, images, found = dict(first.params), _training(experiment).data.train, dict[int, Measured]()
+    known, images, found = dict(first.params), require_training(experiment.objective).data.train, dict[int, Measured]()
     images = images.subset(stratified_order(images.labels, 0)[:MOST])
     whole = known["blocks"] == experiment.space.parameters["blocks"].choices[-1]
     tried = [sizes[-1]] if whole else list(reversed(sizes))
@@ -177,7 +177,7 @@ def _features(
 @torch.inference_mode()
 def _time(experiment: Experiment, architecture: Architecture) -> tuple[float, int]:
     """Seconds of a forward pass of one image, and the number of layers."""
-    network, loader = _network(experiment, architecture, _training(experiment).data.train)
+    network, loader = _network(experiment, architecture, require_training(experiment.objective).data.train)
     batch, _ = next(loader.epoch())
     times = []
     for _ in range(3):  # the first pass is slower
@@ -189,7 +189,7 @@ def _time(experiment: Experiment, architecture: Architecture) -> tuple[float, in
 
 def _network(experiment: Experiment, architecture: Architecture, images: ImageSet) -> tuple[nn.Module, BatchLoader]:
     """The network with its weights, in evaluation mode, and a loader of the images."""
-    training = _training(experiment)
+    training = require_training(experiment.objective)
     recipe = training.recipe
     prepare_process(training.device)
     network = make_network(experiment.space, architecture, recipe, training.device, recipe.seed).eval()
@@ -211,7 +211,7 @@ def leave_one_out_accuracy(features: Tensor, labels: Tensor) -> float:
 
 def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> Measured:
     """The validation accuracy of the usual first network after so many seconds of training."""
-    training, reference = _training(experiment), reference_of(experiment)
+    training, reference = require_training(experiment.objective), reference_of(experiment)
     if reference is None:  # no network near it is inside the limits
         return Measured(0.0, 0.0)
     alone = EqualSeconds(training, Rung(1, seconds), 0, time_network(training, reference).step, reference)
@@ -221,10 +221,3 @@ def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -
         raise Interrupted from None  # without the epoch, since this training does not go on
     accuracy = last.metrics["accuracy"]
     return Measured(accuracy, sampling_error(accuracy, len(training.data.validation)))
-
-
-def _training(experiment: Experiment) -> TrainingEvaluator:
-    """The training of an experiment."""
-    training = experiment.objective.evaluator
-    assert isinstance(training, TrainingEvaluator)
-    return training

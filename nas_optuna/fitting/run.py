@@ -17,10 +17,10 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.data import ImageSet, load_test_images
 from nas_optuna.errors import Interrupted, SpecError, StudyError, checked, named
-from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
 from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
+from nas_optuna.execution.reference import require_training
 from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
@@ -304,9 +304,9 @@ class _Running:
 
     def _retrained(self, winner: Winner, plan: Plan) -> tuple[TestReport, torch.nn.Module]:
         """The network, trained on all images for the time that is left, and its test figures."""
-        budget, evaluator, architecture = self.fit.budget, self._evaluator, winner.architecture
+        evaluator, budget = require_training(self.experiment.objective), self.fit.budget
         final = self.progress.state.get("final")
-        timed = time_network(evaluator, architecture, winner.space)
+        timed = time_network(evaluator, winner.architecture, winner.space)
         test = timed.test(len(self.test_images) / evaluator.recipe.batch_size)
         reserve = max(plan.reserve, self.fit.load.reserve(timed.layers) + test)
         weights, least = winner.left_by_the_search(self.study, self._kept)
@@ -326,7 +326,7 @@ class _Running:
         report, network, _ = retrain(
             self.study,
             search,
-            architecture,
+            winner.architecture,
             device=self.fit.device,
             data_directory=self.fit.data_directory,
             checkpoints=checkpoint_folder(self.files, STUDY),
@@ -382,12 +382,6 @@ class _Running:
     @property
     def _kept(self) -> KeptWeights:
         return KeptWeights(checkpoint_folder(self.files, STUDY) / KEPT_FOLDER)
-
-    @property
-    def _evaluator(self) -> TrainingEvaluator:
-        evaluator = self.experiment.objective.evaluator
-        assert isinstance(evaluator, TrainingEvaluator)
-        return evaluator
 
 
 @contextmanager

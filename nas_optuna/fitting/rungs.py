@@ -23,7 +23,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.execution.reference import measure
+from nas_optuna.execution.reference import measure, require_training
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import LEAST_SECONDS, Load, Plan, Progress, Rung, Speed, TimeBudget, refuse_undivided
 from nas_optuna.fitting.equal_seconds import EqualSeconds, Timed, time_network
@@ -142,8 +142,7 @@ class RungSearch:
 
     def objective(self, rung: Rung, number: int) -> EvaluatorObjective:
         """The objective of a rung."""
-        training = self.experiment.objective.evaluator
-        assert isinstance(training, TrainingEvaluator)
+        training = require_training(self.experiment.objective)
         shared = EqualSeconds(training, rung, number, self.plan.per_step, self.reference)
         if self.kept is not None:
             shared.begin_with = partial(trained_weights, self.study, self.experiment.space, self.kept)
@@ -204,8 +203,7 @@ def plan_for(
     Without `retrain` the rungs get all of them; without a load there is no export.
     """
     refuse_undivided(experiment.spec)
-    training, space, reference = experiment.objective.evaluator, experiment.space, reference_of(experiment)
-    assert isinstance(training, TrainingEvaluator)
+    training, space, reference = require_training(experiment.objective), experiment.space, reference_of(experiment)
     middle = space.architecture({name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()})
     timed = _first_timed(training, [reference] if reference else [middle, *space.sample_distinct(TRIED, Random(0))])
     speed = Speed(timed.step, timed.forward * len(training.validation_loader), len(training.train_loader))

@@ -17,7 +17,7 @@ from nas_optuna.data import ImageSet, SearchData, load_data
 from nas_optuna.data.catalog import opened
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import StudyError, TrainingError
-from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.reference import require_training
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, TimeBudget, refuse_named
 from nas_optuna.fitting.equal_seconds import time_reference
@@ -149,10 +149,10 @@ def larger_space(
 
 def wider_space(experiment: Experiment, seconds: float) -> list[str]:
     """Overrides of the spec that make the residual space wider if there is time for it."""
-    spec, training, data = experiment.spec, experiment.objective.evaluator, experiment.search.data
+    spec, data = experiment.spec, experiment.search.data
     if spec.space.name != "residual" or spec.limits or "width" in spec.space.options:
         return []
-    assert isinstance(training, TrainingEvaluator)
+    training = require_training(experiment.objective)
     wider = [f"space.width={WIDE}"]
     with suppress(TrainingError):  # it does not fit into the memory
         per_pass = time_reference(training, make_space(spec.override(wider), data)).step * len(training.train_loader)
