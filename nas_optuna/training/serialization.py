@@ -196,7 +196,7 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
     where = resolve_device(device)
     try:
         if not Path(path).is_file():  # a reader would wait for a pipe
-            raise ValueError("no such file")
+            raise ValueError(_instead(Path(path)))
         with safe_open(path, framework="pt", device="cpu") as file:
             header = _header(file.metadata() or {})
             # They are mapped into memory, and read when they are copied.
@@ -214,6 +214,15 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
             reason = problem_of(error, "header")
         raise DataError(f"{named(path)!r} is not a network that nas-optuna retrain wrote ({reason})") from error
     return classifier.to(where).eval()
+
+
+def _instead(path: Path) -> str:
+    """What is there instead of a file."""
+    if not path.is_dir():
+        return "it is not a regular file" if path.exists() else "no such file"
+    inside = (path / name for name in ("model.safetensors", "network/model.safetensors"))  # of an export and of a fit
+    found = next((file for file in inside if file.is_file()), None)
+    return f"it is a folder; give {'the file in it' if found is None else named(found)}"
 
 
 def _header(metadata: dict[str, str]) -> Header:

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -336,6 +337,17 @@ def test_what_is_no_file_gets_one_line_within_a_second(tmp_path: Path) -> None:
     nowhere = ["pipe", ".", "absent", "foreign.safetensors", "a\nb", "x" * 5000]
     for path in [*(tmp_path / name for name in nowhere), Path("/dev/zero"), "nul\0byte", ""]:
         _require_refused(path)
+
+
+def test_a_folder_is_called_one_and_the_network_in_it_is_named(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"\(it is a folder; give the file in it\)$"):
+        load_network(tmp_path)
+    for folder in ("network", "."):  # of a fit, and of an export
+        inside = tmp_path / folder / "model.safetensors"
+        inside.parent.mkdir(exist_ok=True)
+        inside.write_bytes(file.read_bytes())
+        with pytest.raises(DataError, match=rf"it is a folder; give {re.escape(str(inside))}"):
+            load_network(tmp_path)
 
 
 def _require_refused(path: Path | str) -> None:
