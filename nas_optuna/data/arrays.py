@@ -99,8 +99,9 @@ class NpzSource(FileSource):
     def _channel_axes(self) -> dict[Part, int | None]:
         """The channel axis of each part, None if there is none; also checks that images, labels and parts fit."""
         layout, axes, channels = None, {}, set()
-        if _LAYOUT in self._headers:
-            values = self._array(self._headers[_LAYOUT])
+        header = next((header for name, header in self._headers.items() if name.casefold() == _LAYOUT), None)
+        if header is not None:
+            values = self._array(header)
             texts = np.char.decode(values, "utf-8", "replace") if values.dtype.kind == "S" else values.astype(str)
             layout = "".join(texts.ravel()).casefold()
         for part, roles in self._arrays.items():
@@ -184,7 +185,7 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOut) -> dict[Part, d
                 raise DataError(
                     f"arrays {listing((other.name, name))} both hold the {role} of the {part} part; keep one"
                 )
-        elif name != _LAYOUT and name.casefold() not in _CLASSES:
+        elif name.casefold() not in {_LAYOUT, *_CLASSES}:
             left_out["arrays whose names mean nothing here"][named(name)] = None
     for part in ("train", *found):
         for role in _ROLES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,9 @@ def name_of(data: Any, folder: Path) -> str:
     if isinstance(data, ImageSet):
         data = {"images": data.images, "labels": data.labels, "classes": data.classes}
     parts = data.values() if isinstance(data, Mapping) else data if isinstance(data, tuple | list) else ()
-    if 0 < len(parts) < 4 and all(map(_is_whole, parts)):
+    dimensions = [len(getattr(part, "shape", ())) for part in parts]
+    split = len(parts) == 4 and 0 not in dimensions and sum(each > 2 for each in dimensions) == 2
+    if (split and not isinstance(data, Mapping)) or (0 < len(parts) < 4 and all(map(_is_whole, parts))):
         raise DataError(
             f"it is divided into {plural(len(parts), 'part')}; give one dictionary of arrays: x_train, y_train, and"
             " x_test, y_test where images are kept for the test"
@@ -128,7 +130,7 @@ def _collected(dataset: Any) -> Arrays:
 
 def _images(values: Any) -> np.ndarray[Any, Any]:
     """``[n, …]``: an array of images, or the images of a sequence."""
-    if isinstance(values, str | bytes | Path) or not isinstance(values, Iterable):
+    if isinstance(values, str | bytes | Path) or not _in_order(values):
         raise DataError(f"images must be arrays, tensors or PIL images, not {shown(values)}")
     if hasattr(values, "shape"):
         found = _array(values, "images")
@@ -169,10 +171,15 @@ def _picture(image: Any, channels: int) -> np.ndarray[Any, Any]:
     return picture_pixels(image, format)
 
 
+def _in_order(values: Any) -> bool:
+    """Whether its items can be read in an order that somebody has given them; a dictionary would give its keys."""
+    return isinstance(values, Iterable) and not isinstance(values, Mapping | Set)
+
+
 def _labels(values: Any) -> np.ndarray[Any, Any]:
     """Labels as an array; each may be a tensor or a NumPy number."""
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise DataError(f"labels must be one for each image, not {shown(values)}")
+    if isinstance(values, str | bytes) or not _in_order(values):
+        raise DataError(f"labels must be a list of one for each image, in their order, not {shown(values)}")
     if not hasattr(values, "shape"):
         values = [value.item() if getattr(value, "shape", None) == () else value for value in values]
         kinds = {isinstance(value, str | bytes) for value in values}

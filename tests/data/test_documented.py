@@ -35,8 +35,13 @@ LABELS = np.arange(40) % 2
 @pytest.mark.parametrize("value", [text.strip('"') for first, cell in rows("A NumPy file") if "layout" in first
                                    for text in spoken(cell)])  # fmt: skip
 def test_documented_layouts(tmp_path: Path, value: str) -> None:
-    for spelled in (value, value.lower(), value.encode(), [value]):
-        np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS, layout=spelled)
+    for name, spelled in (
+        ("layout", value),
+        ("layout", value.lower()),
+        ("Layout", value.encode()),
+        ("LAYOUT", [value]),
+    ):
+        np.savez(tmp_path / "x.npz", images=IMAGES, labels=LABELS, **{name: spelled})
         found = load_images(f"npz:{tmp_path / 'x.npz'}", True).images.shape[1:]
         assert found == ((4, 4, 3) if value.endswith("HWC") else (4, 3, 4))
 
