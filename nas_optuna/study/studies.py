@@ -114,8 +114,10 @@ def require_same_space(study: Study, space: SearchSpace) -> None:
     began: Mapping[str, Any] = study.user_attrs.get(StudyKey.SPACE, {})
     for key, value in space.identity().items():
         if began.get(key) != value:
+            change = f"{written(began.get(key))} → {written(value)}" if isinstance(value, int) else "differs"
+            other = "began with other data" if key in ("in_channels", "classes") else "searches another space"
             raise StudyError(
-                f"study {study.study_name!r} searches another space ({key} differs);"
+                f"study {study.study_name!r} {other} ({key} {change});"
                 " give the new one a study of its own, under another name (--study NAME)"
             )
 

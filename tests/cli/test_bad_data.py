@@ -141,4 +141,4 @@ def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> Non
     for words in (RUN, ("retrain",), ("export", "--out", "model")):
         refused(command, *words, says=("are not those that study 'nas' began with", "under another name"))
     image_folder(tmp_path / "animals", ("cow",))
-    refused(command, *RUN, says=("study 'nas' searches another space (classes differs)", "under another name"))
+    refused(command, *RUN, says=("study 'nas' began with other data (classes", "under another name"))
