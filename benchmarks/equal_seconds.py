@@ -34,7 +34,7 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import evaluate
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 
 SAMPLERS = ("random", "tpe", "arch", "curves")
 CPU = torch.device("cpu")
@@ -132,7 +132,7 @@ def at(
     best = max(complete, key=lambda trial: trial.values[0])
     images, side = experiment.search.data.train, experiment.space.input_size
     test = load_test_images(experiment.spec.data, images, input_size=side)
-    network, facts = with_kept_weights(study, experiment.space, best, KeptWeights(files / KEPT_FOLDER))
+    network, facts = with_kept_weights(study, experiment.space, best, KeptWeights(files))
     loader = BatchLoader(test, experiment.spec.recipe.batch_size, side, CPU)
     tested = evaluate(network, loader, CPU, torch.float32).accuracy
     pruned = sum(trial.state == TrialState.PRUNED for trial in trials)

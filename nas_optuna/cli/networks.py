@@ -40,7 +40,7 @@ with lazily():
     from nas_optuna.spec import StudySpec
     from nas_optuna.study import files as study_files
     from nas_optuna.study import studies
-    from nas_optuna.study.significance import accuracy_on_test
+    from nas_optuna.study.significance import Measured
     from nas_optuna.trackers import create_trackers
     from nas_optuna.training import checkpoint, make_header, save_network
 
@@ -108,7 +108,7 @@ def _print_fitted(fitted: Fitted, *, json: bool) -> None:
         told = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1), "facts": dict(fitted.facts)}
         print_json(report.to_dict() | told | {"validation": gain.to_dict() if gain else None})
         return
-    tested = f"{accuracy_on_test(report.to_dict())} on {report.test_images:,} images, looked at once"
+    tested = f"{Measured.on_test(report.to_dict()).exact} on {report.test_images:,} images, looked at once"
     rows = [
         ("test accuracy", tested),
         ("on validation", str(gain) if gain else ""),
@@ -149,7 +149,7 @@ def retrain(
     recipe = hyperparameters.applied(experiment.search.spec.recipe, chosen.params)
     search = replace(experiment.search, spec=experiment.search.spec.model_copy(update={"recipe": recipe}))
     architecture = search.space.architecture(hyperparameters.of_architecture(chosen.params))
-    path = out or Path(f"{studies.file_name(stored.study)}-trial-{chosen.number}.safetensors")
+    path = out or _file_of(study, chosen)
     files = stored.files(study)
     require_writable(path)
     if path.is_dir():
@@ -177,6 +177,11 @@ def retrain(
         print_confusions(report)
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
     _say_what_next(path, looks, studies.command(study, "export", "--study", stored.study, *which, "--out", "model"))
+
+
+def _file_of(study: Study, chosen: FrozenTrial) -> Path:
+    """Where retrain writes a trial's network, and export looks for it."""
+    return Path(f"{studies.file_name(study.study_name)}-trial-{chosen.number}.safetensors")
 
 
 def _remember(
@@ -273,8 +278,7 @@ def _found(
     url: str, study: Study, search: Search, chosen: FrozenTrial, network: Path | None
 ) -> finished_network.FinishedNetwork:
     """The network of a trial, from a named file or from where retrain and run keep them."""
-    name, folder = study.study_name, checkpoint.KEPT_FOLDER
-    retrained = network or Path(f"{studies.file_name(name)}-trial-{chosen.number}.safetensors")
+    retrained = network or _file_of(study, chosen)
     if network is not None or retrained.is_file():
         found = finished_network.retrained_network(study, search, chosen, retrained)
         if network is None and found.classifier.header.origin is None:
@@ -283,8 +287,8 @@ def _found(
                 f" know that it is this trial's, name it: --network {retrained}"
             )
         return found
-    files = study_files.holding(url, study, f"{folder}/trial-{chosen.number}.safetensors")
-    kept = checkpoint.KeptWeights(studies.checkpoint_folder(files, name) / folder)
+    files = study_files.holding(url, study, f"{checkpoint.KEPT_FOLDER}/trial-{chosen.number}.safetensors")
+    kept = checkpoint.KeptWeights(studies.checkpoint_folder(files, study.study_name))
     return finished_network.kept_network(study, search, chosen, kept)
 
 

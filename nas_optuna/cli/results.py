@@ -77,7 +77,7 @@ def best(
     if latencies:
         record = replace(record, costs=record.costs | {"latency_ms": latencies[shown.number]})
     if json:
-        more = {"params": shown.params, "standard_error": standard_error(record, images)}
+        more = {"params": shown.params, "standard_error": standard_error(record.accuracy, images, record.spread)}
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return

@@ -19,7 +19,7 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.significance import sampling_error, with_error
+from nas_optuna.study.significance import Measured
 from nas_optuna.study.studies import command, study_uid
 from nas_optuna.training import ImageClassifier, evaluate, load_network
 from nas_optuna.training.checkpoint import KeptWeights, require_tensors
@@ -71,8 +71,7 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
         unknown = "not known: the file does not say of which study and trial it is"
         return FinishedNetwork(classifier, {"trained": "not known", "test accuracy": unknown}, retrained=True)
     trained = f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}, seed {origin.seed}"
-    error = sampling_error(origin.test_accuracy, origin.test_images)
-    shown = with_error("accuracy", origin.test_accuracy, error)
+    shown = Measured.on(origin.test_images, origin.test_accuracy).exact
     facts = {"trained": trained, "test accuracy": f"{shown} on {origin.test_images:,} images"}
     if (seeds := len(origin.accuracies)) > 1:
         mean = statistics.fmean(origin.accuracies)
@@ -117,7 +116,7 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWei
         network, architecture, make_header(architecture, search.spec, search.data.train)
     ).eval()
     accuracy, images = _validated(classifier, search, facts), len(search.data.validation)
-    shown = with_error("accuracy", accuracy, sampling_error(accuracy, images))
+    shown = Measured.on(images, accuracy).exact
     trained = f", {plural(int(facts['epochs']), 'epoch')}" if "epochs" in facts else ""
     return FinishedNetwork(
         classifier,

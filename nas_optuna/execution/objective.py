@@ -47,7 +47,7 @@ from nas_optuna.study.schema import TrialKey, attribute, is_reserved
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import set_trial_attributes
 from nas_optuna.training import CheckpointFolder
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import network_failures
 
@@ -291,7 +291,7 @@ class EvaluatorObjective:
         if self.keep_weights and self.checkpoints and folder and isinstance(self.evaluator, TrainingEvaluator):
             known = facts if study is None else {**facts, "study_uid": study_uid(study)}
             training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
-            KeptWeights(self.checkpoints / KEPT_FOLDER).keep(name, training, known)
+            KeptWeights(self.checkpoints).keep(name, training, known)
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> str | None:
         """Record what is known before the training; return the limit that is violated, if one is."""

@@ -30,7 +30,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import LONGEST, StudyKey, in_parts, read_parts
-from nas_optuna.study.significance import error_on_test
+from nas_optuna.study.significance import Measured
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import change_study
 from nas_optuna.training import CheckpointFolder, evaluate, fit, make_network
@@ -96,7 +96,10 @@ class TestReport:
         """JSON-ready, with derived figures and without pictures."""
         facts = asdict(replace(self, mistakes=())) | {"mean": self.mean, "spread": self.spread}
         del facts["mistakes"]
-        return facts | {"standard_error": error_on_test(facts), "class_accuracies": list(self.class_accuracies)}
+        return facts | {
+            "standard_error": Measured.on_test(facts).error,
+            "class_accuracies": list(self.class_accuracies),
+        }
 
 
 @dataclass(frozen=True)
@@ -244,27 +247,30 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
     return len(change_study(study, added)[StudyKey.RETRAINED]) - 1
 
 
-def confusion(attributes: Mapping[str, Any], look: int = 0) -> tuple[list[str], list[list[int]]] | None:
-    """The class names and the confusion matrix of a retraining, summed over its seeds."""
-    classes, cells = _stored(attributes, look, "classes"), _stored(attributes, look, "cells")
-    if not classes or len(cells) != len(classes) ** 2:  # a part may have been removed
+def stored_report(attributes: Mapping[str, Any], look: int = 0) -> TestReport | None:
+    """The report of a retraining that a study remembers, -1 is the latest; its matrix is the sum over the seeds."""
+    reports = dict(enumerate(attributes.get(StudyKey.RETRAINED, [])))
+    look = len(reports) - 1 if look == -1 else look
+    if look not in reports:
         return None
-    return classes, [cells[i * len(classes) : (i + 1) * len(classes)] for i in range(len(classes))]
+    entry: dict[str, Any] = reports[look]
 
+    def listed(name: str) -> list[Any]:
+        with suppress(KeyError):  # a part may have been removed
+            return read_parts(attributes, f"{StudyKey.CONFUSION}{look}:{name}:", entry.get(f"{name}_parts", 0))
+        return []
 
-def mistakes(attributes: Mapping[str, Any]) -> list[Mistake]:
-    """The pictures that the first retrained network got wrong."""
-    classes, texts = _stored(attributes, 0, "classes"), _stored(attributes, 0, "mistakes")
-    return [found for text in texts if (found := Mistake.parse(text, len(classes)))]
-
-
-def _stored(attributes: Mapping[str, Any], look: int, name: str) -> list[Any]:
-    """A list that was stored in parts with a retraining; empty if there is none, or a part is missing."""
-    reports = attributes.get(StudyKey.RETRAINED, [])
-    count = reports[look].get(f"{name}_parts", 0) if look < len(reports) else 0
-    with suppress(KeyError):
-        return read_parts(attributes, f"{StudyKey.CONFUSION}{look}:{name}:", count)
-    return []
+    classes, cells = listed("classes"), listed("cells")
+    n = len(classes) if len(cells) == len(classes) ** 2 else 0
+    kinds = {"architecture": str, "recipe": str, "device": str, "images": int, "test_images": int, "seconds": float}
+    return TestReport(
+        **{name: entry.get(name, kind()) for name, kind in kinds.items()},
+        seeds=tuple(entry.get("seeds", ())),
+        accuracies=tuple(entry.get("accuracies", ())),
+        classes=tuple(classes[:n]),
+        confusions=(tuple(tuple(cells[i * n : (i + 1) * n]) for i in range(n)),),
+        mistakes=tuple(found for text in listed("mistakes") if (found := Mistake.parse(text, n))),
+    )
 
 
 def _identity(study: Study, architecture: Architecture, recipe: Recipe) -> str:

@@ -17,7 +17,7 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.files import write_file
 from nas_optuna.study.results import best_trials
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 
 PAUSED_FOLDER = "paused"
 """The folder of stopped trainings within a study's checkpoint folder."""
@@ -138,7 +138,7 @@ class KeepBest(Callback):
     """Deletes the kept weights of finished trials that are not among the study's best."""
 
     def __init__(self, checkpoints: Path) -> None:
-        self._kept = KeptWeights(checkpoints / KEPT_FOLDER)
+        self._kept = KeptWeights(checkpoints)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Delete what is no longer among the best, except for running trials of other workers."""

@@ -31,7 +31,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.backbone import LARGE, SIZES, at_hand
 from nas_optuna.spec import StudySpec
-from nas_optuna.study.significance import Measured, sampling_error
+from nas_optuna.study.significance import Measured
 from nas_optuna.training import make_network
 from nas_optuna.training.fit import never
 
@@ -146,8 +146,7 @@ def _seen(
         limit = math.inf if found else seconds / min(2, len(tried))
         features = _features(experiment, architecture, images, limit, stop)
         images = images.subset(range(len(features)))  # smaller sizes are compared on the same ones
-        accuracy = leave_one_out_accuracy(features, images.labels)
-        found[size] = Measured(accuracy, sampling_error(accuracy, len(images)))
+        found[size] = Measured.on(len(images), leave_one_out_accuracy(features, images.labels))
     largest = found[sizes[-1]]
     best = max(found, key=lambda size: found[size].accuracy)
     size = best if found[best].accuracy > largest.accuracy + largest.error / 2 else sizes[-1]
@@ -219,5 +218,4 @@ def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -
         *_, last = alone.evaluate(reference, resume=None, stop=stop)
     except Interrupted:
         raise Interrupted from None  # without the epoch, since this training does not go on
-    accuracy = last.metrics["accuracy"]
-    return Measured(accuracy, sampling_error(accuracy, len(training.data.validation)))
+    return Measured.on(len(training.data.validation), last.metrics["accuracy"])

@@ -21,7 +21,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
 from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.reference import require_training
-from nas_optuna.execution.retrain import TestReport, record, retrain
+from nas_optuna.execution.retrain import TestReport, record, retrain, stored_report
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.export.int8 import EightBits
@@ -32,7 +32,7 @@ from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of,
 from nas_optuna.fitting.pretrained import may_begin_pretrained
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_before, larger_space, new_experiment, spec_for
-from nas_optuna.fitting.winner import Fitted, Winner, tested, winner_of
+from nas_optuna.fitting.winner import Fitted, Winner, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
 from nas_optuna.report.notes import NoteWriter, write_study_note
@@ -45,7 +45,7 @@ from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec
 from nas_optuna.training import ImageClassifier, load_network
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 from nas_optuna.training.serialization import make_header, save_network
 
 STUDY = "fit"
@@ -172,7 +172,10 @@ class Fit:
     def _fitted(self, study: Study) -> Fitted:
         winner = winner_of(study, space_of(study), self.spec.reference)
         network = load_network(self.folder / WEIGHTS, space=winner.space)
-        return Fitted(network, tested(study), study, winner.gain(study), self.folder, self.budget.spent)
+        report = stored_report(study.user_attrs, -1)
+        if report is None:
+            raise StudyError("the network was not tested yet")
+        return Fitted(network, report, study, winner.gain(study), self.folder, self.budget.spent)
 
 
 @dataclass
@@ -243,11 +246,11 @@ class _Running:
 
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
         """The network that an earlier run has trained and tested, if only the export is missing."""
-        file = self.files / TRAINED
-        if not self.study.user_attrs.get(StudyKey.RETRAINED) or not file.is_file():
+        file, report = self.files / TRAINED, stored_report(self.study.user_attrs, -1)
+        if report is None or not file.is_file():
             return None
         winner = winner_of(self.study, self.experiment.space, self.fit.spec.reference)
-        return winner, tested(self.study), load_network(file, space=winner.space)
+        return winner, report, load_network(file, space=winner.space)
 
     def _made(self) -> tuple[Winner, TestReport, ImageClassifier]:
         """Search, train the winner and test it."""
@@ -381,7 +384,7 @@ class _Running:
 
     @property
     def _kept(self) -> KeptWeights:
-        return KeptWeights(checkpoint_folder(self.files, STUDY) / KEPT_FOLDER)
+        return KeptWeights(checkpoint_folder(self.files, STUDY))
 
 
 @contextmanager

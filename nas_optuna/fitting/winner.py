@@ -12,10 +12,10 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import StudyError, named
+from nas_optuna.errors import named
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.reference import as_space, trained_reference
-from nas_optuna.execution.retrain import TestReport, confusion
+from nas_optuna.execution.retrain import TestReport
 from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
@@ -64,24 +64,6 @@ class Fitted:
     def predict(self, images: Any) -> list[str]:
         """The class of each picture; see `nas_optuna.training.ImageClassifier.predict`."""
         return self.network.predict(images)
-
-
-def tested(study: Study) -> TestReport:
-    """The latest test figures of a study."""
-    reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
-    if not reports:
-        raise StudyError("the network was not tested yet")
-    found = reports[-1]
-    matrix = confusion(study.user_attrs, len(reports) - 1)
-    classes, cells = matrix if matrix is not None else ([], [])
-    names = ("architecture", "recipe", "device", "images", "test_images", "seconds")
-    return TestReport(
-        **{name: found[name] for name in names},
-        seeds=tuple(found["seeds"]),
-        accuracies=tuple(found["accuracies"]),
-        classes=tuple(classes),
-        confusions=(tuple(map(tuple, cells)),),
-    )
 
 
 @dataclass(frozen=True)

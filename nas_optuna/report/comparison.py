@@ -22,7 +22,7 @@ from nas_optuna.report.rendering import render
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import TrialRecord, best_trial, complete_trials
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import standard_error, with_error
+from nas_optuna.study.significance import error_of, with_error
 from nas_optuna.study.studies import maximizes, study_spec, written
 
 
@@ -57,7 +57,7 @@ def summary_of(study: Study) -> dict[str, Any]:
         "complete": len(facts.complete),
         "seconds": sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in facts.trials),
         "best": best.values[0] if best else None,
-        "error": standard_error(TrialRecord.of(best), images) if best and images else None,
+        "error": error_of(best, images) if best and images else None,
         "architecture": TrialRecord.of(best).architecture if best else "",
     }
 

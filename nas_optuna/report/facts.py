@@ -23,7 +23,7 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import REFERENCE, TrialRecord, changes, complete_trials, cost_names, ranked, reference_of
 from nas_optuna.study.schema import StudyKey, reports_of
-from nas_optuna.study.significance import Gain, accuracy_on_test, remembered_images, standard_error, with_error
+from nas_optuna.study.significance import Gain, Measured, remembered_images, standard_error, with_error
 from nas_optuna.study.studies import command, maximizes, study_spec
 
 Section = dict[str, Any]
@@ -142,9 +142,10 @@ def objectives_of(
     record: TrialRecord, names: Sequence[str], images: int | None = None, *, brief: bool = False, errors: bool = True
 ) -> list[tuple[str, str]]:
     """Names and values of a trial's objectives, an accuracy with its standard error on that many images."""
-    error = standard_error(record, images) if errors else None
-    named = zip(names, record.values, strict=False)
-    return [(name, with_error(name, value, error, brief=brief)) for name, value in named]
+    return [
+        (name, with_error(name, value, standard_error(value, images, record.spread) if errors else None, brief=brief))
+        for name, value in zip(names, record.values, strict=False)
+    ]
 
 
 def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
@@ -155,7 +156,8 @@ def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) ->
         if name.partition(":")[0] not in record.costs
     ]
     if record.accuracy is not None and "accuracy" not in names:
-        rows.append(("accuracy", with_error("accuracy", record.accuracy, standard_error(record, images))))
+        error = standard_error(record.accuracy, images, record.spread)
+        rows.append(("accuracy", with_error("accuracy", record.accuracy, error)))
     costs = [describe(name) for name in cost_names([record])]
     rows += [(cost.label or cost.name, cost.text(record.costs[cost.name])) for cost in costs]
     rows += [("training time", f"{record.seconds:.1f} s")] if record.seconds else []
@@ -179,7 +181,7 @@ def retrained_figures(report: Mapping[str, Any]) -> list[tuple[str, object]]:
     rows = [
         ("trial", report.get("trial")),
         ("architecture", report["architecture"]),
-        (f"mean test accuracy of {len(seeds)} seeds" if many else "test accuracy", accuracy_on_test(report)),
+        (f"mean test accuracy of {len(seeds)} seeds" if many else "test accuracy", Measured.on_test(report).exact),
         *((f"seed {seed}", f"{accuracy:.4f}") for seed, accuracy in each),
         ("standard deviation over seeds", f"{spread:.4f}" if many and spread is not None else None),
         ("images", f"{trained}{report['test_images']:,} for test"),

@@ -25,7 +25,7 @@ from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
 from nas_optuna.study.results import TrialRecord, best_trial, front_trials, ranked
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.significance import accuracy_on_test, remembered_images
+from nas_optuna.study.significance import Measured, remembered_images
 from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import set_study_system_attributes
 
@@ -158,7 +158,7 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
     body = trial_note(trial, objective_names(study), remembered_images(study), drawing)
     seeds = len(report.seeds)
     own = f" (mean of {seeds} seeds; the network in {code(file.name)}: {report.accuracies[0]:.4f})" * (seeds > 1)
-    body += f"\n\n## Retrained: test accuracy {accuracy_on_test(report.to_dict())}{own}\n\n"
+    body += f"\n\n## Retrained: test accuracy {Measured.on_test(report.to_dict()).exact}{own}\n\n"
     body += f"![Confusion matrix]({dashboard.address(study, attributes, number, matrix)})"
     set_study_system_attributes(study, dashboard_note(body, trial, attributes))
     write_study_note(study)

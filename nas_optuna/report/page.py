@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import optuna
 from markupsafe import Markup
@@ -20,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.finished_network import kept_network
-from nas_optuna.execution.retrain import confusion, find_mistakes, mistakes
+from nas_optuna.execution.retrain import Mistake, find_mistakes, stored_report
 from nas_optuna.experiment import Experiment
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.masking import mask_urls
@@ -41,10 +40,10 @@ from nas_optuna.spec_text import to_toml
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import REFERENCE, TrialRecord, cost_names, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import accuracy_on_test, standard_error
+from nas_optuna.study.significance import Measured, error_of
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.supernet_result import find_predictor, read_result
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 
 SHOWN_CLASSES = 20
 """The most classes that are listed, worst first."""
@@ -84,7 +83,7 @@ def report(study: Study, data_directory: Path | None = None, files: Path | None 
 def _heading(facts: StudyFacts) -> Section:
     states = Counter(trial.state for trial in facts.trials)
     reports = facts.attributes.get(StudyKey.RETRAINED, [])
-    boxes = [("test accuracy", accuracy_on_test(reports[0]))] if reports else []
+    boxes = [("test accuracy", Measured.on_test(reports[0]).exact)] if reports else []
     boxes.append(("trial" if len(facts.trials) == 1 else "trials", f"{len(facts.trials):,}"))
     boxes += [(state.name.lower(), f"{states[state]:,}") for state in TrialState if states[state]]
     return {"name": facts.study.study_name, "what": facts.what, "boxes": boxes, "objective": _named(facts.names[0])}
@@ -124,20 +123,19 @@ def _winner(facts: StudyFacts) -> Section | None:
 
 
 def _test(facts: StudyFacts) -> Section | None:
-    reports: list[dict[str, Any]] = facts.attributes.get(StudyKey.RETRAINED, [])
-    if not reports:
+    report = stored_report(facts.attributes)
+    if report is None:
         return None
-    known = confusion(facts.attributes)
-    matrix = Confusion(*known, seeds=len(reports[0]["seeds"])) if known else None
-    classes, names = (matrix.accuracies(), matrix.classes) if matrix else ([], ())
-    pictures = mistakes(facts.attributes) if matrix else []
+    reports = facts.attributes[StudyKey.RETRAINED]
+    matrix = Confusion.of(report)
+    classes = matrix.accuracies()
     return {
         "figures": retrained_figures(reports[0]),
         "looks": len(reports),
         "classes": filled(CLASS_COLUMNS, classes[:SHOWN_CLASSES]) if classes else None,
         "all_classes": len(classes),
-        "matrix": Markup(matrix.svg() if matrix else ""),
-        "mistakes": [(names[one.label], names[one.predicted], one.picture) for one in pictures],
+        "matrix": Markup(matrix.svg() if classes else ""),
+        "mistakes": _shown(report.mistakes, report.classes),
     }
 
 
@@ -146,7 +144,7 @@ def _mistakes(facts: StudyFacts, data_directory: Path | None, files: Path | None
     if files is None or facts.winners is None:
         return []
     best = facts.winners.best
-    kept = KeptWeights(checkpoint_folder(files, facts.study.study_name) / KEPT_FOLDER)
+    kept = KeptWeights(checkpoint_folder(files, facts.study.study_name))
     if best.number not in kept.numbers():
         return []
     try:
@@ -156,9 +154,13 @@ def _mistakes(facts: StudyFacts, data_directory: Path | None, files: Path | None
         network = kept_network(facts.study, search, best, kept).classifier
     except NasOptunaError:  # whatever is missing, the report goes without these pictures
         return []
-    images, names = search.data.validation, search.data.train.classes
+    images = search.data.validation
     predicted = network.probabilities(images.images).argmax(1).tolist()
-    return [(names[one.label], names[one.predicted], one.picture) for one in find_mistakes(images, predicted)]
+    return _shown(find_mistakes(images, predicted), search.data.train.classes)
+
+
+def _shown(mistakes: Sequence[Mistake], names: Sequence[str]) -> list[tuple[str, str, str]]:
+    return [(names[one.label], names[one.predicted], one.picture) for one in mistakes]
 
 
 def _ranking(facts: StudyFacts) -> Section | None:
@@ -178,7 +180,7 @@ def _progress(facts: StudyFacts) -> Section | None:
     best = staircase(dots, maximize=facts.maximize)
     errors: Sequence[float] = ()
     if facts.names[0] in ACCURACIES:
-        errors = [standard_error(TrialRecord.of(t), facts.images) or 0.0 for t in facts.complete]
+        errors = [error_of(t, facts.images) or 0.0 for t in facts.complete]
     drawn = [
         Series(dots, "dot faint", titles_of(facts.complete), errors, "complete trial"),
         Series(best, "line s0", name="best so far"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,7 @@ from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.study.optuna_internals import read_once
 from nas_optuna.study.results import REFERENCE, TrialRecord, best_of, complete_trials, longest_trained
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import (
-    Gain,
-    Measured,
-    error_on_test,
-    remembered_images,
-    sampling_error,
-    standard_error,
-)
+from nas_optuna.study.significance import Gain, Measured, error_of, remembered_images
 from nas_optuna.study.studies import command, has_spec, study_spec
 
 with lazily():
@@ -59,9 +52,7 @@ def gain_of(study: Study, chosen: FrozenTrial | None = None) -> Gain | None:
     majority: float | None = attributes.get(StudyKey.DATA, {}).get("majority")
     own: dict[str, Any] = attributes.get(StudyKey.REFERENCE, {})
     if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
-        accuracy: float = own["accuracy"]
-        users = Measured(accuracy, sampling_error(accuracy, images))
-        return Gain(measured(best, images), users, majority, tested=tested)
+        return Gain(measured(best, images), Measured.on(images, own["accuracy"]), majority, tested=tested)
     reference = best_of(study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
     same = reference is not None and reference.params == best.params
     beside = None if reference is None else measured(reference, images)
@@ -73,17 +64,12 @@ def on_test(study: Study, trial: int | None) -> Measured | None:
     reports: list[dict[str, Any]] = study.user_attrs.get(StudyKey.RETRAINED, [])
     # By trial: another one of the same architecture may have other settings of the recipe.
     found = [report for report in reports if "trial" in report and report["trial"] == trial]
-    return Measured(found[0]["mean"], error_on_test(found[0])) if found else None
+    return Measured.on_test(found[0]) if found else None
 
 
 def measured(trial: FrozenTrial, images: int | None) -> Measured:
     """The first value of a complete trial, and its standard error; 0 if that is unknown."""
-    return Measured(trial.values[0], _error(trial, images) or 0.0)
-
-
-def _error(trial: FrozenTrial, images: int | None) -> float | None:
-    """One standard error of a trial's first value if that is an accuracy, whatever its precision."""
-    return standard_error(replace(TrialRecord.of(trial), accuracy=trial.values[0]), images)
+    return Measured(trial.values[0], error_of(trial, images) or 0.0)
 
 
 @dataclass(frozen=True)
@@ -104,7 +90,7 @@ def winners(study: Study, images: int | None, among: Collection[int] | None = No
     best = best_of(study, trials)
     if best is None:
         return None
-    error = _error(best, images) if objective_names(study)[0] in ACCURACIES else None
+    error = error_of(best, images) if objective_names(study)[0] in ACCURACIES else None
     if error is None:
         return Winners(best, None, (best,), best)
     least = best.values[0] - error

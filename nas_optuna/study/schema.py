@@ -258,11 +258,6 @@ def reports_of(trial: FrozenTrial) -> Mapping[int, float]:
     return {int(epoch): value for epoch, value in attribute(trial, TrialKey.REPORTS, {}).items()}
 
 
-def readable(study: Study) -> dict[str, Any]:
-    """Our attributes of a study without their prefix, for a person or for JSON."""
-    return {key.removeprefix(PREFIX): value for key, value in study.user_attrs.items() if key.startswith(PREFIX)}
-
-
 def flaw_of_trial(user: Mapping[str, Any], system: Mapping[str, Any]) -> str | None:
     """What is wrong with a trial's attributes, in a few words; None if nothing is.
 

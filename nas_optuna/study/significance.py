@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from optuna.study import Study
+from optuna.trial import FrozenTrial
 
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import study_user_attributes
-from nas_optuna.study.results import TrialRecord
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 
 
 def remembered_images(study: Study) -> int | None:
@@ -39,15 +39,20 @@ def sampling_error(accuracy: float, images: int) -> float:
     return math.sqrt(share * (1 - share) / (images + 4))
 
 
-def standard_error(record: TrialRecord, images: int | None) -> float | None:
-    """One standard error of a trial's accuracy, as a share of 1."""
+def standard_error(accuracy: float | None, images: int | None, spread: float | None = None) -> float | None:
+    """One standard error of an accuracy, as a share of 1, if repeated trainings have this standard deviation."""
     # It is the error of the sample of images or, if repeated trainings differ by more, that of their mean (of two, the
     # fewest that differ).
-    if record.accuracy is None or not 0 <= record.accuracy <= 1:
+    if accuracy is None or not 0 <= accuracy <= 1:
         return None
-    known = [sampling_error(record.accuracy, images)] if images else []
-    known += [record.spread / math.sqrt(2)] if record.spread is not None else []
+    known = [sampling_error(accuracy, images)] if images else []
+    known += [spread / math.sqrt(2)] if spread is not None else []
     return max(known, default=None)
+
+
+def error_of(trial: FrozenTrial, images: int | None) -> float | None:
+    """One standard error of a trial's first value if that is an accuracy, whatever its precision."""
+    return standard_error(trial.values[0], images, attribute(trial, TrialKey.SPREAD))
 
 
 def with_error(name: str, value: float, error: float | None, *, brief: bool = False) -> str:
@@ -62,33 +67,38 @@ def with_error(name: str, value: float, error: float | None, *, brief: bool = Fa
     return text if error is None or name not in ACCURACIES else f"{text} ± {error:.4f}"
 
 
-def error_on_test(report: Mapping[str, Any]) -> float:
-    """Standard error of the test accuracy that a retraining found."""
-    # It is the error of the sample of images or, if the seeds differ by more, that of their mean.
-    between = 0.0 if report["spread"] is None else float(report["spread"]) / math.sqrt(len(report["seeds"]))
-    return max(sampling_error(report["mean"], report["test_images"]), between)
-
-
-def accuracy_on_test(report: Mapping[str, Any]) -> str:
-    """The test accuracy that a retraining found, with its standard error.
-
-    Examples:
-        >>> accuracy_on_test({"mean": 0.97, "test_images": 359, "spread": None, "seeds": [0]})
-        '0.9700 ± 0.0097'
-    """
-    return with_error("accuracy", report["mean"], error_on_test(report))
-
-
 CLAIM = 2.0
 """Standard errors of a difference that justify a claim: the best of a few equal networks is often ahead by one."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """An accuracy and its standard error."""
+    """An accuracy and its standard error.
+
+    Examples:
+        >>> Measured.on_test({"mean": 0.97, "test_images": 359, "spread": None, "seeds": [0]}).exact
+        '0.9700 ± 0.0097'
+    """
 
     accuracy: float
     error: float
+
+    @classmethod
+    def on(cls, images: int, accuracy: float) -> Measured:
+        """An accuracy on a sample of images."""
+        return cls(accuracy, sampling_error(accuracy, images))
+
+    @classmethod
+    def on_test(cls, report: Mapping[str, Any]) -> Measured:
+        """The mean test accuracy that a retraining found."""
+        # Its error is that of the sample of images or, if the seeds differ by more, that of their mean.
+        between = 0.0 if report["spread"] is None else float(report["spread"]) / math.sqrt(len(report["seeds"]))
+        return cls(report["mean"], max(sampling_error(report["mean"], report["test_images"]), between))
+
+    @property
+    def exact(self) -> str:
+        """As text in four digits rather than three."""
+        return with_error("accuracy", self.accuracy, self.error)
 
     def __str__(self) -> str:
         return f"{self.accuracy:.3f} ± {self.error:.3f}"

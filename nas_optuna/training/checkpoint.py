@@ -203,8 +203,8 @@ _KEY = "nas_optuna_kept"
 class KeptWeights:
     """A folder with a file for each kept trial: the weights after its last epoch, and facts; processes may share it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, checkpoints: Path) -> None:
+        self.path = checkpoints / KEPT_FOLDER
 
     def keep(self, number: int | str, training: CheckpointFolder, facts: Mapping[str, str]) -> None:
         """Keep the weights of a training's last checkpoint under a trial's number or a name."""

@@ -67,7 +67,7 @@ def _keep(number: int) -> KeptWeights:
     network = make_network(search.space, architecture, search.spec.recipe, cpu, 0)
     loaders = (evaluator.train_loader, evaluator.validation_loader)  # type: ignore[attr-defined]
     list(fit(network, *loaders, search.spec.recipe, cpu, seed=0, checkpoints=training))
-    kept = KeptWeights(checkpoint_folder(Path("nas-optuna-files"), "nas") / "kept")
+    kept = KeptWeights(checkpoint_folder(Path("nas-optuna-files"), "nas"))
     kept.keep(number, training, {"architecture": str(architecture)})
     training.remove()
     return kept

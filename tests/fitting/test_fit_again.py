@@ -30,7 +30,7 @@ from nas_optuna.fitting.spec import spec_for, with_few_to_select
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import TrainStep
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 
 SECONDS = 12.0
 SMALL = ("space.width=8", "space.stages=1", "data.train_limit=400")
@@ -123,7 +123,7 @@ def test_where_time_has_run_out_the_network_is_what_the_search_has_left(
     again, said = work(folder)
     fitted = again.run()
     assert any("as the search has left it" in line for line in said)
-    kept = KeptWeights(checkpoint_folder(folder / "search-files", "fit") / KEPT_FOLDER)
+    kept = KeptWeights(checkpoint_folder(folder / "search-files", "fit"))
     weights = kept.load(state_in(folder)["final"]["trial"])
     assert weights is not None
     found = fitted.network.network.state_dict()

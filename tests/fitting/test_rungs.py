@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 from safetensors.torch import save_file
 
 from nas_optuna import Experiment
@@ -22,7 +22,7 @@ from nas_optuna.report.selection import gain_of
 from nas_optuna.study.results import REFERENCE, TrialRecord, best_trial, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.significance import Measured
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
+from nas_optuna.training.checkpoint import KeptWeights
 
 PLAN = Plan((Rung(4, 0.5), Rung(2, 1.0)), reserve=0.0)
 SPEC = spec_for("digits", overrides=["space.width=8", "space.stages=1", "data.train_limit=400"])
@@ -49,7 +49,7 @@ def searched(study: optuna.Study | None = None) -> optuna.Study:
 def test_a_longer_training_goes_on_from_a_shorter_one(tmp_path: Path) -> None:
     experiment = Experiment.from_spec(SPEC, device="cpu", checkpoints=tmp_path, keep_weights=True)
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
-    kept = KeptWeights(tmp_path / KEPT_FOLDER)
+    kept = KeptWeights(tmp_path)
     search = RungSearch(experiment, study, Plan((Rung(1, 1.0),), reserve=0.0), StopRequest(), kept=kept)
     found, reference = search.run(lambda line: None), experiment.space.reference
     assert found is not None
@@ -192,6 +192,16 @@ def test_what_leads_after_a_short_training_has_to_stay_ahead_in_a_longer_one(
     assert found is not None
     assert found.number == second[0 if stays else 1].number
     assert "to see whether it stays so" in said[-1]
+
+
+@pytest.mark.parametrize(("name", "best"), [("negative_log_likelihood", 0.1), ("accuracy", 0.9)])
+def test_a_network_far_ahead_of_the_reference_is_taken_whatever_is_optimised(name: str, best: float) -> None:
+    experiment = Experiment.from_spec(SPEC.override([f'objectives=["{name}"]']), device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    reference = experiment.space.reference
+    attributes = [{TrialKey.ARCHITECTURE: text, TrialKey.ACCURACY: 0.9} for text in ("another", str(reference))]
+    trials = [create_trial(value=v, user_attrs=a) for v, a in zip((best, 0.5), attributes, strict=True)]
+    assert RungSearch(experiment, study, PLAN, StopRequest())._preferred(trials, reference) is trials[0]
 
 
 @pytest.mark.parametrize("left", [2.0, 3.0])

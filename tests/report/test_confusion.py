@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from nas_optuna.execution.retrain import TestReport as Report
-from nas_optuna.execution.retrain import confusion, record
+from nas_optuna.execution.retrain import record, stored_report
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.page import report
 from nas_optuna.study.schema import LONGEST, StudyKey
@@ -31,13 +31,16 @@ def test_the_matrix_is_kept_whole_in_parts_that_every_storage_holds(tmp_path: Pa
     study = optuna.create_study(study_name="s", storage=open_storage(f"sqlite:///{tmp_path}/x.db", create=True))
     for look in range(2):
         assert record(study, found(classes), trial=3) == look
-    names, matrix = confusion(study.user_attrs, 1) or ([], [])
+    kept_report = stored_report(study.user_attrs, 1)
+    assert kept_report is not None
+    names, matrix = kept_report.classes, kept_report.predictions
     assert len(names) == len(matrix) == classes
-    assert matrix[0][:2] == [8, 2]
+    assert matrix[0][:2] == (8, 2)
     assert all(sum(row) == 10 for row in matrix)
     kept = [v for k, v in study.user_attrs.items() if "confusion" in k]
     assert max(len(json.dumps(value)) for value in kept) <= LONGEST
-    assert confusion(study.user_attrs, 2) is None
+    assert stored_report(study.user_attrs, 2) is None
+    assert stored_report(study.user_attrs, -1) == kept_report
 
 
 def test_no_look_is_lost_where_several_are_recorded_at_once(tmp_path: Path) -> None:
@@ -47,11 +50,16 @@ def test_no_look_is_lost_where_several_are_recorded_at_once(tmp_path: Path) -> N
     kept = study.user_attrs[StudyKey.RETRAINED]
     assert sorted(looks) == list(range(8))
     assert [kept[look]["trial"] for look in looks] == list(range(8))
-    assert confusion(study.user_attrs, 7) is not None
+    last = stored_report(study.user_attrs, 7)
+    assert last is not None
+    assert last.predictions == found(2).predictions
 
 
 def test_a_study_of_an_earlier_release_has_none() -> None:
-    assert confusion({"nas_optuna:retrained": [{"mean": 0.5}]}) is None
+    earlier = stored_report({"nas_optuna:retrained": [{"mean": 0.5}]})
+    assert earlier is not None
+    assert earlier.predictions == ()
+    assert stored_report({}) is stored_report({}, -1) is None
 
 
 @pytest.mark.parametrize("classes", [2, 10, 100, 1000])

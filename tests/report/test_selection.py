@@ -6,8 +6,11 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.errors import StudyError
+from nas_optuna.report.facts import objectives_of
 from nas_optuna.report.selection import Winners, choose, gain_of, winners
+from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.significance import Measured
 
 
 def study(*trials: optuna.trial.FrozenTrial, names: Sequence[str] = ("accuracy",)) -> optuna.Study:
@@ -36,6 +39,12 @@ def trial(
 
 def numbers(found: Winners) -> set[int]:
     return {trial.number for trial in found.tied}
+
+
+def test_an_accuracy_in_eight_bits_has_its_own_error() -> None:
+    trial = create_trial(value=0.5, user_attrs={"nas_optuna:accuracy": 0.97})
+    shown = objectives_of(TrialRecord.of(trial), ["accuracy_int8"], 288)
+    assert shown == [("accuracy_int8", Measured.on(288, 0.5).exact)]
 
 
 def test_the_cheapest_within_one_standard_error() -> None:

@@ -52,7 +52,7 @@ def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, c
     assert found.number == best == ranked(study.trials)[0].number
     assert summaries(storage)[0].best == trained[best][0]
     KeepBest(tmp_path).trial_finished(Subject("", None, "", study), None)
-    assert KeptWeights(kept).numbers() == [best]
+    assert KeptWeights(tmp_path).numbers() == [best]
     display = RunDisplay(Bars(disable=True))
     display.run_started(Run("search", study, None, steps=1))
     assert f"(trial {best})" in str(display)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from optuna.trial import create_trial
 
-from nas_optuna.study.results import TrialRecord
-from nas_optuna.study.significance import error_on_test, sampling_error, standard_error
+from nas_optuna.study.significance import Measured, error_of, sampling_error, standard_error
 
 
 @pytest.mark.parametrize(("accuracy", "images"), [(0.9, 1000), (0.97, 288), (0.5, 96)])
@@ -26,8 +25,10 @@ def test_what_is_no_accuracy_is_refused(accuracy: float, images: int) -> None:
 
 def test_trainings_that_differ_more_than_samples_have_a_larger_error() -> None:
     def error(spread: float | None, images: int | None) -> float | None:
-        attributes = {"nas_optuna:accuracy": 0.9} | ({} if spread is None else {"nas_optuna:spread": spread})
-        return standard_error(TrialRecord.of(create_trial(value=0.9, user_attrs=attributes)), images)
+        attributes = {} if spread is None else {"nas_optuna:spread": spread}
+        trial = create_trial(value=0.9, user_attrs=attributes)
+        assert error_of(trial, images) == standard_error(0.9, images, spread)
+        return error_of(trial, images)
 
     assert error(0.2, 288) == pytest.approx(0.2 / math.sqrt(2))
     assert error(0.0, 288) == error(None, 288) == sampling_error(0.9, 288)
@@ -40,4 +41,4 @@ def test_a_test_accuracy_errs_by_its_images_or_by_its_seeds(
     spread: float | None, seeds: int, expected: float | None
 ) -> None:
     report = {"mean": 0.9, "test_images": 359, "spread": spread, "seeds": list(range(seeds))}
-    assert error_on_test(report) == pytest.approx(expected or sampling_error(0.9, 359))
+    assert Measured.on_test(report).error == pytest.approx(expected or sampling_error(0.9, 359))
