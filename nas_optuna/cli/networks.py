@@ -36,7 +36,7 @@ with lazily():
     from nas_optuna.fitting import spec as fit_spec
     from nas_optuna.fitting.pretrained import may_begin_pretrained
     from nas_optuna.fitting.run import Fit
-    from nas_optuna.report import confusion, drawing, facts, notes, selection
+    from nas_optuna.report import confusion, drawing, facts, notes
     from nas_optuna.spec import StudySpec
     from nas_optuna.study import files as study_files
     from nas_optuna.study import studies
@@ -144,7 +144,7 @@ def retrain(
     The saved file is of the first seed. Ctrl-C keeps the last epoch; the same command goes on from there.
     """
     experiment, study = stored.experiment([] if epochs is None else [f"recipe.epochs={epochs}"], device=device)
-    chosen = selection.choose(study, trial)
+    chosen = facts.StudyFacts(study).choose(trial)
     # A trial may have chosen its recipe, too.
     recipe = hyperparameters.applied(experiment.search.spec.recipe, chosen.params)
     search = replace(experiment.search, spec=experiment.search.spec.model_copy(update={"recipe": recipe}))
@@ -245,7 +245,7 @@ def export(
             f"study {stored.study!r} trains with an evaluator of its own, so nas-optuna does not know its weights;"
             " export them in your own code with nas_optuna.export.export_network"
         )
-    search, chosen = experiment.search, selection.choose(study, trial)
+    search, chosen = experiment.search, facts.StudyFacts(study).choose(trial)
     found, data = _found(stored.url, study, search, chosen, network), search.data
     held_out = data.validation
     if int8 and found.retrained:  # on training and validation images

@@ -30,7 +30,7 @@ with lazily():
     from nas_optuna.execution.evaluator import Measurement
     from nas_optuna.execution.loop import StopRequest
     from nas_optuna.fitting.clock import TimeBudget
-    from nas_optuna.report import facts, selection
+    from nas_optuna.report import facts
     from nas_optuna.study import schema
     from nas_optuna.study.results import TrialRecord, best_trial, changes, front_trials, reference_of
 
@@ -136,7 +136,7 @@ class RunDisplay(Callback):
         architecture = changes(record.architecture, self._reference)
         self._reference = self._reference or reference_of([ended])  # after its own line, which says it in full
         if self._bars.disable:
-            found = facts.objectives_of(record, selection.objective_names(self._study), brief=True)
+            found = facts.objectives_of(record, facts.objective_names(self._study), brief=True)
             values = " ".join(text for _, text in found) or "-"
             notes = "".join(f"  ({remark})" for remark in facts.remarks_of(record))
             say(

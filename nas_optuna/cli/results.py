@@ -35,9 +35,9 @@ with lazily():
     from optuna_dashboard import wsgi
 
     from nas_optuna.hyperparameters import of_architecture
-    from nas_optuna.report import comparison, drawing, selection
+    from nas_optuna.report import comparison, drawing
     from nas_optuna.report import dashboard as server
-    from nas_optuna.report.facts import StudyFacts, remarks_of
+    from nas_optuna.report.facts import StudyFacts, Winners, remarks_of
     from nas_optuna.study import files, results
     from nas_optuna.study import studies as stored_studies
     from nas_optuna.study.results import TrialRecord
@@ -67,13 +67,13 @@ def best(
     if max_latency is not None and latency_table is None:
         raise SpecError("--max-latency chooses among trained networks by a table; name it: --latency-table FILE")
     latencies = _on_device(stored, latency_table, max_latency) if latency_table else None
-    found = selection.winners(study, images, latencies) if latencies else facts.winners
+    found = facts.winners_among(latencies or None)
     if found is None:
-        raise selection.no_complete_trial(study)
+        raise facts.no_complete_trial()
     if within:
-        selection.require_error(study, found, "leave out --within")
+        facts.require_error(found, "leave out --within")
     shown = found.cheapest if within else found.best
-    record, gain = TrialRecord.of(shown), selection.gain_of(study, shown)
+    record, gain = TrialRecord.of(shown), facts.gain_of(shown)
     if latencies:
         record = replace(record, costs=record.costs | {"latency_ms": latencies[shown.number]})
     if json:
@@ -104,7 +104,7 @@ def best(
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
     """The latency by a table of each trial's network inside a limit; a `StudyError` if there is none."""
-    latencies, margin = selection.table_latencies(stored.load().study, Path(table))
+    latencies, margin = StudyFacts(stored.load().study).latencies_by(Path(table))
     if limit is None:
         return latencies
     most, room = parse_amount(limit), 1 + (margin or 0.0)
@@ -122,7 +122,7 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
     return inside
 
 
-def _say_ties(found: selection.Winners) -> None:
+def _say_ties(found: Winners) -> None:
     remedy = "" if found.cheapest.number == found.best.number else "; retrain and export take it as --trial cheapest"
     say(
         f"as good as the best: {plural(len(found.tied) - 1, 'other network')}, at most one standard error"
@@ -147,7 +147,7 @@ def pareto(
     stored_studies.study_spec(facts.study)  # refuses a study that is not ours
     front = results.front_of(facts.study, options.pairs("--reference", reference, "latency_ms=2", float))
     if not front.records:
-        raise selection.no_complete_trial(facts.study)
+        raise facts.no_complete_trial()
     print_json(asdict(front)) if json else _print_front(facts, front)
 
 

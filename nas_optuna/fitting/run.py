@@ -35,9 +35,9 @@ from nas_optuna.fitting.spec import advice, decided_before, larger_space, new_ex
 from nas_optuna.fitting.winner import Fitted, Winner, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.report.notes import NoteWriter, write_study_note
 from nas_optuna.report.page import report as page_of
-from nas_optuna.report.selection import space_of
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.files import folders
 from nas_optuna.study.results import best_trial
@@ -170,7 +170,7 @@ class Fit:
                 Experiment.of_study(study, self.spec, data_directory=self.data_directory, device=self.device)
 
     def _fitted(self, study: Study) -> Fitted:
-        winner = winner_of(study, space_of(study), self.spec.reference)
+        winner = winner_of(study, StudyFacts(study).space, self.spec.reference)
         network = load_network(self.folder / WEIGHTS, space=winner.space)
         report = stored_report(study.user_attrs, -1)
         if report is None:

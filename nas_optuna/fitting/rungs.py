@@ -29,13 +29,12 @@ from nas_optuna.fitting.clock import LEAST_SECONDS, Load, Plan, Progress, Rung, 
 from nas_optuna.fitting.equal_seconds import EqualSeconds, Timed, time_network
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
-from nas_optuna.report.selection import measured
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
 from nas_optuna.study.results import REFERENCE, best_trial, is_feasible
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import error_of, remembered_images
+from nas_optuna.study.significance import Measured, error_of, remembered_images
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import enqueue_once
 from nas_optuna.training.checkpoint import KeptWeights
@@ -136,9 +135,13 @@ class RungSearch:
         # Most networks near a good one are slightly worse, and the best figure of many is partly luck.
         best, images = ranking[0], remembered_images(self.study)
         known = [trial for trial in ranking if _architecture(trial) == str(reference)]
-        if not known or len(best.values) > 1 or not maximizes(self.study) or error_of(best, images) is None:
+        if not known or len(best.values) > 1:
             return best
-        return best if measured(best, images).is_ahead(measured(known[0], images)) else known[0]
+        if not maximizes(self.study):  # a loss, of which no error is known
+            return min(best, known[0], key=lambda trial: trial.values[0])
+        if error_of(best, images) is None:
+            return best
+        return best if Measured.of_trial(best, images).is_ahead(Measured.of_trial(known[0], images)) else known[0]
 
     def objective(self, rung: Rung, number: int) -> EvaluatorObjective:
         """The objective of a rung."""

@@ -19,10 +19,10 @@ from nas_optuna.execution.retrain import TestReport
 from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
-from nas_optuna.report.selection import gain_of, on_test
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.results import changes, reference_of
+from nas_optuna.study.results import changes
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Gain
 from nas_optuna.study.studies import study_spec
@@ -87,7 +87,7 @@ class Winner:
     def of(cls, study: Study, trial: FrozenTrial, search: Search, device: str) -> Winner:
         """The network of the best trial, unless the user's own reference is inside the limits and no worse."""
         found, spec = cls.known(trial, search.space), search.spec
-        gain = gain_of(study, trial)
+        gain = StudyFacts(study).gain_of(trial)
         if spec.reference is None or gain is None or gain.reference is None or gain.best.is_ahead(gain.reference):
             return found
         own = cls.known(trial, search.space, spec.reference)
@@ -98,8 +98,7 @@ class Winner:
         """What it is, for a person."""
         if self.own:
             return f"your reference {study_spec(study).reference}"
-        reference = reference_of(study.get_trials(deepcopy=False))
-        return f"trial {self.trial.number} ({changes(str(self.architecture), reference)})"
+        return f"trial {self.trial.number} ({changes(str(self.architecture), StudyFacts(study).reference)})"
 
     def in_search(self, search: Search) -> Search:
         """A search on the same images in the network's space."""
@@ -117,10 +116,11 @@ class Winner:
 
     def gain(self, study: Study) -> Gain | None:
         """The gain of the chosen network over the reference."""
-        found = gain_of(study, self.trial)
+        facts = StudyFacts(study)
+        found = facts.gain_of(self.trial)
         if found is None or found.reference is None or not self.own:
             return found
-        tested = on_test(study, None)  # a report without a trial is of the user's own reference
+        tested = facts.on_test(None)  # a report without a trial is of the user's own reference
         return replace(found, best=found.reference, is_reference=True, tested=tested)
 
 

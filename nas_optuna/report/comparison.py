@@ -19,11 +19,9 @@ from nas_optuna.report.charts import Series
 from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.facts import StudyFacts, staircase
 from nas_optuna.report.rendering import render
-from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.results import TrialRecord, best_trial, complete_trials
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import error_of, with_error
-from nas_optuna.study.studies import maximizes, study_spec, written
+from nas_optuna.study.significance import with_error
+from nas_optuna.study.studies import study_spec, written
 
 
 def columns_for(objective: str, *, brief: bool = False) -> list[Column]:
@@ -47,8 +45,7 @@ def columns_for(objective: str, *, brief: bool = False) -> list[Column]:
 def summary_of(study: Study) -> dict[str, Any]:
     """What one study found: a row of the table, and of JSON."""
     facts = StudyFacts(study)
-    best, spec = best_trial(facts.study), facts.spec
-    images = facts.images if best and spec.objectives[0] in ACCURACIES else None
+    found, spec = facts.winners, facts.spec
     return {
         "study": study.study_name,
         "sampler": spec.sampler.name,
@@ -56,9 +53,9 @@ def summary_of(study: Study) -> dict[str, Any]:
         "trials": len(facts.trials),
         "complete": len(facts.complete),
         "seconds": sum(attribute(trial, TrialKey.SECONDS, 0.0) for trial in facts.trials),
-        "best": best.values[0] if best else None,
-        "error": error_of(best, images) if best and images else None,
-        "architecture": TrialRecord.of(best).architecture if best else "",
+        "best": found.best.values[0] if found else None,
+        "error": found.error if found else None,
+        "architecture": attribute(found.best, TrialKey.ARCHITECTURE, "") if found else "",
     }
 
 
@@ -115,15 +112,15 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Mapping[str, A
     """One HTML page: the table, and the best value by trials and by seconds of training."""
     name = require_comparable(studies)
     by_trials, by_seconds = [], []
-    for i, study in enumerate(map(read_once, studies)):
-        complete, spent, total = complete_trials(study), {}, 0.0
-        for trial in study.get_trials(deepcopy=False):
+    for i, facts in enumerate(map(StudyFacts, studies)):
+        spent, total = {}, 0.0
+        for trial in facts.trials:
             total += attribute(trial, TrialKey.SECONDS, 0.0)
             spent[trial.number] = total
-        steps = staircase([(t.number, t.values[0]) for t in complete], maximize=maximizes(study))
-        style = f"line s{i % 4}"
-        by_trials.append(Series(steps, style, name=study.study_name))
-        by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=study.study_name))
+        steps = staircase([(t.number, t.values[0]) for t in facts.complete], maximize=facts.maximize)
+        style, title = f"line s{i % 4}", facts.study.study_name
+        by_trials.append(Series(steps, style, name=title))
+        by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=title))
     return render(
         "comparison.html.j2",
         **filled(columns_for(name), summaries),

@@ -1,4 +1,4 @@
-"""Facts of a study and of its trials for tables, notes and pages; each is read once."""
+"""Facts of a study and of its trials, each read once: which trial is best, and figures for tables, notes and pages."""
 
 from __future__ import annotations
 
@@ -6,33 +6,63 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.errors import StudyError, shown
+from nas_optuna.lazily import lazily
+from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
 from nas_optuna.quantities import Quantity, duration, plural
 from nas_optuna.report import charts
 from nas_optuna.report.columns import Column
-from nas_optuna.report.selection import Winners, gain_of, objective_names, winners
+from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import read_once
-from nas_optuna.study.results import REFERENCE, TrialRecord, changes, complete_trials, cost_names, ranked, reference_of
-from nas_optuna.study.schema import StudyKey, reports_of
-from nas_optuna.study.significance import Gain, Measured, remembered_images, standard_error, with_error
-from nas_optuna.study.studies import command, maximizes, study_spec
+from nas_optuna.study.results import (
+    REFERENCE,
+    TrialRecord,
+    best_of,
+    changes,
+    complete_trials,
+    cost_names,
+    longest_trained,
+    ranked,
+    reference_of,
+)
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute, reports_of
+from nas_optuna.study.significance import Gain, Measured, error_of, remembered_images, standard_error, with_error
+from nas_optuna.study.studies import command, has_spec, maximizes, study_spec
+
+with lazily():
+    from nas_optuna.costs.latency_table import LatencyTable
 
 Section = dict[str, Any]
 """The values of one section of a template."""
 STATES = ("complete", "pruned", "fail", "running", "waiting", "unreadable")
 
 
+@dataclass(frozen=True)
+class Winners:
+    """The best trial of a study, and those that may be behind it only by chance."""
+
+    best: FrozenTrial  # the best complete trial in the first objective
+    error: float | None  # one standard error of its accuracy; None if that is unknown, or another objective is first
+    # the complete trials whose accuracies are at most one standard error below the best, the best first; each network
+    # once
+    tied: tuple[FrozenTrial, ...]
+    cheapest: FrozenTrial  # the one of `tied` with the fewest MACs (the one-standard-error rule, Breiman et al. 1984)
+
+
 class StudyFacts:
-    """A study for every table, note and page."""
+    """A study for every command, table, note and page."""
 
     def __init__(self, study: Study) -> None:
         self.study = read_once(study)
@@ -48,6 +78,15 @@ class StudyFacts:
         """The study's spec."""
         return study_spec(self.study)
 
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The study's space, made without its images."""
+        spec, identity = self.spec.space, self.attributes.get(StudyKey.SPACE)
+        if identity is None:
+            raise StudyError(f"study {self.study.study_name!r} does not say which images its space is for")
+        size, like = identity["input_size"], {name: identity[name] for name in ("in_channels", "classes")}
+        return create_space(spec.name, spec.options, **like, input_size=tuple(size) if isinstance(size, list) else size)
+
     @property
     def what(self) -> str:
         """A sentence on what is searched, and how."""
@@ -58,6 +97,11 @@ class StudyFacts:
         return f"{spec.goal()} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
 
     @cached_property
+    def reference(self) -> str | None:
+        """The architecture of the space's reference; see `reference_of`."""
+        return reference_of(self.trials)
+
+    @cached_property
     def records(self) -> list[TrialRecord]:
         """All trials, best first."""
         return ranked(self.trials, self.maximize)
@@ -65,12 +109,90 @@ class StudyFacts:
     @cached_property
     def winners(self) -> Winners | None:
         """The best trial and the cheapest that is as good."""
-        return winners(self.study, self.images)
+        return self.winners_among()
+
+    def winners_among(self, numbers: Collection[int] | None = None) -> Winners | None:
+        """The winners among all trials or those with these numbers; None without a complete trial."""
+        trials = [t for t in longest_trained(self.complete) if numbers is None or t.number in numbers]
+        best = best_of(self.study, trials)
+        if best is None:
+            return None
+        error = error_of(best, self.images) if self.names[0] in ACCURACIES else None
+        if error is None:
+            return Winners(best, None, (best,), best)
+        least = best.values[0] - error
+        tied = [
+            trial
+            for trial in trials
+            if trial.values[0] >= least and (trial is best or attribute(trial, TrialKey.DUPLICATE_OF) is None)
+        ]
+        tied.sort(key=lambda trial: (-trial.values[0], trial.number))
+        # MACs decide which is cheapest: every trial has them, and they are the same on every device.
+        return Winners(best, error, tuple(tied), min(tied, key=lambda t: attribute(t, TrialKey.cost("macs"), math.inf)))
+
+    def require_error(self, found: Winners, remedy: str) -> None:
+        """Refuse, with a remedy, to select a network as good as the best if no standard error is known."""
+        if found.error is None:
+            raise StudyError(
+                f"no standard error is known of {self.names[0]} in study {self.study.study_name!r}; {remedy}"
+            )
+
+    def no_complete_trial(self) -> StudyError:
+        """The error of a command that needs a complete trial."""
+        remedy = f"; {self.command('run')} makes some" if has_spec(self.study) else ""
+        return StudyError(f"study {self.study.study_name!r} has no complete trial yet{remedy}")
+
+    def choose(self, which: str) -> FrozenTrial:
+        """The trial named ``"best"`` or ``"cheapest"`` (at most one standard error below it), or by its number."""
+        if which in ("best", "cheapest"):
+            if self.winners is None:
+                raise self.no_complete_trial()
+            if which == "cheapest":
+                self.require_error(self.winners, "choose best")
+            return self.winners.best if which == "best" else self.winners.cheapest
+        if not which.isdecimal() or int(which) >= len(self.trials):
+            numbers = f" or a number below {len(self.trials)}" if self.trials else ""
+            raise StudyError(f"{shown(which)} is no trial of this study; choose best, cheapest{numbers}")
+        trial = self.trials[int(which)]
+        if not TrialRecord.of(trial).architecture:
+            raise StudyError(f"trial {trial.number} has no architecture yet; choose another")
+        return trial
 
     @cached_property
     def gain(self) -> Gain | None:
         """The gain of the search, if its first objective is accuracy."""
-        return gain_of(self.study)
+        return self.gain_of()
+
+    def gain_of(self, chosen: FrozenTrial | None = None) -> Gain | None:
+        """The gain of the best or `chosen` trial; None without one, or if the first objective is no accuracy."""
+        trials, images = longest_trained(self.complete), self.images
+        best = chosen or best_of(self.study, trials)
+        if best is None or images is None or self.names[0] not in ACCURACIES:
+            return None
+        measured, tested = Measured.of_trial(best, images), self.on_test(best.number)
+        majority: float | None = self.attributes.get(StudyKey.DATA, {}).get("majority")
+        own: dict[str, Any] = self.attributes.get(StudyKey.REFERENCE, {})
+        if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
+            return Gain(measured, Measured.on(images, own["accuracy"]), majority, tested=tested)
+        reference = best_of(self.study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
+        same = reference is not None and reference.params == best.params
+        beside = None if reference is None else Measured.of_trial(reference, images)
+        return Gain(measured, beside, majority, is_reference=same, tested=tested)
+
+    def on_test(self, trial: int | None) -> Measured | None:
+        """The test accuracy of a trial, or of the user's own reference, at the first look; None if not tested."""
+        # By trial: another one of the same architecture may have other settings of the recipe.
+        reports: list[dict[str, Any]] = self.attributes.get(StudyKey.RETRAINED, [])
+        found = (report for report in reports if "trial" in report and report["trial"] == trial)
+        return next(map(Measured.on_test, found), None)
+
+    def latencies_by(self, file: Path) -> tuple[dict[int, float], float | None]:
+        """Trial number → milliseconds of each complete trial's network by a latency table, and the table's margin."""
+        space = self.space
+        table = LatencyTable.open(file, space, force=self.spec.latency.force, anyway=None)
+        written = {t.number: TrialRecord.of(t).architecture for t in self.complete}
+        told = {number: table.architecture_ms(space, space.parse(text)) for number, text in written.items() if text}
+        return told, table.margin(space)
 
     @property
     def counts(self) -> str:
@@ -103,7 +225,7 @@ class StudyFacts:
 
         headings = self.names if brief else [describe(name).heading for name in self.names]
         costs = [describe(name) for name in cost_names(records, self.names)]
-        reference = reference_of(self.trials)
+        reference = self.reference
         ranks = (3, *range(8, 99))  # the first cost stays longer than epochs and time do
         return [
             Column("trial", lambda record: record.number, right=True),
@@ -130,6 +252,12 @@ class StudyFacts:
     def command(self, name: str, *words: str) -> str:
         """A command for this study, for a person to type."""
         return command(self.study, name, "--study", self.study.study_name, *words)
+
+
+def objective_names(study: Study) -> list[str]:
+    """Names of a study's objectives, in order; a study that is not ours may not name them."""
+    several = [f"value_{i}" for i in range(len(study.directions))] if len(study.directions) > 1 else ["value"]
+    return study.metric_names or several
 
 
 def _setting(name: str, record: TrialRecord) -> object:

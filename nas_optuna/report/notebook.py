@@ -26,8 +26,8 @@ with lazily():
     from pandas import DataFrame
     from torch import nn
 
-    from nas_optuna.report import drawing, page, selection
-    from nas_optuna.report.facts import rows
+    from nas_optuna.report import drawing, page
+    from nas_optuna.report.facts import StudyFacts, rows
     from nas_optuna.spaces import SearchSpace
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.trust import require_trust
@@ -70,7 +70,7 @@ class LoadedStudy:
     @cached_property
     def space(self) -> SearchSpace:
         """The search space."""
-        return selection.space_of(self.study)
+        return StudyFacts(self.study).space
 
     @property
     def best(self) -> TrialRecord:
@@ -115,7 +115,7 @@ class LoadedStudy:
         return self.space.build(self.space.architecture(of_architecture(self._chosen(which).params)))
 
     def _chosen(self, which: str | int) -> FrozenTrial:
-        return selection.choose(self.study, str(which))
+        return StudyFacts(self.study).choose(str(which))
 
     def _repr_svg_(self) -> str | None:
         try:

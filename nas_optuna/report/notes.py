@@ -19,8 +19,7 @@ from nas_optuna.report.columns import Column, filled
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.report.dashboard import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.facts import StudyFacts, figures_of, remarks_of, retrained_figures
-from nas_optuna.report.selection import objective_names
+from nas_optuna.report.facts import StudyFacts, figures_of, objective_names, remarks_of, retrained_figures
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
 from nas_optuna.study.results import TrialRecord, best_trial, front_trials, ranked
@@ -109,13 +108,10 @@ class NoteWriter(Callback):
     def __init__(self, space: SearchSpace | None = None, store: Path | None = None) -> None:
         self._space = space
         self._store = store
-        self._names: Sequence[str] = ()
-        self._images: int | None = None
 
     def run_started(self, run: Run) -> None:
         """Read what all notes need; a trial whose process was killed before its note is told again."""
-        self._names = objective_names(run.study)
-        self._images = remembered_images(run.study)
+        self._facts = StudyFacts(run.study)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the note to the study, where the dashboard looks for it."""
@@ -124,7 +120,7 @@ class NoteWriter(Callback):
             return
         self._write(study, ended)
         best = best_trial(study)
-        if len(self._names) > 1 or (best is not None and best.number == ended.number):
+        if len(self._facts.names) > 1 or (best is not None and best.number == ended.number):
             write_study_note(study)
 
     def run_finished(self, run: Run) -> None:
@@ -135,7 +131,7 @@ class NoteWriter(Callback):
     def _write(self, study: Study, ended: FrozenTrial) -> None:
         kept = self._drawn(ended)
         picture = dashboard.address(study, kept, trial_id_of(ended), dashboard.DRAWING)
-        body = trial_note(ended, self._names, self._images, picture)
+        body = trial_note(ended, self._facts.names, self._facts.images, picture)
         set_study_system_attributes(study, kept | dashboard_note(body, ended))
 
     def _drawn(self, ended: FrozenTrial) -> dict[str, Any]:

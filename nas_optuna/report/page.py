@@ -33,7 +33,6 @@ from nas_optuna.report.confusion import CLASS_COLUMNS, Confusion
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import Section, StudyFacts, curve_of, remarks_of, retrained_figures, staircase, titles_of
 from nas_optuna.report.rendering import render
-from nas_optuna.report.selection import space_of
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.spec_text import to_toml
@@ -105,7 +104,7 @@ def _winner(facts: StudyFacts) -> Section | None:
     gain = facts.gain
     drawing, undrawn = Markup(""), ""
     try:
-        drawing = Markup(draw_trial(space_of(facts.study), found.best).svg)
+        drawing = Markup(draw_trial(facts.space, found.best).svg)
     except NasOptunaError as error:
         undrawn = str(error)
     width = re.search(r'<svg[^>]* width="(\d+)"', drawing)
@@ -322,7 +321,7 @@ def supernet_section(facts: StudyFacts) -> Section | None:
     """Argmax, probabilities and rank correlation; None if no supernet was trained."""
     try:
         result = read_result(facts.study)
-        space = space_of(facts.study)
+        space = facts.space
     except NasOptunaError:
         return None
     choices = [

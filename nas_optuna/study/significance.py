@@ -95,6 +95,11 @@ class Measured:
         between = 0.0 if report["spread"] is None else float(report["spread"]) / math.sqrt(len(report["seeds"]))
         return cls(report["mean"], max(sampling_error(report["mean"], report["test_images"]), between))
 
+    @classmethod
+    def of_trial(cls, trial: FrozenTrial, images: int | None) -> Measured:
+        """The first value of a complete trial; its error is 0 if that is unknown."""
+        return cls(trial.values[0], error_of(trial, images) or 0.0)
+
     @property
     def exact(self) -> str:
         """As text in four digits rather than three."""

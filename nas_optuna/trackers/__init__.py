@@ -17,7 +17,7 @@ from nas_optuna.errors import NasOptunaError, SpecError, unknown
 from nas_optuna.execution.events import Callback
 from nas_optuna.registry import Registry
 from nas_optuna.report.drawing import draw_trial
-from nas_optuna.report.selection import objective_names, space_of
+from nas_optuna.report.facts import StudyFacts, objective_names
 from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import TrialKey, attribute
 
@@ -87,6 +87,6 @@ def drawing(study: Study, ended: FrozenTrial) -> str | None:
     if not TrialRecord.of(ended).architecture:
         return None
     try:
-        return draw_trial(space_of(study), ended).svg
+        return draw_trial(StudyFacts(study).space, ended).svg
     except NasOptunaError:
         return None

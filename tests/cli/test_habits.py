@@ -206,7 +206,7 @@ def test_ctrl_c_in_any_command_is_one_line(command: Command, study: str, monkeyp
     def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nas_optuna.report.selection.gain_of", press)
+    monkeypatch.setattr("nas_optuna.report.facts.StudyFacts.gain_of", press)
     result = command("best", "--study", study)
     assert (result.code, result.out, result.err) == (130, "", "error: interrupted\n")
 

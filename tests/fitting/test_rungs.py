@@ -18,7 +18,7 @@ from nas_optuna.fitting.equal_seconds import EqualSeconds
 from nas_optuna.fitting.rungs import PROMOTED, RungSearch, plan_for, trained_weights
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials
-from nas_optuna.report.selection import gain_of
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.results import REFERENCE, TrialRecord, best_trial, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.significance import Measured
@@ -140,7 +140,7 @@ def test_the_best_of_a_rung_are_trained_for_longer(study: optuna.Study) -> None:
 
 def test_networks_are_compared_with_those_of_their_rung(study: optuna.Study) -> None:
     last = of_rung(study, 2)
-    best, gain = best_trial(study), gain_of(study)
+    best, gain = best_trial(study), StudyFacts(study).gain
     assert best is not None
     assert best.values == [max(record.values[0] for record in last)]
     assert [record.number for record in ranked(study.trials)[:2]] == [
@@ -153,7 +153,7 @@ def test_networks_are_compared_with_those_of_their_rung(study: optuna.Study) -> 
 
 def test_what_is_said_is_said_of_the_network_that_was_taken(study: optuna.Study) -> None:
     reference = of_rung(study, 2)[0]
-    gain = gain_of(study, study.trials[reference.number])
+    gain = StudyFacts(study).gain_of(study.trials[reference.number])
     assert gain is not None
     assert gain.is_reference
     assert gain.best.accuracy == reference.values[0]
@@ -201,7 +201,10 @@ def test_a_network_far_ahead_of_the_reference_is_taken_whatever_is_optimised(nam
     reference = experiment.space.reference
     attributes = [{TrialKey.ARCHITECTURE: text, TrialKey.ACCURACY: 0.9} for text in ("another", str(reference))]
     trials = [create_trial(value=v, user_attrs=a) for v, a in zip((best, 0.5), attributes, strict=True)]
-    assert RungSearch(experiment, study, PLAN, StopRequest())._preferred(trials, reference) is trials[0]
+    search = RungSearch(experiment, study, PLAN, StopRequest())
+    assert search._preferred(trials, reference) is trials[0]
+    behind = create_trial(value=0.6 if best < 0.5 else 0.4, user_attrs=attributes[0])
+    assert search._preferred([behind, trials[1]], reference) is trials[1]  # after a longer training of both
 
 
 @pytest.mark.parametrize("left", [2.0, 3.0])

@@ -20,7 +20,6 @@ from nas_optuna.report.comparison import comparison_page, summary_of
 from nas_optuna.report.facts import StudyFacts, rows
 from nas_optuna.report.notes import study_note
 from nas_optuna.report.page import report
-from nas_optuna.report.selection import choose
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import storage_of
@@ -252,7 +251,7 @@ def test_several_objectives_have_curves_and_a_front() -> None:
         summary_of,
         front_of,
         lambda s: study_note(s, {}),
-        lambda s: choose(s, "best"),
+        lambda s: StudyFacts(s).choose("best"),
     ],
 )
 def test_all_that_is_said_of_a_study_is_of_one_reading(

@@ -6,8 +6,7 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.errors import StudyError
-from nas_optuna.report.facts import objectives_of
-from nas_optuna.report.selection import Winners, choose, gain_of, winners
+from nas_optuna.report.facts import StudyFacts, Winners, objectives_of
 from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Measured
@@ -59,7 +58,10 @@ def test_the_cheapest_within_one_standard_error() -> None:
         trial(0.969, None, duplicate_of=6),
         create_trial(state=TrialState.PRUNED, user_attrs={"nas_optuna:macs": 1.0}, intermediate_values={1: 0.97}),
     )
-    found, exact, unknown = (winners(searched, images) for images in (288, 10**6, None))
+    everything = [StudyFacts(searched) for _ in range(3)]
+    for facts, images in zip(everything, (288, 10**6, None), strict=True):
+        facts.images = images
+    found, exact, unknown = (facts.winners for facts in everything)
     assert found is not None
     assert exact is not None
     assert unknown is not None
@@ -70,22 +72,22 @@ def test_the_cheapest_within_one_standard_error() -> None:
 
 
 def test_a_study_without_a_complete_trial_has_no_winner() -> None:
-    assert winners(study(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.9})), 288) is None
+    assert StudyFacts(study(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.9}))).winners is None
 
 
 @pytest.mark.parametrize("names", [("macs", "accuracy"), ("accuracy", "macs")])
 def test_only_a_study_that_begins_with_accuracy_has_ties(names: Sequence[str]) -> None:
     figures = ((0.80, 1e6), (0.81, 2e6), (0.50, 3e6))
     made = study(*(trial(a, m, values=[m, a] if names[0] == "macs" else [a, m]) for a, m in figures), names=names)
-    found = winners(made, 288)
+    found = StudyFacts(made).winners
     assert found is not None
     if names[0] == "accuracy":
         assert (found.best.number, numbers(found), found.cheapest.number) == (1, {0, 1}, 0)
         return
     assert (found.best.number, found.error, numbers(found), found.cheapest.number) == (0, None, {0}, 0)
-    assert choose(made, "best").number == 0
+    assert StudyFacts(made).choose("best").number == 0
     with pytest.raises(StudyError, match="no standard error is known of macs"):
-        choose(made, "cheapest")
+        StudyFacts(made).choose("cheapest")
 
 
 def test_the_first_look_at_the_test_images_says_whether_the_best_has_learned() -> None:
@@ -96,7 +98,7 @@ def test_the_first_look_at_the_test_images_says_whether_the_best_has_learned() -
 
     def learned(*looks: dict[str, object]) -> bool:
         searched.set_user_attr(StudyKey.RETRAINED, list(looks))
-        gain = gain_of(searched)
+        gain = StudyFacts(searched).gain
         assert gain is not None
         return gain.has_learned
 
