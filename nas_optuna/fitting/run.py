@@ -42,6 +42,7 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.study.files import folders
 from nas_optuna.study.results import best_trial
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.significance import Measured
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec
 from nas_optuna.training import ImageClassifier, load_network
@@ -233,7 +234,7 @@ class _Running:
             raise
         facts = {
             "trained": f"on {report.images:,} images within {max(budget.total, budget.elapsed):,.0f} s",
-            "test accuracy": f"{report.mean:.4f} on {report.test_images:,} images",
+            "test accuracy": f"{Measured.on_test(report.to_dict()).exact} on {report.test_images:,} images",
         }
         say("writing the network and the report")
         exported = self._export(classifier, winner, facts, self.test_images)

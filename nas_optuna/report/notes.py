@@ -79,7 +79,7 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
         return "\n\n".join(parts)
     parts.append("## The front" if len(names) > 1 else "## The best")
     ends = {trial.number: trial for trial in (found.best, found.cheapest)}
-    shown = ranked(front_trials(facts.study)[:FRONT] if len(names) > 1 else ends.values(), facts.maximize)
+    shown = ranked(front_trials(facts.study) if len(names) > 1 else ends.values(), facts.maximize)[:FRONT]
     cheapest = found.cheapest.number if len(names) == 1 and len(ends) > 1 else None
     note = Column("note", lambda record: "the cheapest as good" if record.number == cheapest else "", rank=1)
     table_of = filled([*facts.columns(shown), note], shown)

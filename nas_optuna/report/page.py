@@ -255,9 +255,9 @@ def _reproduce(facts: StudyFacts) -> Section:
     place = ("--storage", mask_urls(url)) if url else ()
     again = ["run", "--study", f"{name}-again", "--spec", "study.toml", "--trials", str(max(len(facts.trials), 1))]
     if seconds := facts.attributes.get(StudyKey.WITHIN, {}).get("within"):
-        again[-2:] = ["--within", f"{seconds:g}s"]
+        again[-2:] = ["--within", f"{seconds:.10g}s"]
     if seconds := facts.attributes.get(StudyKey.FIT, {}).get("within"):
-        again = ["fit", facts.spec.data.name, *again[3:5], "--within", f"{seconds:g}s", "--out", f"{name}-again"]
+        again = ["fit", facts.spec.data.name, *again[3:5], "--within", f"{seconds:.10g}s", "--out", f"{name}-again"]
     stored = [("best", "--study", name, *place), ("retrain", "--study", name, "--seeds", "3", *place)]
     commands = [*stored, again] if facts.complete else [again]
     packages = ("nas-optuna", "optuna", "torch")

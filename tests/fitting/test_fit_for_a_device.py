@@ -12,6 +12,7 @@ from nas_optuna.data import load_images
 from nas_optuna.errors import SpecError
 from nas_optuna.fitting import run
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.significance import Measured
 from tests.fitting.conftest import Limited, fit_limited
 
 
@@ -25,6 +26,7 @@ def test_what_is_ranked_in_eight_bits_is_exported_in_eight_bits(limited: Limited
     assert fitted.facts["weights"] == f"{weights:,}, where at most 30,000 was asked for"
     readme = (fitted.folder / "network" / "README.md").read_text()
     assert all(fact in readme for fact in fitted.facts.values())
+    assert f"{Measured.on_test(fitted.report.to_dict()).exact} on {len(tests):,} images" in readme
 
 
 def test_eight_bits_that_cannot_be_made_do_not_cost_the_network(

@@ -154,11 +154,12 @@ def test_the_commands_that_reproduce_it_name_the_storage_and_find_the_same(
     [
         (StudyKey.FIT, "fit digits --spec study.toml --within 90s --out"),
         (StudyKey.WITHIN, "--spec study.toml --within 90s"),
+        (StudyKey.WITHIN, "--spec study.toml --within 1728000s"),
     ],
 )
 def test_a_search_with_a_clock_is_reproduced_with_its_time(key: StudyKey, again: str) -> None:
     study = made()
-    study.set_user_attr(key, {"within": 90.0})
+    study.set_user_attr(key, {"within": 90.0 if "90s" in again else 20.0 * 86400})
     assert again in plain(report(study))
     assert "--trials" not in plain(report(study))
 
@@ -284,6 +285,14 @@ def test_a_page_has_exact_figures_and_a_terminal_brief_ones(capsys: pytest.Captu
         assert (exact in page, brief in page) == (True, False)
         assert (exact in printed, brief in printed) == (False, True)
     assert "81,698" in note
+
+
+def test_a_note_has_the_best_of_a_long_front() -> None:
+    study = made(objectives=("accuracy", "params"))
+    for number in range(12):  # each is larger and better than those before it
+        add(study, number, accuracy=0.5 + 0.04 * number)
+    rows = [line for line in study_note(study, {}).splitlines() if line.startswith("| ")]
+    assert [row.partition("&")[0].strip("| ") for row in rows] == ["trial", *map(str, range(11, 1, -1))]
 
 
 def test_text_of_users_is_never_markup() -> None:
