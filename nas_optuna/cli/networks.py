@@ -42,7 +42,7 @@ with lazily():
     from nas_optuna.study import studies
     from nas_optuna.study.significance import Measured
     from nas_optuna.trackers import create_trackers
-    from nas_optuna.training import checkpoint, make_header, save_network
+    from nas_optuna.training import make_header, save_network
 
 
 @dataclass(frozen=True)
@@ -246,7 +246,7 @@ def export(
             " export them in your own code with nas_optuna.export.export_network"
         )
     search, chosen = experiment.search, facts.StudyFacts(study).choose(trial)
-    found, data = _found(stored.url, study, search, chosen, network), search.data
+    found, data = _found(study, search, chosen, network), search.data
     held_out = data.validation
     if int8 and found.retrained:  # on training and validation images
         size = search.spec.recipe.input_size
@@ -274,9 +274,7 @@ def export(
         _print_int8(exported.int8, "test" if found.retrained else "validation")
 
 
-def _found(
-    url: str, study: Study, search: Search, chosen: FrozenTrial, network: Path | None
-) -> finished_network.FinishedNetwork:
+def _found(study: Study, search: Search, chosen: FrozenTrial, network: Path | None) -> finished_network.FinishedNetwork:
     """The network of a trial, from a named file or from where retrain and run keep them."""
     retrained = network or _file_of(study, chosen)
     if network is not None or retrained.is_file():
@@ -287,9 +285,7 @@ def _found(
                 f" know that it is this trial's, name it: --network {retrained}"
             )
         return found
-    files = study_files.holding(url, study, f"{checkpoint.KEPT_FOLDER}/trial-{chosen.number}.safetensors")
-    kept = checkpoint.KeptWeights(studies.checkpoint_folder(files, study.study_name))
-    return finished_network.kept_network(study, search, chosen, kept)
+    return finished_network.kept_network(study, search, chosen)
 
 
 def _print_int8(small: Int8Export, said: str) -> None:

@@ -18,11 +18,13 @@ from nas_optuna.execution.retrain import TestReport
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.files import holding
+from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Measured
-from nas_optuna.study.studies import command, study_uid
+from nas_optuna.study.studies import checkpoint_folder, command, study_uid
 from nas_optuna.training import ImageClassifier, evaluate, load_network
-from nas_optuna.training.checkpoint import KeptWeights, require_tensors
+from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights, require_tensors
 from nas_optuna.training.serialization import Origin, make_header
 
 _SLACK = 0.002
@@ -84,6 +86,12 @@ def _remedy(study: Study, trial: FrozenTrial) -> str:
     return f"{typed} makes the file of this one"
 
 
+def kept_of(study: Study, trial: FrozenTrial) -> KeptWeights:
+    """The folder in which the weights of a trial were kept, among those of the study on this host."""
+    files = holding(url_of(study) or "", study, f"{KEPT_FOLDER}/trial-{trial.number}.safetensors")
+    return KeptWeights(checkpoint_folder(files, study.study_name))
+
+
 def with_kept_weights(
     study: Study, space: SearchSpace, trial: FrozenTrial, kept: KeptWeights
 ) -> tuple[nn.Module, dict[str, str]]:
@@ -108,9 +116,9 @@ def with_kept_weights(
     return network, facts
 
 
-def kept_network(study: Study, search: Search, trial: FrozenTrial, kept: KeptWeights) -> FinishedNetwork:
+def kept_network(study: Study, search: Search, trial: FrozenTrial) -> FinishedNetwork:
     """A trial's network with its kept weights, whose accuracy is measured again and must be unchanged."""
-    network, facts = with_kept_weights(study, search.space, trial, kept)
+    network, facts = with_kept_weights(study, search.space, trial, kept_of(study, trial))
     architecture = search.space.architecture(of_architecture(trial.params))
     classifier = ImageClassifier(
         network, architecture, make_header(architecture, search.spec, search.data.train)

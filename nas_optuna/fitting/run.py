@@ -239,7 +239,7 @@ class _Running:
         say("writing the network and the report")
         exported = self._export(classifier, winner, facts, self.test_images)
         write_study_note(self.study)
-        write_file(self.fit.folder / PAGE, page_of(self.study, self.fit.data_directory, self.files))
+        write_file(self.fit.folder / PAGE, page_of(self.study, self.fit.data_directory))
         self.progress.remember(done=True)  # last, so that nothing is missing after a kill
         more = {"in eight bits": exported.int8.sentence} if exported.int8 else {}
         gain, spent = winner.gain(self.study), self.progress.state["spent"]
@@ -375,7 +375,7 @@ class _Running:
             self.fit.say("no network was trained to its end yet")
             return
         try:
-            found = kept_network(self.study, self.experiment.search, best, self._kept)
+            found = kept_network(self.study, self.experiment.search, best)
             unseen = self.experiment.search.data.validation
             self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts, unseen)
         except Exception as error:  # it must not hide the interruption

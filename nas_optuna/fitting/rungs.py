@@ -118,16 +118,12 @@ class RungSearch:
             return best
         say(f"one network is ahead of the reference: both for {rung.seconds:.0f} s each, to see whether it stays so")
         objective = self.objective(rung, self.from_rung + len(self.plan.rungs))
-        experiment = replace(self.experiment, objective=objective)
-        pair = {str(known): PROMOTED, str(reference): REFERENCE}
-        for architecture, origin in pair.items():
-            if architecture not in map(_architecture, finished(self.study, objective)) and not self.stop.asked:
-                enqueue_once(self.study, space, space.parse(architecture).params, origin)
-                experiment.run(self.study, trials=1, stop=self.stop, callbacks=self.callbacks)
+        pair = [(space.parse(str(known)), PROMOTED), (reference, REFERENCE)]
+        self._train(rung, objective, pair, at_least=len(pair))
         if self.stop.asked:
             return None
         trained = {_architecture(trial): trial for trial in ranked(self.study, finished(self.study, objective))}
-        ranking = [trained[architecture] for architecture in pair if architecture in trained]
+        ranking = [trained[str(architecture)] for architecture, _ in pair if str(architecture) in trained]
         return self._preferred(ranking, reference) if len(ranking) == len(pair) else best
 
     def _preferred(self, ranking: Sequence[FrozenTrial], reference: Architecture | None) -> FrozenTrial:

@@ -13,7 +13,6 @@ from nas_optuna.errors import StudyError, checked
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.lazily import lazily
 from nas_optuna.report.rendering import save
-from nas_optuna.study.files import holding
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.storage import open_storage, storage_url
@@ -102,9 +101,7 @@ class LoadedStudy:
 
     def report(self) -> Report:
         """The report that ``nas-optuna report`` writes."""
-        url = url_of(self.study)
-        files = holding(url, self.study, "supernet-*") if url else None
-        return Report(page.report(self.study, self.data_directory, files))
+        return Report(page.report(self.study, self.data_directory))
 
     def draw(self, which: str | int = "best") -> drawing.Drawing:
         """A trial's network as a picture."""

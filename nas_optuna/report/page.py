@@ -18,7 +18,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import NasOptunaError
-from nas_optuna.execution.finished_network import kept_network
+from nas_optuna.execution.finished_network import kept_network, kept_of
 from nas_optuna.execution.retrain import Mistake, find_mistakes, stored_report
 from nas_optuna.experiment import Experiment
 from nas_optuna.hyperparameters import of_architecture
@@ -40,9 +40,7 @@ from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import REFERENCE, TrialRecord, cost_names, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Measured, error_of
-from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.study.supernet_result import find_predictor, read_result
-from nas_optuna.training.checkpoint import KeptWeights
 
 SHOWN_CLASSES = 20
 """The most classes that are listed, worst first."""
@@ -54,7 +52,7 @@ LEAST_FOR_CHECK = 5
 """The fewest networks trained alone from which a rank correlation is computed."""
 
 
-def report(study: Study, data_directory: Path | None = None, files: Path | None = None) -> str:
+def report(study: Study, data_directory: Path | None = None) -> str:
     """A study as one HTML page that needs neither an internet connection nor scripts."""
     facts = StudyFacts(study)
     test = _test(facts)
@@ -69,7 +67,7 @@ def report(study: Study, data_directory: Path | None = None, files: Path | None 
         least_for_importance=LEAST_FOR_IMPORTANCE,
         winner=_winner(facts),
         test=test,
-        mistakes=[] if test else _mistakes(facts, data_directory, files),
+        mistakes=[] if test else _mistakes(facts, data_directory),
         ranking=_ranking(facts),
         progress=_progress(facts),
         tradeoffs=_tradeoffs(facts),
@@ -138,19 +136,18 @@ def _test(facts: StudyFacts) -> Section | None:
     }
 
 
-def _mistakes(facts: StudyFacts, data_directory: Path | None, files: Path | None) -> list[tuple[str, str, str]]:
+def _mistakes(facts: StudyFacts, data_directory: Path | None) -> list[tuple[str, str, str]]:
     """The winner's mistakes, if its weights were kept: class, predicted class, and a small picture."""
-    if files is None or facts.winners is None:
+    if facts.winners is None:
         return []
     best = facts.winners.best
-    kept = KeptWeights(checkpoint_folder(files, facts.study.study_name))
-    if best.number not in kept.numbers():
+    if best.number not in kept_of(facts.study, best).numbers():
         return []
     try:
         experiment = Experiment.from_spec(facts.spec, data_directory=data_directory, device="cpu")
         experiment.require_same(facts.study)
         search = experiment.search
-        network = kept_network(facts.study, search, best, kept).classifier
+        network = kept_network(facts.study, search, best).classifier
     except NasOptunaError:  # whatever is missing, the report goes without these pictures
         return []
     images = search.data.validation

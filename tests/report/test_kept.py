@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-import optuna
 import pytest
 
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.report.page import report
+from nas_optuna.study.files import remember
 from nas_optuna.study.studies import checkpoint_folder
 
 SPEC = StudySpec.from_dict(
@@ -21,13 +21,28 @@ SAID = "Validation pictures that it gets wrong"
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_a_report_shows_what_kept_weights_get_wrong(tmp_path: Path, keep: bool) -> None:
-    files = checkpoint_folder(tmp_path, "kept")
+    files = checkpoint_folder(tmp_path / "nas-files", "kept")
     experiment = Experiment.from_spec(SPEC, device="cpu", checkpoints=files, keep_weights=keep)
-    study = experiment.create(optuna.storages.InMemoryStorage(), "kept")
+    study = experiment.create(f"sqlite:///{tmp_path}/nas.db", "kept")
     experiment.run(study, trials=1)
-    page = report(study, files=tmp_path)
+    page = report(study)
     assert (SAID in page) is keep
     assert page.count("<figcaption>") == page.count("data:image/webp")
     for weights in tmp_path.rglob("trial-*.safetensors"):
         weights.write_bytes(b"damaged")
-    assert SAID not in report(study, files=tmp_path), "the report is whole without them"
+    assert SAID not in report(study), "the report is whole without them"
+
+
+def test_weights_are_found_in_a_folder_that_was_named_before_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, first = f"sqlite:///{tmp_path}/nas.db", tmp_path / "first"
+    files = checkpoint_folder(first, "kept")
+    experiment = Experiment.from_spec(SPEC, device="cpu", checkpoints=files, keep_weights=True)
+    study = experiment.create(url, "kept")
+    for folder in (first, tmp_path / "second"):
+        monkeypatch.setenv("NAS_OPTUNA_FILES", str(folder))
+        remember(study, url)
+    monkeypatch.delenv("NAS_OPTUNA_FILES")
+    experiment.run(study, trials=1)
+    assert SAID in report(study)
