@@ -159,7 +159,7 @@ def release(
     A run does so by itself: at once after processes of its own machine, and after their lease for those of other hosts.
     """
     name, *numbers = words if study is None else [study, *words]
-    if not numbers or not all(map(str.isdecimal, numbers)):
+    if not numbers or not all(number.isdecimal() and len(number) < 10 for number in numbers):
         raise SpecError(f"which trials? give the numbers of running ones, not {' '.join(numbers)!r}")
     loaded, trials = StudyOptions(name, storage).open(), [int(word) for word in numbers]
     for number in trials:

@@ -284,7 +284,7 @@ MAX_PICTURES = 24
 """The most pictures that are kept for one network."""
 MAX_SIDE = 48
 """The longer side of a kept picture in pixels."""
-_MISTAKE = re.compile(r"([0-9]+) ([0-9]+) ([0-9A-Za-z+/]+={0,2})")
+_MISTAKE = re.compile(r"([0-9]{1,9}) ([0-9]{1,9}) ([0-9A-Za-z+/]+={0,2})")
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,9 @@ class StudyFacts:
             if which == "cheapest":
                 self.require_error(self.winners, "choose best")
             return self.winners.best if which == "best" else self.winners.cheapest
-        if not which.isdecimal() or int(which) >= len(self.trials):
+        if not (which.isdecimal() and len(which) < 10) or int(which) >= len(
+            self.trials
+        ):  # Python reads no long numbers
             numbers = f" or a number below {len(self.trials)}" if self.trials else ""
             raise StudyError(f"{shown(which)} is no trial of this study; choose best, cheapest{numbers}")
         trial = self.trials[int(which)]

@@ -202,6 +202,13 @@ def test_ctrl_c_at_the_question_is_an_interruption(
     assert study in command("study", "list").out
 
 
+def test_a_number_that_nobody_reads_is_no_trial_to_release(command: Command, study: str) -> None:
+    result = command("study", "release", study, "9" * 5000)
+    assert result.code == 2
+    assert result.err.startswith("error: which trials? give the numbers of running ones, not '999")
+    assert result.err.count("\n") == 1
+
+
 def test_ctrl_c_in_any_command_is_one_line(command: Command, study: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def press(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -90,6 +90,12 @@ def test_only_a_study_that_begins_with_accuracy_has_ties(names: Sequence[str]) -
         StudyFacts(made).choose("cheapest")
 
 
+@pytest.mark.parametrize("which", ["worst", "-1", "1", "9" * 5000])
+def test_what_is_no_trial_is_refused(which: str) -> None:
+    with pytest.raises(StudyError, match="is no trial of this study; choose best, cheapest or a number below 1"):
+        StudyFacts(study(trial(0.9, 1e6, architecture="f16"))).choose(which)
+
+
 def test_the_first_look_at_the_test_images_says_whether_the_best_has_learned() -> None:
     searched = study(trial(0.3, 1e6, architecture="f16"), trial(0.2, 1e6, architecture="f16"))
     searched.set_user_attr(StudyKey.DATA, {"validation": 36, "majority": 0.33})
