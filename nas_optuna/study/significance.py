@@ -46,7 +46,7 @@ def standard_error(accuracy: float | None, images: int | None, spread: float | N
     if accuracy is None or not 0 <= accuracy <= 1:
         return None
     known = [sampling_error(accuracy, images)] if images else []
-    known += [spread / math.sqrt(2)] if spread is not None else []
+    known += [spread / math.sqrt(2)] if spread is not None and math.isfinite(spread) else []
     return max(known, default=None)
 
 

@@ -33,7 +33,7 @@ def test_trainings_that_differ_more_than_samples_have_a_larger_error() -> None:
     assert error(0.2, 288) == pytest.approx(0.2 / math.sqrt(2))
     assert error(0.0, 288) == error(None, 288) == sampling_error(0.9, 288)
     assert error(0.2, None) == error(0.2, 10**6)
-    assert error(None, None) is None
+    assert error(None, None) is error(math.nan, None) is error(math.inf, None) is None
 
 
 @pytest.mark.parametrize(("spread", "seeds", "expected"), [(None, 1, None), (0.001, 4, None), (0.2, 4, 0.1)])
