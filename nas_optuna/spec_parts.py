@@ -14,8 +14,8 @@ from nas_optuna.data import SearchData, load_data
 from nas_optuna.data.catalog import is_code
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import SpecError, shown
-from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator
+from nas_optuna.errors import SpecError
+from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator, require_evaluator
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
 from nas_optuna.metrics import METRICS
@@ -76,12 +76,8 @@ def make_evaluator(
         metrics = [c.metric for c in parse_criteria(spec.objectives) if c.metric]
         return data, TrainingEvaluator(space, data, spec.recipe, where, metrics)
     context = EvaluatorContext(partial(create_space, spec.space.name, spec.space.options), where, data_directory)
-    made: Evaluator = EVALUATORS.make(spec.evaluator.name, context, options=spec.evaluator.options, wanted=Evaluator)
-    for name, kind in (("identity", str), ("space", SearchSpace), ("steps", int)):
-        if not isinstance(found := getattr(made, name), kind):
-            raise SpecError(f"evaluator {spec.evaluator.name!r} has {name} {shown(found)}, not a {kind.__name__}")
-    if made.steps < 1:
-        raise SpecError(f"evaluator {spec.evaluator.name!r} has {made.steps} steps; it needs one at least")
+    made: Evaluator = EVALUATORS.make(spec.evaluator.name, context, options=spec.evaluator.options, wanted=object)
+    require_evaluator(made, f"evaluator {spec.evaluator.name!r}")
     return None, made
 
 

@@ -24,7 +24,7 @@ from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData
 from nas_optuna.devices import memory_format
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import SpecError, TrainingError
+from nas_optuna.errors import SpecError, TrainingError, shown, with_article
 from nas_optuna.metrics import find_metric
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
@@ -131,6 +131,23 @@ class Evaluator(Protocol):
         Raises:
             Exception: Any exception ends this trial alone, with its message as the cause.
         """
+
+
+def require_evaluator(found: Any, called: str = "the evaluator") -> None:
+    """Refuse what lacks a part of an `Evaluator`, or has another in its place, before the first trial."""
+    if isinstance(found, TrainingEvaluator):
+        return
+    parts: dict[str, Any] = {"identity": str, "space": SearchSpace, "steps": int, "evaluate": Callable}
+    if missing := [part for part in parts if not hasattr(found, part)]:
+        needed = f"it needs {', '.join(parts)}"
+        raise SpecError(f"{called} is {with_article(type(found).__name__)} without {', '.join(missing)}; {needed}")
+    if isinstance(found, type):
+        raise SpecError(f"{called} is the class {found.__name__}; give an object of it")
+    for name, kind in parts.items():
+        if not isinstance(value := getattr(found, name), kind):
+            raise SpecError(f"{called} has {name} {shown(value)}, not {with_article(kind.__name__)}")
+    if found.steps < 1:
+        raise SpecError(f"{called} has {found.steps} steps; it needs one at least")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from nas_optuna.execution.evaluator import (
     TrainingEvaluator,
     checked_measurements,
     digest,
+    require_evaluator,
     space_identity,
 )
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
@@ -115,12 +116,14 @@ class EvaluatorObjective:
         keep_weights: bool = False,
         keep_paused: int = DEFAULT_KEPT_BYTES,
     ) -> None:
+        require_evaluator(evaluator)
         self.keep_weights = keep_weights
         self.keep_paused = keep_paused
         self.evaluator = evaluator
         self.searched = {f"{PREFIX}{name}": parse_range(name, value) for name, value in (search or {}).items()}
-        if self.searched and not isinstance(evaluator, TrainingEvaluator):
-            raise SpecError("search belongs to our own recipe, and the study has an evaluator of its own")
+        for given, part in {"search": self.searched, "keep_weights": keep_weights}.items():
+            if part and not isinstance(evaluator, TrainingEvaluator):
+                raise SpecError(f"{given} belongs to our own training, and the study has an evaluator of its own")
         self.space = evaluator.space
         self.device = resolve_device(device)
         self.criteria = parse_criteria(objectives)

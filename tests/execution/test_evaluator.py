@@ -49,8 +49,9 @@ SPACE = ConvSpace(depth=1, filters=(4, 8, 16), kernels=(3,), strides=(1, 2), inp
 class Counting:
     """Yields what a test tells it to; the score is the number of filters."""
 
-    def __init__(self, yields: Callable[[int], Any] | None = None, steps: int = 3, identity: str = "counting") -> None:
-        self.space, self.steps, self.identity = SPACE, steps, identity
+    def __init__(self, yields: Callable[[int], Any] | None = None, ends: int = 3, identity: str = "counting") -> None:
+        self.space, self.steps, self.identity = SPACE, 3, identity
+        self.ends = ends
         self.yields = yields
         self.evaluated: list[str] = []
 
@@ -58,7 +59,7 @@ class Counting:
         self, architecture: Architecture, *, resume: Path | None, stop: Callable[[], bool]
     ) -> Iterator[Measurement]:
         self.evaluated.append(str(architecture))
-        for step in range(1, self.steps + 1):
+        for step in range(1, self.ends + 1):
             if self.yields is not None:
                 yield self.yields(step)
             else:
@@ -90,7 +91,7 @@ def fail(step: int) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("yields", "steps", "cause"),
+    ("yields", "ends", "cause"),
     [
         (None, 0, "no measurement"),
         (lambda step: Measurement(2, {"score": 1.0}, 0.0), 3, "step 2 where step 1 was due"),
@@ -101,9 +102,9 @@ def fail(step: int) -> Any:
         (fail, 3, "OSError: no [such] thing in two lines"),
     ],
 )
-def test_what_an_evaluator_must_not_do_ends_its_trial_alone(yields: Any, steps: int, cause: str) -> None:
+def test_what_an_evaluator_must_not_do_ends_its_trial_alone(yields: Any, ends: int, cause: str) -> None:
     made = study()
-    run(made, objective(Counting(yields, steps)), trials=2)
+    run(made, objective(Counting(yields, ends)), trials=2)
     for trial in made.trials:
         assert trial.state in (TrialState.FAIL, TrialState.PRUNED)
         assert cause in trial.user_attrs[TrialKey.CAUSE]

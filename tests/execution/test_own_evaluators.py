@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import nas_optuna as nas
-from nas_optuna.errors import ArchitectureError, TrainingError
+from nas_optuna.errors import ArchitectureError, SpecError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.study.schema import TrialKey
 
@@ -45,6 +45,37 @@ def test_an_own_evaluator_may_give_any_output_and_any_kind_of_number(figure: Any
     study.optimize(objective, n_trials=1)
     assert study.best_value == float(np.asarray(figure(0.5)).reshape(-1)[0])
     assert type(study.best_value) is float
+
+
+class Bare:
+    """What somebody has forgotten a part of."""
+
+    identity, steps, evaluate = "bare", 1, Figures.evaluate
+
+
+@pytest.mark.parametrize(
+    ("given", "parts", "says"),
+    [
+        (Bare, {}, "is a type without space; it needs identity, space, steps, evaluate"),
+        (lambda architecture: 0.5, {}, "is a function without identity, space, steps, evaluate; it needs"),
+        (Bare(), {}, "is a Bare without space; it needs"),
+        (Bare(), {"space": nas.space(pixels)}, "has space .*SpaceFunction.*, not a SearchSpace"),
+        (Bare(), {"space": nas.ConvSpace(), "steps": "3"}, "has steps '3', not an int"),
+        (Bare(), {"space": nas.ConvSpace(), "steps": 0}, "has 0 steps; it needs one at least"),
+        (type("Whole", (Bare,), {"space": nas.ConvSpace()}), {}, "is the class Whole; give an object of it"),
+    ],
+)
+def test_what_is_no_evaluator_is_refused_before_a_trial(given: Any, parts: dict[str, Any], says: str) -> None:
+    for name, value in parts.items():
+        setattr(given, name, value)
+    with pytest.raises(SpecError, match=f"^the evaluator {says}"):
+        nas.EvaluatorObjective(given, device="cpu")
+
+
+@pytest.mark.parametrize("setting", [{"keep_weights": True}, {"search": {"learning_rate": "1e-4..1e-1:log"}}])
+def test_what_only_our_own_training_can_do_is_refused(setting: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=f"^{next(iter(setting))} belongs to our own training"):
+        nas.EvaluatorObjective(Figures(nas.ConvSpace(), float), device="cpu", **setting)
 
 
 def test_a_figure_that_is_no_number_is_named() -> None:
