@@ -16,7 +16,7 @@ from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.score import FEATURES, SIZES, Array, Score
 from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import SupernetResult
@@ -38,27 +38,42 @@ class Candidate:
 def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[Candidate]:
     """The best architectures that a study's supernet found, best first."""
     # With a score: the best by it, which differ from each other, with the argmax of the alphas in second place.
-    # Otherwise the most probable by the alphas.
-    most_probable = [
-        ({name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}, log)
-        for indices, log in result.most_probable(count)
-    ]
-    by_alphas = [Candidate(space.architecture(params), "alphas", math.exp(log)) for params, log in most_probable]
+    # Otherwise the argmax, then the most probable by the alphas.
+
+    def chosen(indices: Mapping[str, int]) -> dict[str, Choice]:
+        named = {name: space.parameters[name].choices[i] for name, i in indices.items() if name in space.parameters}
+        return space.canonical(named)
+
+    def network(indices: Mapping[str, int]) -> tuple[Choice, ...]:
+        return tuple(chosen(indices).values())
+
     scored = [space.architecture(params) for params in result.start_params()]
-    if not scored:
-        return by_alphas
+    most_probable = result.most_probable(1 if scored else count, network if space.conditional else None)
+    by_alphas = [Candidate(space.architecture(chosen(one)), "alphas", math.exp(log)) for one, log in most_probable]
     shares = result.probabilities()
 
     def probability(architecture: Architecture) -> float:
         tokens = zip(space.parameters, space.tokens(architecture), strict=True)
-        return float(math.prod(shares[name][token] for name, token in tokens))
+        return float(math.prod(shares[name][token] for name, token in tokens if _matters(space, architecture, name)))
 
+    argmax = space.architecture(chosen(result.derived))
+    if argmax not in [candidate.architecture for candidate in by_alphas]:
+        by_alphas.append(Candidate(argmax, "alphas", probability(argmax)))
+    by_alphas.sort(key=lambda candidate: candidate.architecture != argmax)
+    if not scored:
+        return by_alphas[:count]
     by_score = [Candidate(a, "score", probability(a)) for a in scored]
     listed = [by_score[0], *by_alphas[:1], *by_score[1:]]
     distinct: dict[Architecture, Candidate] = {}
     for candidate in listed:
         distinct.setdefault(candidate.architecture, candidate)
     return list(distinct.values())[:count]
+
+
+def _matters(space: SearchSpace, architecture: Architecture, name: str) -> bool:
+    """Whether another choice of a parameter would give another architecture."""
+    others = ({**architecture.params, name: choice} for choice in space.parameters[name].choices)
+    return not space.conditional or any(space.architecture(params) != architecture for params in others)
 
 
 _CHECK_ORIGIN = "supernet check"

@@ -6,7 +6,7 @@ Every worker reads it from the study's user attributes, and nothing here needs t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -23,6 +23,9 @@ Tokens = tuple[int, ...]
 """The index of each parameter's choice, in the space's order."""
 REACH = 3
 """The predictor looks at pairs of choices of parameters that are at most this many places apart."""
+
+WIDER = 8
+"""Of networks of which some ask for more than others, so many times as many are compared as are wanted."""
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
@@ -113,14 +116,27 @@ class SupernetResult:
         """Parameter name → ``softmax(alpha)``."""
         return {name: softmax(logits) for name, logits in self.alphas.items()}
 
-    def most_probable(self, count: int) -> list[tuple[dict[str, int], float]]:
-        """The most probable combinations of choices with their log probabilities, the argmax at their head."""
+    def most_probable(
+        self, count: int, network: Callable[[dict[str, int]], Hashable] | None = None
+    ) -> list[tuple[dict[str, int], float]]:
+        """The most probable combinations of choices with their log probabilities, the argmax at their head.
+
+        Those for which `network` gives the same count as one; it is also given the first few choices alone.
+        """
+        # What a network asks for later divides its probability, so more than `count` are kept on the way.
+        kept = count if network is None else WIDER * count
         best: list[tuple[dict[str, int], float]] = [({}, 0.0)]
         for name, p in self.probabilities().items():
             logs = [math.log(x) if x > 0 else -math.inf for x in p]
             grown = [({**indices, name: i}, log + more) for indices, log in best for i, more in enumerate(logs)]
-            best = sorted(grown, key=lambda item: -item[1])[:count]
-        return best
+            if network is not None:
+                joined: dict[Hashable, tuple[dict[str, int], float]] = {}
+                for indices, log in grown:
+                    same, before = joined.get(key := network(indices), (indices, -math.inf))
+                    joined[key] = same, float(np.logaddexp(before, log))
+                grown = list(joined.values())
+            best = sorted(grown, key=lambda item: -item[1])[:kept]
+        return best[:count]
 
     def start_params(self) -> list[dict[str, Any]]:
         """The params to start a search with, best first; empty if there is no score."""

@@ -11,10 +11,12 @@ from scipy import stats
 
 from nas_optuna.errors import StudyError
 from nas_optuna.experiment import Experiment
-from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, judge, rank_correlation
+from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, candidates, judge, rank_correlation
 from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
+from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.supernet_result import SupernetResult
 
 SPEC = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})
 
@@ -108,3 +110,30 @@ def test_a_verdict_says_how_many_short_trainings_taught_the_score() -> None:
     rows = features(search.space, drawn, [SharedFigures(accuracy, 1.0) for accuracy in OWN])
     assert check(0.95, 5.0, OWN).short == 0
     assert check(0.95, 5.0, OWN, score=Score.prior(rows).fit(rows, OWN, short=True)).short == 6
+
+
+def test_candidates_of_alphas_are_different_networks_with_all_their_probability() -> None:
+    """Of a skip, whose kernel does not matter, each kernel was listed again, with its share of the probability."""
+    space = MacroSpace(stages=1, widths=[8], depths=[1, 2], layers=["skip", "maxpool", "conv"], branches=[1])
+    rng = random.Random(0)
+    alphas = {n: [2.0 * (c == "skip") + rng.gauss(0, 0.1) for c in p.choices] for n, p in space.parameters.items()}
+    result = SupernetResult(alphas=alphas)
+    everything = candidates(result, space, space.size)
+    assert {candidate.architecture for candidate in everything} == set(space.enumerate())
+    assert sum(candidate.probability for candidate in everything) == pytest.approx(1)
+    listed = candidates(result, space, 4)
+    assert {str(candidate.architecture) for candidate in listed[:2]} == {"w8_d1.skip", "w8_d2.skip.skip"}
+    assert [c.probability for c in listed] == pytest.approx([c.probability for c in everything[:4]])
+    derived = {name: p.choices[result.derived[name]] for name, p in space.parameters.items()}
+    for count in (1, 4):
+        assert candidates(result, space, count)[0].architecture == space.architecture(derived), "the argmax"
+
+
+def test_the_argmax_is_the_first_candidate_even_if_another_network_is_more_probable() -> None:
+    space = MacroSpace(stages=1, widths=[8], depths=[1], layers=["skip", "conv"], branches=[1])
+    probable = {"conv": 0.1, "skip": 0.0}
+    alphas = {name: [probable.get(str(c), 0.0) for c in p.choices] for name, p in space.parameters.items()}
+    first, second = candidates(SupernetResult(alphas=alphas), space, 2)
+    assert str(first.architecture).startswith("w8_d1.conv")
+    assert str(second.architecture) == "w8_d1.skip"
+    assert second.probability > 10 * first.probability
