@@ -59,8 +59,9 @@ class WorkerOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise SpecError("workers must be at least 1")
+        for name, number in {"workers": self.workers, "per_device": self.per_device}.items():
+            if number is not None and number < 1:
+                raise SpecError(f"{name} must be at least 1")
         if self.devices and self.device != "auto":
             raise SpecError("device is for one process and devices for several; give one of them")
         if self.workers is not None and self.workers < len(self.devices):

@@ -115,7 +115,7 @@ class WorkerPool(ABC):
         about = message.about
         match message.kind:
             case "ask":
-                worker.owner = about
+                worker.owner, worker.subject = about, None  # it may have dropped a trial that it had lost
                 return self.budget.ask(worker.spec.number)
             case "log":
                 if message.more not in self._logged:  # several workers may say it, e.g. of a trial of another host

@@ -17,6 +17,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas_optuna.errors import SpecError
+from nas_optuna.execution.executors.contract import WorkerOptions
 from tests.helpers import Command, tiny
 
 pytestmark = pytest.mark.process
@@ -164,6 +166,13 @@ def test_options_that_cannot_be_honoured(command: Command, options: list[str], s
     assert said in result.err.strip().splitlines()[-1]
     assert "Traceback" not in result.err
     assert not list(Path.cwd().iterdir()), "nothing was written before"
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_fewer_than_one_worker_is_refused_in_python_too(number: int) -> None:
+    for options in ({"workers": number}, {"per_device": number}):
+        with pytest.raises(SpecError, match=f"{min(options)} must be at least 1"):
+            WorkerOptions(**options)
 
 
 def test_one_worker_is_this_process_however_it_is_written(command: Command) -> None:

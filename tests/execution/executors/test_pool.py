@@ -115,6 +115,22 @@ def test_what_a_dead_worker_finished_is_told_by_nobody_else(pool: Pool) -> None:
     assert lease.take_unclosed(study) == []
 
 
+def test_a_trial_that_a_worker_has_lost_is_told_by_who_finished_it(pool: Pool) -> None:
+    """It was frozen; another worker has finished its trial meanwhile, which it drops."""
+    frozen, other = pool.begin(1), pool.begin(2)
+    told = pool._told
+    assert isinstance(told, Record)
+    for worker in (frozen, other):
+        assert pool.handle(worker, Message("ask", GONE))
+        pool.handle(worker, began(0, worker.spec.number))
+    pool._study.tell(pool._study.ask(), 0.5)
+    pool.handle(other, finished(0, 2))
+    assert pool.handle(frozen, Message("ask", GONE)), "it may begin another one"
+    pool.reap(frozen, "was killed by SIGKILL")
+    assert told.ended == [("trial 0", 0.5)]
+    assert pool.budget.finished == 1
+
+
 def test_a_trial_that_another_run_has_finished_is_told_and_not_counted(pool: Pool) -> None:
     """A worker tells of what ended just before an earlier run was killed, before it asks for a trial of its own."""
     worker = pool.begin(1)
