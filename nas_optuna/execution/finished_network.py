@@ -88,7 +88,8 @@ def _remedy(study: Study, trial: FrozenTrial) -> str:
 
 def kept_of(study: Study, trial: FrozenTrial) -> KeptWeights:
     """The folder in which the weights of a trial were kept, among those of the study on this host."""
-    files = holding(url_of(study) or "", study, f"{KEPT_FOLDER}/trial-{trial.number}.safetensors")
+    url = url_of(study) or "sqlite://"  # in memory
+    files = holding(url, study, f"{KEPT_FOLDER}/trial-{trial.number}.safetensors")
     return KeptWeights(checkpoint_folder(files, study.study_name))
 
 
