@@ -325,6 +325,7 @@ def supernet_section(facts: StudyFacts) -> Section | None:
         (name, ", ".join(f"{text_of(c)}: {p:.0%}" for c, p in zip(space.parameters[name].choices, shares, strict=True)))
         for name, shares in result.probabilities().items()
         if name in space.parameters
+        and len(space.parameters[name].choices) == len(shares)  # code may have changed since
     ]
     found = {"argmax": result.argmax, "choices": choices, "least": LEAST_FOR_CHECK}
     return found | _supernet_check(facts, space)

@@ -195,6 +195,8 @@ def _stored(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> Supern
     alphas: dict[str, list[float]] = {}
     for i in range(summary["chunks"]):
         alphas |= attributes[f"{StudyKey.ALPHAS}{i}"]
+    if not all(alphas.values()):
+        raise ValueError("a parameter has no logits")
     known = {f.name: summary[f.name] for f in fields(SupernetResult) if f.name in summary}
     if "score_chunks" in summary:
         intercept, *coefficients = read_parts(attributes, StudyKey.SCORE, summary["score_chunks"])

@@ -26,6 +26,7 @@ from nas_optuna.study.optuna_internals import storage_of
 from nas_optuna.study.results import REFERENCE, TrialRecord, front_of
 from nas_optuna.study.schema import StudyKey, TrialKey, flaw_of_study
 from nas_optuna.study.studies import create_study
+from nas_optuna.study.supernet_result import SupernetResult, write_result
 from tests.helpers import Command, files_in
 
 SPACE = ConvSpace(depth=2, input_size=8)
@@ -404,6 +405,15 @@ def test_a_retraining_is_shown_with_what_is_stored_of_it(more: dict[str, object]
     assert "100 for test" in text
     assert ("0.8000" in text) == ("accuracies" in more)
     assert ("standard deviation over seeds" in text) == ("spread" in more)
+
+
+def test_a_supernet_of_other_choices_costs_no_page() -> None:
+    study = made()
+    add(study, 1)
+    write_result(study, SupernetResult({"conv1.filters": [0.0, 1.0, 2.0, 3.0], "conv1.kernel": [0.0] * 9}))
+    choices = plain(report(study)).partition("What it would choose")[2]
+    assert "conv1.filters" in choices
+    assert "conv1.kernel" not in choices.partition("Whether to believe it")[0]
 
 
 def test_a_thousand_trials_fit_into_a_page_that_opens_at_once(tmp_path: Path) -> None:

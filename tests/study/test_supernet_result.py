@@ -63,6 +63,13 @@ def test_the_argmax_is_the_same_before_and_after_storage(gap: float) -> None:
     assert read_result(study).derived == SupernetResult(alphas).derived == {"a": 1, "b": 0}
 
 
+def test_a_parameter_without_logits_is_refused() -> None:
+    study = optuna.create_study()
+    write_result(study, SupernetResult({"x": [0.0, 1.0], "y": []}))
+    with pytest.raises(StudyError, match="cannot be read; train it again"):
+        read_result(study)
+
+
 def test_a_shorter_result_replaces_a_longer_one() -> None:
     study = optuna.create_study()
     write_result(study, SupernetResult(drawn_alphas(0)))
