@@ -141,6 +141,32 @@ def checked(function: Callable[_P, _R]) -> Callable[_P, _R]:
     return checking
 
 
+def with_types(function: Callable[..., Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Options for a function, of which numbers, texts and switches must be what its annotations say.
+
+    Examples:
+        >>> def sampler(*, children: int = 8) -> None: ...
+        >>> with_types(sampler, {"children": 2.0}, "sampler")
+        {'children': 2}
+    """
+    try:
+        kinds = _arguments.__wrapped__(function)[1]
+    except ValueError:  # some functions written in C have no signature
+        return dict(options)
+    found = {}
+    for name, value in options.items():
+        simple = {kind: word for kind, word in kinds.get(name, {}).items() if kind in _SIMPLE}
+        try:
+            found[name] = _taken(value, name, simple if simple == kinds.get(name) else {})
+        except SpecError:
+            words = " or ".join(word.lower() for kind, word in simple.items() if kind is not type(None))
+            raise SpecError(f"{section}.{name}: it must be {words}, got {shown(value)}") from None
+    return found
+
+
+_SIMPLE = (Integral, Real, str, type(None))
+
+
 def _taken(value: Any, name: str, kinds: Mapping[Any, str]) -> Any:
     if kinds:
         if Path in kinds and isinstance(value, os.PathLike if str in kinds else os.PathLike | str):
@@ -163,13 +189,14 @@ def _taken(value: Any, name: str, kinds: Mapping[Any, str]) -> Any:
 def _arguments(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[str, dict[Any, str]]]:
     """A function's signature, and the types that its arguments can have; those that may have any are left out."""
     signature = inspect.signature(function)
+    names = getattr(function.__init__ if inspect.isclass(function) else function, "__globals__", {})
     found: dict[str, dict[Any, str]] = {}
     for name, each in signature.parameters.items():
         if each.annotation is each.empty or each.kind is each.VAR_KEYWORD:
             continue
         about = type("About", (), {"__annotations__": {name: each.annotation}})
-        with contextlib.suppress(NameError):  # a type that is imported only where it is needed
-            hint = typing.get_type_hints(about, function.__globals__)[name]
+        with contextlib.suppress(Exception):  # a type that is imported only where it is needed, or a user's remark
+            hint = typing.get_type_hints(about, names)[name]
             parts = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, UnionType) else (hint,)
             parts = tuple(type(typing.get_args(p)[0]) if typing.get_origin(p) is Literal else p for p in parts)
             kinds = [typing.get_origin(part) or part for part in parts]

@@ -17,7 +17,16 @@ from types import ModuleType
 from typing import Any
 
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import LONGEST_ERROR, NasOptunaError, SpecError, reason_of, shown, unknown, with_article
+from nas_optuna.errors import (
+    LONGEST_ERROR,
+    NasOptunaError,
+    SpecError,
+    reason_of,
+    shown,
+    unknown,
+    with_article,
+    with_types,
+)
 
 _AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
 
@@ -105,12 +114,13 @@ class Registry:
         """Make a part by name, from the arguments for all parts of its kind and the user's options."""
         factory = self.find(name)
         check_options(self.kind, name, factory, options, reserved=(*self.reserved, *given))
+        options = with_types(factory, options, self.kind)
         try:
             made = factory(*arguments, **options, **given)
         except NasOptunaError:
             raise
         except (Exception, SystemExit) as error:  # of a user's factory, too
-            cause = f"refuses {shown(dict(options))}" if options else "cannot be made"
+            cause = f"refuses {shown(options)}" if options else "cannot be made"
             raise SpecError(f"{self.kind} {name!r} {cause}: {reason_of(error)}") from error
         if not isinstance(made, wanted):
             gave, right = with_article(type(made).__name__), with_article(wanted.__name__)

@@ -53,19 +53,24 @@ def to_toml(values: Mapping[str, Any]) -> str:
 
 
 def _lines(values: Mapping[str, Any]) -> str:
-    return "\n".join(f"{_key(key)} = {_toml(value)}" for key, value in values.items() if value is not None)
+    return "\n".join(f"{_key(key)} = {toml_value(value)}" for key, value in values.items() if value is not None)
 
 
 def _key(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
 
 
-def _toml(value: object) -> str:
+def toml_value(value: object) -> str:
+    """A value as TOML writes it, and as ``--set`` reads it."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
+        return (
+            "{"
+            + ", ".join(f"{_key(key)} = {toml_value(item)}" for key, item in value.items() if item is not None)
+            + "}"
+        )
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)  # for strings, numbers and booleans this is also TOML
+        return f"[{', '.join(map(toml_value, value))}]"
+    return json.dumps(value, ensure_ascii=False, default=str)  # for strings, numbers and booleans this is also TOML
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: str = "an override") -> dict[str, Any]:
@@ -74,8 +79,9 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: 
     Args:
         values: Nested dicts.
         overrides: E.g. ``"recipe.epochs=3"``, ``"sampler=random"``, ``"space.filters=[8, 16]"``. The right side is
-            TOML. Numbers separated by commas are a list; anything that does not look like TOML is text; a backslash
-            that does not begin an escape, as in ``"C:\Users"``, is literal.
+            TOML. Numbers separated by commas are a list; True and False are true and false; anything
+            else that does not look like TOML is text; a backslash that does not begin an escape, as in
+            ``"C:\Users"``, is literal.
         source: Their source, for messages.
 
     Raises:
@@ -138,6 +144,8 @@ def _value(path: str, text: str, source: str) -> Any:
     except (ValueError, RecursionError) as error:
         if literal is not None:
             return literal
+        if text in ("True", "False"):  # as Python writes them
+            return text == "True"
         if _NUMBERS.fullmatch(text):
             return _value(path, f"[{text}]", source)
         if text[:1] in ('"', "'", "[", "{"):

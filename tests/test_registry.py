@@ -1,9 +1,12 @@
 """Spaces, samplers, pruners and data sets of third parties: through an entry point, or as ``package.module:name``."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -11,7 +14,7 @@ import torch
 from nas_optuna import ConvSpace, ImageSet, SearchSpace, create_sampler, create_space
 from nas_optuna.data import load_images
 from nas_optuna.data_sets import DATA_SETS
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, with_types
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options
 from nas_optuna.samplers.optuna_builtin import DistinctSampler
@@ -112,6 +115,37 @@ def test_options_are_checked_before_anything_is_made() -> None:
     for option in ("widht", "seed"):
         with pytest.raises(SpecError, match="unknown option of sampler 'mine'"):
             check_options("sampler", "mine", factory, [option], reserved=("space", "seed"))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "problem"),
+    [
+        ("tpe", {"n_startup_trials": "ten"}, "sampler.n_startup_trials: it must be a whole number, got 'ten'"),
+        ("tpe", {"multivariate": "no"}, "sampler.multivariate: it must be true or false, got 'no'"),
+        ("gp", {"n_startup_trials": 2.5}, "sampler.n_startup_trials: it must be a whole number, got 2.5"),
+        ("nsga2", {"population_size": 1}, "sampler 'nsga2' refuses {'population_size': 1}: "),
+        ("controller", {"learning_rate": "fast"}, "sampler.learning_rate: it must be a number, got 'fast'"),
+    ],
+)
+def test_a_value_of_an_option_is_refused_before_a_trial(name: str, options: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SpecError, match=re.escape(problem)):
+        create_sampler(name, ConvSpace(), 0, options)
+    assert create_sampler("evolution", ConvSpace(), 0, {"children": np.int64(4), "population_size": 2e1})
+
+
+def test_the_type_of_an_option_is_checked_only_if_it_is_known() -> None:
+    def factory(*, width: "how wide" = 1, path: Path | None = None, sizes: list[int] = []) -> None: ...  # type: ignore # noqa: F722, B006
+
+    given = {"width": "wide", "path": "p", "sizes": "all"}
+    assert with_types(factory, given, "sampler") == given
+    assert with_types(print, {"end": 3}, "sampler") == {"end": 3}
+
+
+def test_options_are_listed_as_they_are_set(command: Command) -> None:
+    listed = " ".join(command("list", "spaces").out.split())
+    assert "filters=[16, 24, 32, 48]" in listed
+    assert "None" not in listed
+    assert "multivariate=true" in command("list", "samplers").out
 
 
 def test_a_part_that_cannot_be_described_is_listed_with_the_reason(

@@ -74,6 +74,12 @@ def test_numbers_with_commas_are_a_list() -> None:
     assert with_overrides({}, ["objectives=accuracy,macs"]) == {"objectives": "accuracy,macs"}
 
 
+def test_true_and_false_may_be_written_as_in_python() -> None:
+    given = ["sampler.multivariate=False", "recipe.flip=True", "space.head='True'"]
+    expected = {"sampler": {"multivariate": False}, "recipe": {"flip": True}, "space": {"head": "True"}}
+    assert with_overrides({}, given) == expected
+
+
 def nested(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):

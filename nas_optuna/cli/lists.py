@@ -30,6 +30,7 @@ with lazily():
     from nas_optuna.oneshot.strategies import STRATEGIES
     from nas_optuna.presets import describe_preset, preset_names
     from nas_optuna.spec_parts import make_evaluator
+    from nas_optuna.spec_text import toml_value
 
 _MADE_BY_US = ("in_channels", "classes", "input_size")
 """Options of a space that the data decide."""
@@ -141,8 +142,15 @@ def show(what: str, *, json: bool) -> None:
 def _cell(key: str, row: dict[str, Any]) -> str | None:
     value = row[key]
     if isinstance(value, dict):
-        return ", ".join(f"{name}={option}" for name, option in value.items() if name not in _MADE_BY_US)
+        return ", ".join(_option(k, each) for k, each in value.items() if k not in _MADE_BY_US)
     return f"{value / 2**30:.1f} GiB" if key == "memory_bytes" else value
+
+
+def _option(name: str, value: object) -> str:
+    """An option with its default, as ``--set`` takes it."""
+    if value is None:
+        return f"{name} (unset)"
+    return f"{name}={value if isinstance(value, str) else toml_value(value)}"
 
 
 def _rows(what: str) -> list[dict[str, Any]]:

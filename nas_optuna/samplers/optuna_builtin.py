@@ -133,6 +133,7 @@ class DistinctSampler(ArchitectureSampler):
         self._whole: dict[str, BaseDistribution] = {n: d for n, d in space.distributions().items() if not d.single()}
         self._draw = 0
         self._inferred: tuple[object, dict[str, BaseDistribution]] = (None, {})
+        self._seeded(0)  # so that an option is refused now, and not in the first trial
 
     def __str__(self) -> str:
         return str(self._seeded(0))

@@ -174,10 +174,10 @@ def _poolings(depth: int, size: tuple[int, int], pool: Sequence[int] | None) -> 
     fitting = min(size).bit_length() - 1
     if pool is None:
         return frozenset(range(1, min(depth, fitting) + 1))
-    known = all(isinstance(i, int) and 1 <= i <= depth for i in pool)
+    known = not isinstance(pool, str | int) and all(isinstance(i, int) and 1 <= i <= depth for i in pool)
     if not known or len(set(pool)) != len(pool) or len(pool) > fitting:
         raise SpecError(
             f"space option 'pool' lists block numbers from 1 to {depth}, each once, and at most {fitting} of them for"
-            f" {min(size)} pixels (raise recipe.input_size for more), got {list(pool)!r}"
+            f" {min(size)} pixels (raise recipe.input_size for more), got {pool!r}"
         )
     return frozenset(pool)

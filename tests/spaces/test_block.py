@@ -96,6 +96,8 @@ def test_strings_outside_the_space_are_refused(text: str) -> None:
         {"candidates": [3]},
         {"candidates": ["k3_f16_relu"]},
         {"pool": [0]},
+        {"pool": "None"},
+        {"pool": 2},
         {"pool": [1, 1]},
         {"pool": [1, 2, 3, 4, 5]},
         {"chanels": 8},
