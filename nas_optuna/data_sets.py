@@ -25,4 +25,5 @@ DATA_SETS = Registry(
     "data set",
     "nas_optuna.datasets",
     {name: f"nas_optuna.data.catalog:{name.replace('-', '_')}" for name in DESCRIPTIONS},
+    files=("folder", "npz"),
 )

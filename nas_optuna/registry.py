@@ -43,15 +43,6 @@ def importing_only(code: Iterable[str]) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Description:
-    """A part's name, advice on its use, and its options with their defaults."""
-
-    name: str
-    advice: str
-    options: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Registry:
     """All parts of one kind: built-in ones, by import path so that a listing imports nothing, and entry points."""
 
@@ -59,6 +50,7 @@ class Registry:
     group: str  # of entry points
     builtin: Mapping[str, str] = field(default_factory=dict)
     reserved: tuple[str, ...] = ()  # keywords that the caller of `make` passes itself
+    files: tuple[str, ...] = ()  # beginnings of names, before a colon, that mean a user's files
 
     def names(self) -> list[str]:
         """Every registered name, built-in ones first."""
@@ -73,7 +65,11 @@ class Registry:
 
     def is_code(self, name: str) -> bool:
         """Whether a name is the path of user code rather than a registered name."""
-        return ":" in name and name not in self
+        return ":" in name and name not in self and not self.is_of_files(name)
+
+    def is_of_files(self, name: str) -> bool:
+        """Whether a name means a user's files, as ``folder:PATH`` does."""
+        return name.partition(":")[0] in self.files
 
     def code(self, name: str) -> list[str]:
         """The user code that `find` would import for a name, as `importing_only` takes it; none if it is registered."""
@@ -127,8 +123,8 @@ class Registry:
             raise SpecError(f"{self.kind} {name!r} gave {gave}, not {right}")
         return made
 
-    def describe(self) -> list[Description]:
-        """All named parts. If a plugin cannot be imported or described, the error is its advice."""
+    def describe(self) -> list[dict[str, Any]]:
+        """Name, advice and options with defaults of all named parts; the advice on a plugin that fails is its error."""
         found = []
         for name in self.names():
             try:
@@ -136,7 +132,7 @@ class Registry:
                 advice, options = (inspect.getdoc(factory) or "").split("\n")[0], _options(factory)
             except Exception as error:  # of somebody else's package
                 advice, options = reason_of(error, LONGEST_ERROR), {}
-            found.append(Description(name, advice, options))
+            found.append({"name": name, "advice": advice, "options": options})
         return found
 
 

@@ -11,7 +11,6 @@ from optuna.samplers import BaseSampler
 
 from nas_optuna.costs.runtimes import RUNTIMES
 from nas_optuna.data import SearchData, load_data
-from nas_optuna.data.catalog import is_code
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import SpecError
@@ -45,7 +44,7 @@ def code_named(spec: StudySpec) -> list[str]:
         (EVALUATORS, spec.evaluator.name),
         (STRATEGIES, spec.supernet.strategy),
         (RUNTIMES, spec.latency.runtime),
-        *([(DATA_SETS, spec.data.name)] if is_code(spec.data.name) else []),
+        (DATA_SETS, spec.data.name),
         *([(REFERENCES, spec.reference)] if spec.reference else []),
         *((METRICS, c.code) for c in (parse_criterion(o, imports=False) for o in spec.objectives) if c.code),
     ]

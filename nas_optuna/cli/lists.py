@@ -103,7 +103,7 @@ def space_show(
     try:
         found = make_evaluator(given, data_dir, "cpu")[1].space
     except DataError:
-        if given.data.name.startswith(("folder:", "npz:")):
+        if DATA_SETS.is_of_files(given.data.name):
             raise
         say(f"for one channel, ten classes and {given.recipe.input_size or 28} pixels, because the data are not here")
         shape: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": given.recipe.input_size or 28}
@@ -168,4 +168,4 @@ def _rows(what: str) -> list[dict[str, Any]]:
         }
         return [{"name": name, "what": text} for name, text in known.items()]
     registries = {"spaces": SPACES, "samplers": SAMPLERS, "pruners": PRUNERS, "metrics": METRICS, "costs": COSTS}
-    return [asdict(part) for part in (registries | {"strategies": STRATEGIES})[what].describe()]
+    return (registries | {"strategies": STRATEGIES})[what].describe()

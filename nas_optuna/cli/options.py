@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -228,20 +228,17 @@ def named_overrides(given: object) -> list[tuple[str, str]]:
     for name, hint in get_type_hints(type(given), include_extras=True).items():
         key, value = hint.__metadata__[-1], getattr(given, name)
         if isinstance(key, str) and value not in (None, []):
+            if key == "data.name":
+                value = data_name(value)
             # JSON's strings and lists of strings are also TOML.
-            found.append((flag_of(name), f"{key}={json.dumps(_of_spec(key, value))}"))
+            text = json.dumps(str(value.resolve()) if isinstance(value, Path) else value)
+            found.append((flag_of(name), f"{key}={text}"))
     return found
 
 
 def flag_of(name: str) -> str:
     """The option of a field."""
     return f"--{name.replace('_', '-')}"
-
-
-def _of_spec(key: str, value: Any) -> Any:
-    if key == "data.name":
-        return data_name(value)
-    return str(value.resolve()) if isinstance(value, Path) else value
 
 
 @dataclass(frozen=True)
@@ -281,10 +278,6 @@ class StudyDataOptions(TrustedStudyOptions):
     """A stored study whose images are used, too; each field is an option."""
 
     data_dir: DataDir = None
-
-    def load(self) -> notebook.LoadedStudy:
-        """The stored study, and where its images lie."""
-        return replace(super().load(), data_directory=self.data_dir)
 
 
 @dataclass(frozen=True)

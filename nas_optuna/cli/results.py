@@ -230,7 +230,7 @@ def report(
     ] = Path("report.html"),
 ) -> None:
     """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
-    write_out(out, stored.load().report().html)
+    write_out(out, replace(stored.load(), data_directory=stored.data_dir).report().html)
 
 
 def draw(

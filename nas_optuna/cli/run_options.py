@@ -140,7 +140,7 @@ class SpecOptions:
         """The default preset; for a folder or a NumPy file, the one for own images."""
         about = [text for text in self.overrides if text.lstrip().startswith("data")]
         name = StudySpec().override(about, "--set").data.name
-        return presets.OWN_IMAGES if name.startswith(("folder:", "npz:")) else presets.DEFAULT
+        return presets.OWN_IMAGES if DATA_SETS.is_of_files(name) else presets.DEFAULT
 
     def applied_to(self, spec: StudySpec) -> StudySpec:
         """The spec with the sampler, pruner and seed of the command line, then with the other overrides."""

@@ -36,10 +36,6 @@ with lazily():
     from nas_optuna.trackers import create_trackers
 
 
-def _strategies() -> list[str]:
-    return strategies.STRATEGIES.names()
-
-
 @dataclass(frozen=True)
 class SupernetOptions:
     """Options for a supernet's training, most with the key of the spec that they set."""
@@ -57,7 +53,7 @@ class SupernetOptions:
     ] = None
     strategy: Annotated[
         str | None,
-        option("fair, darts, gumbel, or your own.", "NAME", autocompletion=_strategies),
+        option("fair, darts, gumbel, or your own.", "NAME", autocompletion=lambda: strategies.STRATEGIES.names()),
         "supernet.strategy",
     ] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
@@ -140,7 +136,9 @@ def _print_trained(
         of = f", first of {result.finalists} in short trainings" if result.finalists else ""
         say(f"best by the score{of}, {result.best}{_shared(result.best_shared_accuracy)}")
         weights = ", ".join(f"{name} {value:+.2f}" for name, value in result.score.items())
-        say(f"score, learned from {_trainings(result)}: {weights}")
+        trials, short = result.score_trials, result.score_short_trainings
+        said = [plural(trials, "trial")] * bool(trials) + [plural(short, "short training")] * bool(short)
+        say(f"score, learned from {' and '.join(said) or 'no trainings yet, the prior'}: {weights}")
     if not hints:
         return
     named = ("--study", study.study_name)
@@ -155,12 +153,6 @@ def _print_trained(
 
 def _shared(accuracy: float | None) -> str:
     return "" if accuracy is None else f": {accuracy:.4f} on validation images with shared weights"
-
-
-def _trainings(result: SupernetResult) -> str:
-    trials, short = result.score_trials, result.score_short_trainings
-    said = [plural(trials, "trial")] * bool(trials) + [plural(short, "short training")] * bool(short)
-    return " and ".join(said) or "no trainings yet, the prior"
 
 
 def export(

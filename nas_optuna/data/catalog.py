@@ -113,13 +113,7 @@ svhn = TorchvisionSet("SVHN", "train_32x32.mat and test_32x32.mat", part=("split
 cifar10 = TorchvisionSet("CIFAR10", "the folder cifar-10-batches-py")
 cifar100 = TorchvisionSet("CIFAR100", "the folder cifar-100-python")
 
-FROM_FILES: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
-"""Prefix of a name that is a path → the class that reads it."""
-
-
-def is_code(name: str) -> bool:
-    """Whether a data set's name means a function of the user's that would be imported and called."""
-    return name.partition(":")[0] not in FROM_FILES and DATA_SETS.is_code(name)
+_READERS: dict[str, type[FolderSource] | type[NpzSource]] = {"folder": FolderSource, "npz": NpzSource}
 
 
 def data_name(text: str) -> str:
@@ -131,7 +125,7 @@ def data_name(text: str) -> str:
     path = Path(os.path.expanduser(text))
     if ":" in text and not path.exists():
         kind, _, place = text.partition(":")
-        return f"{kind.casefold()}:{place}" if kind.casefold() in FROM_FILES else text
+        return f"{kind.casefold()}:{place}" if DATA_SETS.is_of_files(kind.casefold()) else text
     if path.is_dir() and not (text.isidentifier() and text in DATA_SETS):
         return f"folder:{path.absolute()}"
     if path.is_file() and path.suffix == ".npz":
@@ -149,9 +143,8 @@ def data_name(text: str) -> str:
 
 def is_missing(name: str) -> bool:
     """Whether a data set's name is a path that does not exist, maybe because the images were moved."""
-    kind, _, path = name.partition(":")
     with suppress(DataError, OSError):
-        return kind in FROM_FILES and not _user_path(kind, path).exists()
+        return DATA_SETS.is_of_files(name) and not _user_path(name).exists()
     return False
 
 
@@ -181,10 +174,9 @@ def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize 
     if len(sides) > 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in sides):
         raise SpecError(f"input_size is 1 … {MAX_SIDE} pixels, or (height, width), not {shown(input_size)}")
     name = spec.name
-    kind, _, path = name.partition(":")
     try:
-        if kind in FROM_FILES:
-            yield FROM_FILES[kind](_user_path(kind, path), spec, input_size)
+        if DATA_SETS.is_of_files(name):
+            yield _READERS[name.partition(":")[0]](_user_path(name), spec, input_size)
         elif name and name not in DATA_SETS and Path(name).is_dir():
             raise SpecError(f"unknown data set {shown(name)}; the folder of that name is folder:{name}")
         else:
@@ -195,8 +187,9 @@ def opened(spec: DataSpec, directory: Path | None = None, input_size: InputSize 
         raise DataError(f"data set {named(name)!r}: {error}") from error
 
 
-def _user_path(kind: str, text: str) -> Path:
+def _user_path(name: str) -> Path:
     """The path after the colon; ``~`` is the user's home."""
+    kind, _, text = name.partition(":")
     if not text.strip():
         raise DataError(f"give a path after the colon, e.g. {kind}:{'images' if kind == 'folder' else 'images.npz'}")
     return Path(os.path.expanduser(text))  # which leaves the ~ of nobody as it is

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas_optuna.data.catalog import FROM_FILES, opened
+from nas_optuna.data.catalog import opened
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, stratified_order
 from nas_optuna.data.source import InputSize, Source
+from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError, checked, require_kind
 from nas_optuna.spec import DataSpec
@@ -51,7 +52,7 @@ class SearchData:
     def title(self) -> str:
         """Its name for those who get a network: of files the last part of their path alone."""
         kind, _, path = self.name.partition(":")
-        return f"{kind}:{Path(path).expanduser().resolve().name}" if kind in FROM_FILES else self.name
+        return f"{kind}:{Path(path).expanduser().resolve().name}" if DATA_SETS.is_of_files(kind) else self.name
 
     @cached_property
     def fingerprint(self) -> str:
