@@ -91,9 +91,14 @@ def plural(number: int, noun: str) -> str:
 
 
 def count(number: float) -> str:
-    """A count with three digits and a suffix: ``1.23M``."""
-    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(number) >= size:
+    """A count with three digits and a suffix.
+
+    Examples:
+        >>> count(1_234_567), count(999_499), count(999_500)
+        ('1.23M', '999k', '1M')
+    """
+    for least, size, suffix in ((9.995e8, 1e9, "G"), (9.995e5, 1e6, "M"), (1e3, 1e3, "k")):  # as three digits round
+        if abs(number) >= least:
             return f"{number / size:.3g}{suffix}"
     return f"{number:g}"
 
