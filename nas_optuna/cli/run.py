@@ -185,13 +185,13 @@ class _Search:
             self._learn_from(self.earlier, study)
         if self.plan.fixed:
             return max(queue.enqueue_once(study, space, each.params, origin="fixed") for each in self.listed)
-        reference = queue.enqueue_reference(study, space, objective.costs, objective.limits)
+        reference = queue.enqueue_reference(study, objective.limits)
         if reference is not None:
             say(f"in the queue: the reference, {reference}")
         for architecture in self.listed:
             queue.enqueue(study, space, architecture.params, origin="enqueued")
         most = [criterion.cost for criterion in objective.criteria if criterion.maximize]
-        for name, architecture in queue.enqueue_cheapest(study, space, objective.costs, objective.limits).items():
+        for name, architecture in queue.enqueue_cheapest(study, objective.limits).items():
             say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")
         return self.plan.count
 

@@ -16,7 +16,7 @@ from nas_optuna.objectives import COSTS, describe_cost
 from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.spec import LatencySpec
+from nas_optuna.spec import LatencySpec, StudySpec
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +39,7 @@ class StudyCosts:
         limited: Sequence[str] = (),
         latency: LatencySpec | None = None,
     ) -> None:
+        self.space = space
         context = CostContext(space, device, latency or LatencySpec())
         wanted = (*optimised, *limited)
         self._optimised = frozenset(optimised)
@@ -113,10 +114,15 @@ def _cost_class(name: str) -> type[Cost]:
 class Limits:
     """Upper limits on costs, by name, in their units; lower limits on costs that are maximised."""
 
-    def __init__(self, limits: Mapping[str, float], costs: StudyCosts, space: SearchSpace) -> None:
+    def __init__(self, limits: Mapping[str, float], costs: StudyCosts) -> None:
         self._limits = dict(limits)
-        self._costs = costs
-        self._space = space
+        self.costs = costs
+        self.space = costs.space
+
+    @classmethod
+    def of(cls, spec: StudySpec, space: SearchSpace, device: torch.device) -> Limits:
+        """The limits of a spec on the networks of a space, which may be another than its own."""
+        return cls(spec.limits, StudyCosts(space, device, limited=list(spec.limits), latency=spec.latency))
 
     def __bool__(self) -> bool:
         return bool(self._limits)
@@ -127,21 +133,21 @@ class Limits:
 
     def _excess(self, name: str, cost: float) -> float:
         # A share, because samplers add up the excess over limits of different units.
-        return self._costs.quantity(name).sign * (cost / self._bound(name) - 1)
+        return self.costs.quantity(name).sign * (cost / self._bound(name) - 1)
 
     def _bound(self, name: str) -> float:
         """The known value up to which the true one is assumed to be inside the limit."""
-        room = 1 + (self._costs[name].margin or 0.0)
-        return self._limits[name] * room if self._costs.quantity(name).maximize else self._limits[name] / room
+        room = 1 + (self.costs[name].margin or 0.0)
+        return self._limits[name] * room if self.costs.quantity(name).maximize else self._limits[name] / room
 
     def remarks(self) -> Iterator[str]:
         """Remarks for a person on limits on costs with an error, one line each."""
         for name, limit in self._limits.items():
-            margin = self._costs[name].margin
+            margin = self.costs[name].margin
             if margin is None:
                 yield f"how far {name} is off is not known, so that networks near the limit may turn out to be outside"
             elif margin > 0:
-                worse = "less" if self._costs.quantity(name).maximize else "more"
+                worse = "less" if self.costs.quantity(name).maximize else "more"
                 yield (
                     f"{name} may be {margin:.1%} {worse} than it is known to be, so that the limit of {limit:.4g}"
                     f" lets in what is known as {self._bound(name):.4g}"
@@ -149,10 +155,10 @@ class Limits:
 
     def facts(self, architecture: Architecture) -> dict[str, str]:
         """The limited costs of an architecture, for a person."""
-        known = self._costs(architecture, self._limits)
+        known = self.costs(architecture, self._limits)
         found = {}
         for name, limit in self._limits.items():
-            cost, under = self._costs.quantity(name), self._costs[name].conditions
+            cost, under = self.costs.quantity(name), self.costs[name].conditions
             least = "least" if cost.maximize else "most"
             text = f"{cost.text(known[name])}, where at {least} {cost.text(limit)} was asked for"
             found[cost.label or name] = f"{text}; {under}" if under else text
@@ -160,7 +166,7 @@ class Limits:
 
     def side(self, name: str) -> str:
         """The side of its limit on which a cost is infeasible."""
-        return "below" if self._costs.quantity(name).maximize else "above"
+        return "below" if self.costs.quantity(name).maximize else "above"
 
     def largest_excess(self, architecture: Architecture) -> float:
         """The largest excess over a limit, as a share of it; negative if all costs are inside."""
@@ -168,7 +174,7 @@ class Limits:
 
     def all_excess(self, architecture: Architecture) -> dict[str, float]:
         """`excess` of the costs of an architecture."""
-        return self.excess(self._costs(architecture, self._limits))
+        return self.excess(self.costs(architecture, self._limits))
 
     def total_excess(self, architecture: Architecture) -> float:
         """The sum of all excess over limits; 0 if feasible."""
@@ -177,12 +183,12 @@ class Limits:
     def check(self) -> None:
         """Refuse a limit that no architecture meets."""
         for name, limit in self._limits.items():
-            more, bound = self._costs.quantity(name).maximize, self._bound(name)
+            more, bound = self.costs.quantity(name).maximize, self._bound(name)
             architecture = self._closest(name)
-            cost = self._costs.of(name, architecture)
+            cost = self.costs.of(name, architecture)
             if cost < bound if more else cost > bound:
-                room = "" if bound == limit else f" with a margin of {self._costs[name].margin:.1%} for its error"
-                known = "possible" if self._space.size <= _ENUMERATED else "found"
+                room = "" if bound == limit else f" with a margin of {self.costs[name].margin:.1%} for its error"
+                known = "possible" if self.space.size <= _ENUMERATED else "found"
                 raise SpecError(
                     f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g}{room};"
                     f" the {'largest' if more else 'smallest'} {known} is {cost:,.7g}, of {architecture};"
@@ -191,23 +197,23 @@ class Limits:
 
     def _closest(self, name: str) -> Architecture:
         """The first network that is found inside a limit, or hopelessly outside, else the best in its cost."""
-        first = self._space.from_tokens([0] * len(self._space.parameters))
-        if self._excess(name, self._costs.of(name, first)) <= 0:  # not its proxy hundreds of times
+        first = self.space.from_tokens([0] * len(self.space.parameters))
+        if self._excess(name, self.costs.of(name, first)) <= 0:  # not its proxy hundreds of times
             return first
-        key, found = _key(self._costs, name, self._costs.quantity(name).direction), []
-        for candidate in itertools.chain([_descent(self._space, key, first)], _candidates(self._space, key)):
+        key, found = _key(self.costs, name, self.costs.quantity(name).direction), []
+        for candidate in itertools.chain([_descent(self.space, key, first)], _candidates(self.space, key)):
             found.append(candidate)
-            if self._costs[name].proxy is None:
-                excess = self._excess(name, self._costs.of(name, candidate))
-                if excess <= 0 or (excess >= _HOPELESS and self._space.size > _ENUMERATED):
+            if self.costs[name].proxy is None:
+                excess = self._excess(name, self.costs.of(name, candidate))
+                if excess <= 0 or (excess >= _HOPELESS and self.space.size > _ENUMERATED):
                     break
         return min(found, key=key)
 
 
-def best_in_cost(space: SearchSpace, costs: StudyCosts, name: str, direction: Direction | None = None) -> Architecture:
+def best_in_cost(costs: StudyCosts, name: str, direction: Direction | None = None) -> Architecture:
     """The best architecture in a cost, in a large space of some that descents find."""
     key = _key(costs, name, direction or costs.quantity(name).direction)
-    return min(_candidates(space, key), key=key)
+    return min(_candidates(costs.space, key), key=key)
 
 
 _Key = Callable[[Architecture], tuple[float, float]]
@@ -242,20 +248,18 @@ def _descent(space: SearchSpace, key: _Key, best: Architecture) -> Architecture:
             return best
 
 
-def nearest_inside(
-    space: SearchSpace, costs: StudyCosts, limits: Limits, start: Architecture, until: float = math.inf
-) -> Architecture | None:
+def nearest_inside(limits: Limits, start: Architecture, until: float = math.inf) -> Architecture | None:
     """The first network inside the limits on a walk from a start over smaller neighbours; None if there is none.
 
     The walk ends in any case at the time `until`, by `time.monotonic`, since costs may have to be measured.
     """
     # Each step changes one parameter: the one that loses the fewest MACs for the excess that it saves. So weights are
     # saved where a network has most of them, at its end. Parts are left out only when no other step helps.
-    here, excess, macs = start, limits.largest_excess(start), costs["macs"]
+    here, excess, macs = start, limits.largest_excess(start), limits.costs["macs"]
     idle: set[str] = set()  # parameters that change nothing, such as a rate; asked again if no other helps
     while excess > 0:
         steps, all_asked = [], not idle
-        for name, other in _smaller(space, here):
+        for name, other in _smaller(limits.space, here):
             if time.monotonic() > until:
                 return None
             if name in idle:

@@ -135,7 +135,7 @@ class EvaluatorObjective:
         taken = [name for name in self.costs.names if is_reserved(name)]
         if taken:
             raise SpecError(f"a cost cannot be called {taken[0]!r}: trials remember something else by that name")
-        self.limits = Limits(limits, self.costs, self.space)
+        self.limits = Limits(limits, self.costs)
         self.limits.check()
         self.callbacks = Callbacks(callbacks)
         self._latency = (latency or LatencySpec()).model_dump(mode="json")

@@ -189,9 +189,8 @@ def _architecture(trial: FrozenTrial) -> str | None:
 
 def reference_of(experiment: Experiment, until: float = math.inf) -> Architecture | None:
     """The space's reference, or the network nearest to it inside the study's limits, if it is found in time."""
-    space, objective = experiment.space, experiment.objective
-    known = space.reference
-    return known and nearest_inside(space, objective.costs, objective.limits, known, until)
+    known = experiment.space.reference
+    return known and nearest_inside(experiment.objective.limits, known, until)
 
 
 def plan_for(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from optuna.trial import FrozenTrial
 
-from nas_optuna.costs.study_costs import Limits, StudyCosts, nearest_inside
+from nas_optuna.costs.study_costs import Limits, nearest_inside
 from nas_optuna.data import ImageSet, SearchData, load_data
 from nas_optuna.data.catalog import opened
 from nas_optuna.devices import resolve_device
@@ -192,10 +192,9 @@ def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:
 def _excess(spec: StudySpec, data: SearchData, device: torch.device, *, walks: bool) -> float:
     """How far the space's reference exceeds the limits; 0 if a short walk leads to a network inside."""
     space = make_space(spec, data)
-    costs = StudyCosts(space, device, (), list(spec.limits), spec.latency)
-    limits, known = Limits(spec.limits, costs, space), space.reference
+    limits, known = Limits.of(spec, space, device), space.reference
     if known is None:
         return math.inf
     excess = limits.largest_excess(known)
     near = walks and (excess <= NEAR or spec.space.options["stages"] == 1)
-    return 0.0 if near and nearest_inside(space, costs, limits, known) is not None else excess
+    return 0.0 if near and nearest_inside(limits, known) is not None else excess

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.costs.study_costs import Limits, StudyCosts
+from nas_optuna.costs.study_costs import Limits
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import named
 from nas_optuna.execution.evaluator import Search
@@ -91,8 +91,8 @@ class Winner:
         if spec.reference is None or gain is None or gain.reference is None or gain.best.is_ahead(gain.reference):
             return found
         own = cls.known(trial, search.space, spec.reference)
-        costs = StudyCosts(own.space, resolve_device(device), (), list(spec.limits), spec.latency)
-        return own if Limits(spec.limits, costs, own.space).total_excess(own.architecture) <= 0 else found
+        limits = Limits.of(spec, own.space, resolve_device(device))
+        return own if limits.total_excess(own.architecture) <= 0 else found
 
     def described(self, study: Study) -> str:
         """What it is, for a person."""

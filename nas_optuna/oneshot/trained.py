@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.costs.study_costs import Limits, StudyCosts
+from nas_optuna.costs.study_costs import Limits
 from nas_optuna.data import BatchLoader
 from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
@@ -54,17 +54,11 @@ def calibrated_ranker(
     """A ranker whose score is fitted to a result's short trainings, but not to trials."""
     spec = SupernetSpec.model_validate(result.settings)
     shared = make_evaluator(supernet, search, device) if supernet else None
-    made = ArchitectureRanker(search.space, shared, spec, excess=limits_of(search, device))
+    excess = Limits.of(search.spec, search.space, device).total_excess
+    made = ArchitectureRanker(search.space, shared, spec, excess=excess)
     kept = {search.space.tokens(architecture) for architecture in ranked}
     made.fit([(tokens, value) for tokens, value in result.calibration_set if tokens not in kept], short=True)
     return made
-
-
-def limits_of(search: Search, device: torch.device) -> Callable[[Architecture], float]:
-    """A function that gives an architecture's excess over the study's limits; 0 is inside."""
-    wanted = search.spec.limits
-    costs = StudyCosts(search.space, device, limited=list(wanted), latency=search.spec.latency)
-    return Limits(wanted, costs, search.space).total_excess
 
 
 def own_accuracies(study: Study, search: Search) -> dict[Architecture, float]:

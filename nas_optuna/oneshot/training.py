@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from optuna.study import Study
 
+from nas_optuna.costs.study_costs import Limits
 from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TrainingError
@@ -23,7 +24,7 @@ from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, is_without_weights, strategy_options
 from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
-from nas_optuna.oneshot.trained import limits_of, make_evaluator, own_accuracies, supernet_folder
+from nas_optuna.oneshot.trained import make_evaluator, own_accuracies, supernet_folder
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import supernet_for
@@ -232,7 +233,7 @@ class SupernetTraining:
             self._spec,
             self._options.evaluations,
             self.table.costs,
-            limits_of(self.search, self.device),
+            Limits.of(self.search.spec, self.search.space, self.device).total_excess,
             own_accuracies(self.study, self.search),
             short,
         ).rank()

@@ -22,7 +22,7 @@ from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.transactions import add_trial
 
 with lazily():
-    from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost, nearest_inside
+    from nas_optuna.costs.study_costs import Limits, best_in_cost, nearest_inside
 
 
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
@@ -92,19 +92,19 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     return next((place for place, trial in enumerate(waiting, start=1) if _has(trial, params)), 1)
 
 
-def enqueue_reference(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> Architecture | None:
+def enqueue_reference(study: Study, limits: Limits) -> Architecture | None:
     """Begin a study with the network that its user would have taken without a search."""
     # Does nothing once a trial of the study has begun, or if the space names no such network.
-    known = space.reference
+    known = limits.space.reference
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    reference = None if known is None or begun else nearest_inside(space, costs, limits, known)
+    reference = None if known is None or begun else nearest_inside(limits, known)
     if reference is None:
         return None
-    enqueue_new(study, space, reference.params, REFERENCE)
+    enqueue_new(study, limits.space, reference.params, REFERENCE)
     return reference
 
 
-def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits: Limits) -> dict[str, Architecture]:
+def enqueue_cheapest(study: Study, limits: Limits) -> dict[str, Architecture]:
     """Begin a study of several objectives at the cheap ends of its front."""
     # The cheapest architecture is an end of the front, and is known without a search, while a sampler would hardly
     # find it. In a large space it is the cheapest that descents find, and for measured latency the one with the fewest
@@ -115,8 +115,8 @@ def enqueue_cheapest(study: Study, space: SearchSpace, costs: StudyCosts, limits
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if len(criteria) < 2 or begun:
         return {}
-    found = {name: best_in_cost(space, costs, name, direction) for name, direction in directions.items()}
+    found = {name: best_in_cost(limits.costs, name, direction) for name, direction in directions.items()}
     found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
     for architecture in found.values():  # another process that begins at the same time may already have run them
-        enqueue_new(study, space, architecture.params, "cheapest")
+        enqueue_new(study, limits.space, architecture.params, "cheapest")
     return found

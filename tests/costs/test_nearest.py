@@ -17,20 +17,19 @@ def space() -> SearchSpace:
     return create_space("residual", {"width": 8}, in_channels=1, classes=10, input_size=16)
 
 
-def limited(space: SearchSpace, **limits: float) -> tuple[StudyCosts, Limits]:
-    costs = StudyCosts(space, torch.device("cpu"), (), list(limits))
-    return costs, Limits(limits, costs, space)
+def limited(space: SearchSpace, **limits: float) -> Limits:
+    return Limits(limits, StudyCosts(space, torch.device("cpu"), (), list(limits)))
 
 
 @pytest.mark.parametrize("name", ["params", "macs", "memory"])
 def test_half_the_cost_leaves_every_part_and_uses_most_of_the_limit(space: SearchSpace, name: str) -> None:
     reference = space.reference
     assert reference is not None
-    most = limited(space, **{name: 1.0})[0](reference, [name])[name] / 2
-    costs, limits = limited(space, **{name: most})
-    found = nearest_inside(space, costs, limits, reference)
+    most = limited(space, **{name: 1.0}).costs(reference, [name])[name] / 2
+    limits = limited(space, **{name: most})
+    found = nearest_inside(limits, reference)
     assert found is not None
-    assert 0.5 * most < costs(found, [name])[name] <= most
+    assert 0.5 * most < limits.costs(found, [name])[name] <= most
     depths = [value for key, value in found.params.items() if key.endswith("depth")]
     assert depths == [1, 1, 1] or name == "memory"
 
@@ -38,20 +37,20 @@ def test_half_the_cost_leaves_every_part_and_uses_most_of_the_limit(space: Searc
 def test_what_is_inside_stays_as_it_is(space: SearchSpace) -> None:
     reference = space.reference
     assert reference is not None
-    assert nearest_inside(space, *limited(space, params=1e9), reference) == reference
+    assert nearest_inside(limited(space, params=1e9), reference) == reference
 
 
 def test_a_limit_below_everything_has_no_network(space: SearchSpace) -> None:
     reference = space.reference
     assert reference is not None
-    assert nearest_inside(space, *limited(space, params=10), reference) is None
+    assert nearest_inside(limited(space, params=10), reference) is None
 
 
 def test_a_walk_ends_in_its_time(space: SearchSpace) -> None:
-    reference, (costs, limits) = space.reference, limited(space, params=20_000)
+    reference, limits = space.reference, limited(space, params=20_000)
     assert reference is not None
-    assert nearest_inside(space, costs, limits, reference) is not None
-    assert nearest_inside(space, costs, limits, reference, until=time.monotonic() - 1) is None
+    assert nearest_inside(limits, reference) is not None
+    assert nearest_inside(limits, reference, until=time.monotonic() - 1) is None
 
 
 class Shift(nn.Module):
@@ -73,6 +72,6 @@ def shifted(c: Any, task: Any) -> nn.Module:
 
 def test_what_saves_nothing_of_one_limit_may_save_of_another() -> None:
     space = shifted(in_channels=1, classes=4, input_size=4)
-    costs, limits = limited(space, macs=90, params=400)  # of width 8 there are 160 and 172, beside the shift
-    found = nearest_inside(space, costs, limits, space.parse("width=8,weights=400"))
+    limits = limited(space, macs=90, params=400)  # of width 8 there are 160 and 172, beside the shift
+    found = nearest_inside(limits, space.parse("width=8,weights=400"))
     assert str(found) == "width=4,weights=1"

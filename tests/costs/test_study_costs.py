@@ -30,7 +30,7 @@ def costs(space: SearchSpace = SPACE, **values: object) -> StudyCosts:
 
 
 def limits(space: SearchSpace = SPACE, **values: object) -> Limits:
-    return Limits(StudySpec.from_dict(values).limits, costs(space, **values), space)
+    return Limits(StudySpec.from_dict(values).limits, costs(space, **values))
 
 
 def test_counted_costs_are_always_known() -> None:
@@ -121,8 +121,8 @@ def test_a_limit_is_met_by_one_network_among_costly_neighbours() -> None:
     known = costs(space)
     known._costs["trap"] = Trap(CostContext(space, CPU, LatencySpec()))
     known._quantities["trap"] = Quantity("trap", "minimize")
-    assert best_in_cost(space, known, "trap") == last
-    Limits({"trap": 2.0}, known, space).check()
+    assert best_in_cost(known, "trap") == last
+    Limits({"trap": 2.0}, known).check()
 
 
 def test_a_limit_on_a_measured_cost_is_met_by_the_first_network_at_once() -> None:
@@ -204,7 +204,7 @@ def test_a_cost_of_ones_own_has_a_margin_too() -> None:
     known = costs()
     known._costs["speed"] = Speed(CostContext(SPACE, CPU, LatencySpec()))
     known._quantities["speed"] = Quantity("speed", "maximize")
-    excess = {bound: Limits({"speed": bound}, known, SPACE).excess({"speed": 10.0})["speed"] for bound in (8.0, 8.1)}
+    excess = {bound: Limits({"speed": bound}, known).excess({"speed": 10.0})["speed"] for bound in (8.0, 8.1)}
     assert excess[8.0] == pytest.approx(0)
     assert excess[8.1] > 0
 

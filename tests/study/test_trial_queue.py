@@ -46,6 +46,8 @@ class Made:
 class Opposed(dict[str, Made]):
     """Costs of which each has a cheapest architecture of its own."""
 
+    space = SPACE
+
     def of(self, name: str, architecture: Architecture) -> float:
         return self[name](architecture)
 
@@ -54,7 +56,7 @@ class Opposed(dict[str, Made]):
 
 
 OPPOSED = cast(StudyCosts, Opposed({"macs": Made(ALL[1]), "params": Made(ALL[2])}))
-FREE = Limits({}, OPPOSED, SPACE)
+FREE = Limits({}, OPPOSED)
 
 
 class Forbidding(Limits):
@@ -66,14 +68,14 @@ class Forbidding(Limits):
 
 def test_a_study_of_several_objectives_begins_with_the_cheapest_of_each_cost() -> None:
     made = study("accuracy", "macs", "params")
-    assert enqueue_cheapest(made, SPACE, OPPOSED, FREE) == {"macs": ALL[1], "params": ALL[2]}
-    enqueue_cheapest(made, SPACE, OPPOSED, FREE)
+    assert enqueue_cheapest(made, FREE) == {"macs": ALL[1], "params": ALL[2]}
+    enqueue_cheapest(made, FREE)
     assert waiting(made) == [("cheapest", dict(ALL[1].params)), ("cheapest", dict(ALL[2].params))], "once"
 
 
 def test_what_is_above_another_limit_is_left_out() -> None:
     made = study("accuracy", "macs", "params")
-    assert enqueue_cheapest(made, SPACE, OPPOSED, Forbidding({}, OPPOSED, SPACE)) == {"params": ALL[2]}
+    assert enqueue_cheapest(made, Forbidding({}, OPPOSED)) == {"params": ALL[2]}
     assert waiting(made) == [("cheapest", dict(ALL[2].params))]
 
 
@@ -85,16 +87,16 @@ def test_the_cheapest_has_the_least_of_the_cost_and_nothing_is_measured_for_it(
     monkeypatch.setattr("nas_optuna.costs.latency.measure", lambda *_: pytest.fail("measured"))
     costs = StudyCosts(SPACE, CPU, (name, "latency_ms"))
     made = study("accuracy", name, "latency_ms")
-    found = enqueue_cheapest(made, SPACE, costs, Limits({}, costs, SPACE))
+    found = enqueue_cheapest(made, Limits({}, costs))
     assert StudyCosts(SPACE, CPU)(found[name])[name] == least
-    assert found["latency_ms"] == best_in_cost(SPACE, costs, "macs")
+    assert found["latency_ms"] == best_in_cost(costs, "macs")
     assert len(made.trials) == len(set(found.values()))
 
 
 @pytest.mark.parametrize("objectives", [("accuracy",), ("macs",), ("accuracy", "accuracy*(macs/1k)^-0.1")])
 def test_other_studies_begin_as_their_samplers_like(objectives: tuple[str, ...]) -> None:
     made = study(*objectives)
-    assert enqueue_cheapest(made, SPACE, OPPOSED, FREE) == {}
+    assert enqueue_cheapest(made, FREE) == {}
     assert not made.trials
 
 
@@ -102,10 +104,10 @@ def test_what_waits_already_stays_first_and_what_has_begun_goes_on() -> None:
     made = study("accuracy", "macs", "params")
     enqueue(made, SPACE, ALL[5].params, "enqueued")
     enqueue(made, SPACE, ALL[1].params, "enqueued")
-    enqueue_cheapest(made, SPACE, OPPOSED, FREE)
+    enqueue_cheapest(made, FREE)
     expected = [("enqueued", ALL[5]), ("enqueued", ALL[1]), ("cheapest", ALL[2])]
     assert waiting(made) == [(origin, dict(architecture.params)) for origin, architecture in expected]
     begun = study("accuracy", "macs")
     begun.ask()
-    assert enqueue_cheapest(begun, SPACE, OPPOSED, FREE) == {}
+    assert enqueue_cheapest(begun, FREE) == {}
     assert len(begun.trials) == 1
