@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.costs.study_costs import Limits
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import named
+from nas_optuna.errors import StudyError, named
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.reference import as_space, trained_reference
 from nas_optuna.execution.retrain import TestReport
@@ -127,5 +127,9 @@ class Winner:
 def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner:
     """The network that a fit has decided to train last; its space may contain only the user's own reference."""
     final: dict[str, Any] = study.user_attrs[StudyKey.FIT]["final"]
-    trial = study.get_trials(deepcopy=False)[final["trial"]]
+    trial = next((t for t in study.get_trials(deepcopy=False) if t.number == final["trial"]), None)
+    if trial is None:  # somebody has removed its rows
+        raise StudyError(
+            f"the study of this fit has lost trial {final['trial']}, which it chose; fit into another folder"
+        )
     return Winner.known(trial, space, reference if final.get("own") else None)

@@ -132,7 +132,8 @@ class CurveSampler(ArchitectureGPSampler):
         self.repeated = None
         if choice.tokens in curves:
             self.repeated = choice.tokens
-            self.repeated_params = all_trials(study)[curves[choice.tokens].number].params
+            latest = curves[choice.tokens].number  # no place, since rows may be removed
+            self.repeated_params = next((t.params for t in all_trials(study) if t.number == latest), {})
         set_trial_system_attribute(study, trial, PLAN, choice.until)
         return choice.tokens
 

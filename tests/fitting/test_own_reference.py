@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import nas_optuna as nas
+from nas_optuna.errors import StudyError
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
@@ -16,7 +17,7 @@ from nas_optuna.fitting.clock import Plan, Rung
 from nas_optuna.fitting.equal_seconds import last_trainings
 from nas_optuna.fitting.rungs import RungSearch
 from nas_optuna.fitting.spec import spec_for
-from nas_optuna.fitting.winner import Winner
+from nas_optuna.fitting.winner import Winner, winner_of
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Measured
 
@@ -107,3 +108,10 @@ def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
     assert found is not None
     monkeypatch.setattr(Measured, "is_ahead", lambda *_: is_ahead)
     assert Winner.of(study, found, experiment.search, "cpu").own is own
+
+
+def test_a_fit_whose_chosen_trial_was_removed_says_so() -> None:
+    study = optuna.create_study()
+    study.set_user_attr(StudyKey.FIT, {"final": {"trial": 0, "trials": 1}})
+    with pytest.raises(StudyError, match="has lost trial 0, which it chose; fit into another folder"):
+        winner_of(study, nas.ConvSpace(), None)

@@ -22,6 +22,7 @@ from nas_optuna.samplers.curve_model import Curve, CurveModel, Forecast, Target,
 from nas_optuna.samplers.curve_pruner import CurvePruner
 from nas_optuna.samplers.curves import PLAN, CurveSampler, read_curves
 from nas_optuna.samplers.gaussian_process import expected_improvement
+from nas_optuna.study.optuna_internals import all_trials
 
 EPOCHS = 10
 
@@ -56,11 +57,19 @@ def test_hyperband_may_stop_networks_instead() -> None:
     assert len(study.trials) == 30
 
 
-def test_a_stopped_network_comes_back_and_ends() -> None:
+@pytest.mark.parametrize("gone", [None, 3])
+def test_a_stopped_network_comes_back_and_ends(gone: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     study = made()
-    study.optimize(train, n_trials=60)
+    study.optimize(train, n_trials=10)
+    study.sampler = CurveSampler(seed=0)
+    for module in ("history", "curves"):  # somebody has removed the rows of a trial
+        name = f"nas_optuna.samplers.{module}.all_trials"
+        monkeypatch.setattr(name, lambda study: [t for t in all_trials(study) if t.number != gone])
+    study.optimize(train, n_trials=50)
     by_point: dict[tuple[int, int], list[optuna.trial.FrozenTrial]] = {}
-    for trial in study.trials:
+    for trial in all_trials(study):
+        if trial.number == gone:
+            continue
         by_point.setdefault((trial.params["width"], trial.params["depth"]), []).append(trial)
     again = [trials for trials in by_point.values() if len(trials) > 1]
     assert again
