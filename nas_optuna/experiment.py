@@ -32,6 +32,7 @@ from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
 from nas_optuna.samplers.base import Allowed, innermost
+from nas_optuna.samplers.prior import WarmStartSampler
 from nas_optuna.samplers.wrapping import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
@@ -318,10 +319,7 @@ class Experiment:
             study: Its sampler is replaced.
             trials: How many the supernet proposes.
         """
-        from nas_optuna.samplers.prior import WarmStartSampler
-
-        seed = self.spec.sampler.seed
-        study.sampler = WarmStartSampler(study.sampler, self.space, seed, trials=trials)
+        study.sampler = WarmStartSampler(study.sampler, self.space, self.spec.sampler.seed, trials=trials)
 
     def describe(self, *, within: bool = False) -> str:
         """One line for a person; `within` leaves out pruner and epochs, which a clock replaces."""

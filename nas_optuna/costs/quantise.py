@@ -7,13 +7,17 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nas_optuna.errors import SpecError, TrainingError, reason_of
+from nas_optuna.lazily import lazily
 
-if TYPE_CHECKING:
+with lazily():
     import onnx
+    import onnxruntime
     from numpy.typing import NDArray
+    from onnx import TensorProto, helper, shape_inference
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 _INTEGER = ("Conv", "Gemm", "MatMul", "Add")
 """Operations that ONNX Runtime computes in eight bits, so that their output is an integer."""
@@ -38,8 +42,7 @@ def quantised(model: bytes, batches: Iterable[NDArray[Any]], *, inner: bool = Fa
     # layer whose output is read twice (by an addition, or a SiLU) in full precision, which takes several times as long.
     # An inner model ends without the conversion of its output, with which the next layer begins. Nodes in `kept` stay
     # as they are.
-    import onnx
-    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self, name: str) -> None:
@@ -77,8 +80,6 @@ def _give_each_its_own_weights(graph: onnx.GraphProto) -> None:
 
     ONNX Runtime does not recognise a bias behind such a node, and computes the layer in full precision.
     """
-    from onnx import TensorProto
-
     weights = {weight.name: weight for weight in graph.initializer}
     for node in [node for node in graph.node if node.op_type == "Identity" and node.input[0] in weights]:
         copied = TensorProto()
@@ -94,8 +95,6 @@ def _pool_in_full_precision(model: onnx.ModelProto) -> None:
     ONNX Runtime would fuse the pooling with the conversions around it; a maximum of one tensor, which changes nothing,
     hides the pattern.
     """
-    from onnx import helper, shape_inference
-
     channels = {
         value.name: value.type.tensor_type.shape.dim[1].dim_value
         for value in shape_inference.infer_shapes(model).graph.value_info
@@ -111,8 +110,6 @@ def _pool_in_full_precision(model: onnx.ModelProto) -> None:
 
 def _cut_end(model: onnx.ModelProto) -> None:
     """Remove the conversion of the output to integers and back, with which the next layer of a network begins."""
-    from onnx import TensorProto
-
     graph = model.graph
     gives = graph.output[0].name
     makers = {name: node for node in graph.node for name in node.output}
@@ -135,8 +132,6 @@ def _cut_end(model: onnx.ModelProto) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the tool's advice, which is about its own options."""
-    import onnxruntime
-
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     onnxruntime.set_default_logger_severity(3)

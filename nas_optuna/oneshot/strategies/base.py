@@ -27,6 +27,7 @@ from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import autocast
+from nas_optuna.training.step import rate_factor
 
 _PLAIN = (bool, int, float, str, type(None))
 """What a checkpoint keeps beside tensors."""
@@ -280,10 +281,8 @@ class Strategy(ABC):
 
     def learning_rate(self, step: int, steps: int) -> float:
         """The learning rate of one step of the next epoch."""
-        if self.options.schedule == "constant":
-            return float(self.options.learning_rate)
         progress = (self.finished + step / steps) / self.length
-        return float(self.options.learning_rate * 0.5 * (1 + math.cos(math.pi * progress)))
+        return float(self.options.learning_rate * rate_factor(self.options.schedule, progress, 1))
 
     def cross_entropy(self, batch: Batch, picks: Mapping[str, ChoiceWeights]) -> tuple[Tensor, Tensor]:
         """Mean cross entropy of one forward pass, and the logits ``[batch, classes]``."""
