@@ -91,7 +91,8 @@ class EvolutionSampler(ArchitectureSampler):
         if experience is None or len(members) < FEWEST:
             return experience
         ranks = nondominated_ranks([m.trial for m in members], study.directions)
-        agreement = np.corrcoef(experience([m.tokens for m in members]), -ranks)[0, 1]
+        with np.errstate(invalid="ignore"):  # equal trials agree with nothing
+            agreement = np.corrcoef(experience([m.tokens for m in members]), -ranks)[0, 1]
         return experience if agreement > DOUBTFUL else None
 
     def _child(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:

@@ -97,6 +97,14 @@ def test_of_another_space_what_is_common_counts(sampler: str) -> None:
     assert statistics.fmean(kernels) > 5.5, "a random draw has 5 in the mean"
 
 
+@pytest.mark.filterwarnings("error")
+def test_equal_trials_agree_with_no_earlier_study_and_nothing_is_said() -> None:
+    study = optuna.create_study(direction="maximize", sampler=create_sampler("evolution", SPACE, 0, {}))
+    remember(study, earlier(1.0, trials=20), SPACE.parameters)
+    study.optimize(lambda trial: 0.0 * objective(trial), n_trials=7)
+    assert len(study.trials) == 7
+
+
 def test_what_cannot_teach_is_refused() -> None:
     study = optuna.create_study(direction="maximize")
     with pytest.raises(StudyError, match=r"too few complete trials to learn from \(4, and it takes 5\)"):
