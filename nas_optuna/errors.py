@@ -202,8 +202,13 @@ def _arguments(function: Callable[..., Any]) -> tuple[inspect.Signature, dict[st
             kinds = [typing.get_origin(part) or part for part in parts]
             # A protocol would miss what an object hands on by __getattr__.
             if all(isinstance(k, type) and k is not Any and not getattr(k, "_is_protocol", False) for k in kinds):
-                found[name] = dict(_TAKEN.get(kind) or (kind, with_article(kind.__name__)) for kind in kinds)
+                found[name] = dict(_TAKEN.get(kind) or (kind, _called(kind)) for kind in kinds)
     return signature, found
+
+
+def _called(kind: type) -> str:
+    """How a message calls a type of ours: by its ``given_as``, where it is made by something else than its name."""
+    return getattr(kind, "given_as", None) or with_article(kind.__name__)
 
 
 def with_article(name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class SearchData:
         >>> len(data.train), len(data.validation), data.train.classes[0]
         (1150, 288, '0')
     """
+
+    given_as: ClassVar[str] = "what load_data returns"
 
     name: str
     train: ImageSet

@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from nas_optuna.errors import ArchitectureError, SpecError, reason_of, require_kind
 
@@ -33,6 +33,8 @@ class Architecture:
         >>> ConvSpace(depth=1).parse("f16k3s1").params
         {'conv1.filters': 16, 'conv1.kernel': 3, 'conv1.stride': 1}
     """
+
+    given_as: ClassVar[str] = "what the space's parse or architecture returns"
 
     items: tuple[tuple[str, Choice], ...]
     text: str = field(compare=False)

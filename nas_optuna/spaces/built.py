@@ -208,6 +208,8 @@ class SpaceFunction:
     Called with `in_channels`, `classes`, `input_size` and the function's own options, it returns a `FunctionSpace`.
     """
 
+    given_as = "a function below @nas_optuna.space"
+
     def __init__(self, build: Build, version: int, reference: Reference | None = None) -> None:
         functools.update_wrapper(self, build)
         self.build = build

@@ -284,7 +284,9 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
         (lambda: load_data("mnist", 3), "directory cannot be of type int; give a Path or None"),  # type: ignore[arg-type]
         (lambda: metric(direction="max"), "a metric.s direction is .maximize. or .minimize., not .max"),  # type: ignore[arg-type]
         (lambda: create_sampler("tpe", "conv"), "space cannot be of type str; give a SearchSpace"),  # type: ignore[arg-type]
-        (lambda: ConvSpace().build("f16"), "architecture cannot be of type str; give an Architecture"),  # type: ignore[arg-type]
+        (lambda: ConvSpace().build("f16"), "architecture cannot be of type str; give what the space.s parse"),  # type: ignore[arg-type]
+        (lambda: Objective(ConvSpace(), "digits"), "data cannot be of type str; give what load_data returns"),  # type: ignore[arg-type]
+        (lambda: Objective(print, None), "give a SearchSpace or a function below @nas_optuna.space"),  # type: ignore[arg-type]
         (lambda: ConvSpace().architecture(None), "params cannot be of type NoneType; give a dictionary"),  # type: ignore[arg-type]
     ],
 )
