@@ -13,13 +13,13 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_optuna.errors import DeviceError, unknown
+from nas_optuna.errors import DeviceError, Interrupted, NasOptunaError, TrainingError, describe_error, unknown
 from nas_optuna.files import read_json, write_file
 from nas_optuna.lazily import lazily
 
@@ -242,3 +242,32 @@ def _keep_freed_memory() -> None:
         # The first is refused above 32 MB by some releases of glibc, and the second alone would make steps slower.
         if any(allocator.mallopt(_MMAP_THRESHOLD, size) for size in (1 << 30, 1 << 25)):
             allocator.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""Messages of other errors than `torch.OutOfMemoryError`: from the CPU's allocator, the driver, NVIDIA's libraries."""
+
+
+@contextmanager
+def network_failures(doing: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn errors of somebody else's code, and a lack of memory, into `TrainingError`; others pass."""
+    passing: tuple[type[Exception], ...] = (NasOptunaError, Interrupted, *others)
+    try:
+        yield
+    except passing:
+        raise
+    except Exception as error:
+        full = is_out_of_memory(error) or isinstance(error, MemoryError)
+        cause = "oom" if full else describe_error(error)
+        reason = "it does not fit into the memory of the device" if full else cause
+        raise TrainingError(f"{doing}: {reason}", cause) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation on a device failed; only CUDA's allocator has an exception for it."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)

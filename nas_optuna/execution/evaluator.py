@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData
-from nas_optuna.devices import memory_format
+from nas_optuna.devices import memory_format, network_failures
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TrainingError, shown, with_article
 from nas_optuna.metrics import find_metric
@@ -32,7 +32,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe, StudySpec
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import CheckpointFolder, EpochResult, fit, make_network
-from nas_optuna.training.network import network_failures, resolve_precision
+from nas_optuna.training.network import resolve_precision
 
 EVALUATORS = Registry("evaluator", "nas_optuna.evaluators", {}, ("context",))
 """Third-party evaluators. Each factory takes ``(context, **options)``, see `EvaluatorContext`."""

@@ -16,7 +16,7 @@ from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
-from nas_optuna.devices import device_name, resolve_device
+from nas_optuna.devices import device_name, network_failures, resolve_device
 from nas_optuna.errors import (
     ArchitectureError,
     Interrupted,
@@ -36,7 +36,7 @@ from nas_optuna.execution.evaluator import (
 )
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.pruning import report, should_prune
-from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, has_state, training_folder
+from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, forget, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
 from nas_optuna.objectives import parse_criteria, parse_limits
 from nas_optuna.samplers.curves import PLAN, is_paused
@@ -50,7 +50,6 @@ from nas_optuna.study.transactions import set_trial_attributes
 from nas_optuna.training import CheckpointFolder
 from nas_optuna.training.checkpoint import KeptWeights
 from nas_optuna.training.fit import never
-from nas_optuna.training.network import network_failures
 
 logger = logging.getLogger(__name__)
 
@@ -181,6 +180,7 @@ class EvaluatorObjective:
             if (outside := self._record_choice(trial, architecture, costs)) is not None:
                 raise optuna.TrialPruned(outside)
             if earlier is not None:
+                forget(trial, self.checkpoints, self._key(architecture))
                 return _one_or_all(_reused(trial, earlier))
             with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
                 metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)

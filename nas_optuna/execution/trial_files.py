@@ -98,6 +98,12 @@ def has_state(trial: BaseTrial, root: Path | None, key: str) -> bool:
     return root is not None and ((root / PAUSED_FOLDER / key).is_dir() or _own(trial, root, key).is_dir())
 
 
+def forget(trial: BaseTrial, root: Path | None, key: str) -> None:
+    """Remove this trial's state from before a kill, since its training does not go on."""
+    if root is not None:
+        shutil.rmtree(_own(trial, root, key), ignore_errors=True)
+
+
 def _own(trial: BaseTrial, root: Path, key: str) -> Path:
     return root / f"trial-{trial.number}-{key}"
 

@@ -22,6 +22,7 @@ import optuna
 import torch
 from torch import Tensor, nn
 
+from nas_optuna.devices import network_failures
 from nas_optuna.errors import StudyError, reason_of
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, digest
 from nas_optuna.execution.retrain import Stage
@@ -32,7 +33,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import TrainStep, make_network
-from nas_optuna.training.network import autocast, network_failures
+from nas_optuna.training.network import autocast
 from nas_optuna.training.step import GRAPH_WARM_UP
 
 FEWEST_STEPS = 8

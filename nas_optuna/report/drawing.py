@@ -15,10 +15,10 @@ from nas_optuna.report.rendering import escaped, framed, save
 with lazily():
     from optuna.trial import FrozenTrial
 
+    from nas_optuna.devices import network_failures
     from nas_optuna.report.network_graph import Layer, Shape, graph_of
     from nas_optuna.spaces import SearchSpace
     from nas_optuna.spaces.architecture import Architecture
-    from nas_optuna.training.network import network_failures
 
 _BOX = 316.0
 _HEIGHT = 48.0

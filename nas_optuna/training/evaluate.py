@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from nas_optuna.costs.quantise import CALIBRATION_IMAGES, quantised
 from nas_optuna.costs.runtimes import to_onnx
 from nas_optuna.data import BatchLoader
+from nas_optuna.devices import network_failures
 from nas_optuna.errors import TrainingError
 from nas_optuna.randomness import RandomState
 from nas_optuna.training.network import (
@@ -26,7 +27,6 @@ from nas_optuna.training.network import (
     kind_of,
     may_draw,
     microbatch_size,
-    network_failures,
     require_logits,
 )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_optuna.data import BatchLoader
+from nas_optuna.devices import network_failures
 from nas_optuna.digests import seed_from
 from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.randomness import RandomState
@@ -24,7 +25,6 @@ from nas_optuna.training.checkpoint import (
     require_tensors,
 )
 from nas_optuna.training.evaluate import MetricFunction, evaluate
-from nas_optuna.training.network import network_failures
 from nas_optuna.training.step import TrainStep
 
 

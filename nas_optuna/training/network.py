@@ -6,8 +6,7 @@ package are known; a user's modules may draw random numbers, and whether they mi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +15,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from nas_optuna.costs.complexity import size
-from nas_optuna.devices import free_memory, laid_out
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, TrainingError, describe_error
+from nas_optuna.devices import free_memory, laid_out, network_failures
+from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -26,36 +25,8 @@ from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.shapes import require_module
 from nas_optuna.spec import Recipe
 
-_OUT_OF_MEMORY = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "CUDA error: out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
-"""Messages of other errors than `torch.OutOfMemoryError`: from the CPU's allocator, the driver, NVIDIA's libraries."""
-
 _MANY_WEIGHTS = 50_000_000
 """Networks with fewer weights are built without a look at the memory."""
-
-
-@contextmanager
-def network_failures(doing: str, *others: type[Exception]) -> Iterator[None]:
-    """Turn errors of somebody else's code, and a lack of memory, into `TrainingError`; others pass."""
-    passing: tuple[type[Exception], ...] = (NasOptunaError, Interrupted, *others)
-    try:
-        yield
-    except passing:
-        raise
-    except Exception as error:
-        full = is_out_of_memory(error) or isinstance(error, MemoryError)
-        cause = "oom" if full else describe_error(error)
-        reason = "it does not fit into the memory of the device" if full else cause
-        raise TrainingError(f"{doing}: {reason}", cause) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation on a device failed; only CUDA's allocator has an exception for it."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def require_logits(logits: object, images: int) -> None:

@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.devices import prepare_process
+from nas_optuna.devices import is_out_of_memory, prepare_process
 from nas_optuna.errors import TrainingError, reason_of
 from nas_optuna.spaces.backbone import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.network import (
     autocast,
-    is_out_of_memory,
     may_draw,
     microbatch_size,
     mixes_images,

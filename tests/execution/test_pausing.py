@@ -63,6 +63,18 @@ def test_without_kept_weights_a_repeat_takes_over_that_it_was_stopped(tmp_path: 
     assert study.trials[1].state == TrialState.PRUNED
 
 
+def test_what_a_killed_trial_has_left_is_removed_where_it_takes_over_another_ones_value(tmp_path: Path) -> None:
+    """Another worker has trained its architecture to the end while it waited."""
+    study, trained = optuna.create_study(direction="maximize"), objective(tmp_path)
+    left = tmp_path / f"trial-1-{trained._key(SPACE.architecture(PARAMS))}"
+    left.mkdir()
+    for _ in range(2):
+        study.enqueue_trial(dict(PARAMS))
+    run(study, trained, trials=2)
+    assert study.trials[1].user_attrs[TrialKey.DUPLICATE_OF] == 0
+    assert not left.exists()
+
+
 def test_a_training_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     study = optuna.create_study(direction="maximize", pruner=StopAt(2))
     for settings in ({}, {"learning_rate": 0.01}):
