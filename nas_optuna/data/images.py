@@ -231,7 +231,10 @@ def divide(order: np.ndarray, fraction: float, problem: str = "") -> tuple[np.nd
     """Divide a stratified order into training indices and a held-out fraction; neither may be empty."""
     held_out = round(len(order) * fraction)
     if not 0 < held_out < len(order):
-        problem = problem or f"cannot be split with validation_fraction = {fraction}; one part would be empty"
+        share = f"validation_fraction = {fraction}"
+        problem = (
+            problem or f"cannot be split with {share}; one part would be empty; add images, or change the fraction"
+        )
         raise DataError(f"{len(order)} images {problem}")
     return order[held_out:], order[:held_out]
 

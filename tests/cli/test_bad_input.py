@@ -61,7 +61,10 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--set", "data.name=operator:is_"), ("data set 'operator:is_' gave a bool, not an ImageSet",)),
         ((*RUN, "--set", "data.name=os.path:relpath"), ("data set 'os.path:relpath' cannot be made",)),
         ((*RUN, "--set", "data.train_limit=5000"), ("data.train_limit = 5000 is more than the 1438 images",)),
-        ((*RUN, "--set", "data.train_limit=2"), ("cannot be split with validation_fraction = 0.2",)),
+        (
+            (*RUN, "--set", "data.train_limit=2"),
+            ("cannot be split with validation_fraction = 0.2", "add images, or change the fraction"),
+        ),
         ((*RUN, "--image-size", 50000), ("recipe.input_size: it must be at most 32768",)),
         ((*RUN, "--image-size", 0), ("recipe.input_size: it must be at least 1",)),
         ((*RUN, "--set", "recipe.input_size=[16,40000]"), ("recipe.input_size",)),
