@@ -38,6 +38,8 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
         CategoricalDistribution(choices=(32, 64))
     """
     searchable = [field for field in Recipe.model_fields if field not in _LEFT_OUT]
+    if name in _LEFT_OUT:
+        raise SpecError(f"recipe.{name} cannot be searched, because values with different ones could not be compared")
     if name not in searchable:
         raise SpecError(unknown("setting of the recipe to search:", name, searchable))
     value = as_stored(name, _written(name, value) if isinstance(value, str) else value)
@@ -103,6 +105,8 @@ def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistri
         raise SpecError(f"recipe.{name} has a range of low, high and maybe log = true, or a list, got {shown(value)}")
     for end in ("low", "high"):
         applied(Recipe(), {f"{PREFIX}{name}": value[end]})
+    if value["low"] > value["high"]:
+        raise SpecError(f"recipe.{name}: {value['low']!r} is above {value['high']!r}; write the smaller one first")
     if value["low"] == value["high"]:
         raise SpecError(f"recipe.{name}: low and high are both {value['low']!r}; set it instead of searching it")
     try:

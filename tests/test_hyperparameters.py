@@ -50,9 +50,9 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("epochs", "1..5", "setting of the recipe to search: 'epochs'"),
+        ("epochs", "1..5", "^recipe.epochs cannot be searched, because values with different ones"),
         ("learning_rat", "1..5", "did you mean 'learning_rate'"),
-        ("learning_rate", "1e-1..1e-4", "`low <= high` must hold"),
+        ("learning_rate", "1e-1..1e-4", "recipe.learning_rate: 0.1 is above 0.0001; write the smaller one first"),
         ("momentum", "0..0.5:log", "`low > 0` must hold"),
         ("learning_rate", "0..1", "recipe.learning_rate: it must be greater than 0, got 0"),
         ("learning_rate", "1e-4..1e-1:ln", "ends in 'ln'"),

@@ -265,6 +265,8 @@ def compare(
     json: options.Json = False,
 ) -> None:
     """Compare what several studies of one storage found, and with how much training."""
+    if json and out == STDOUT:
+        raise SpecError("--json and --out - would both write to the terminal; leave one of them out")
     opened = open_storage(storage_url(storage))
     loaded = [stored_studies.load_study(opened, name) for name in dict.fromkeys(studies)]
     objective = comparison.require_comparable(loaded)

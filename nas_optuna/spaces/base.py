@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import json
 import math
 import random
 from abc import ABC, abstractmethod
@@ -282,7 +283,10 @@ class SearchSpace(ABC):
     def pinned(self, values: Mapping[str, Any]) -> dict[str, Choice]:
         """The choices of a user's values, by parameter; raises as `fixed` does."""
         require_kind(values, Mapping, "values to fix", "give a dictionary")
-        for name in values:
+        for name, value in values.items():
+            if isinstance(value, Mapping):  # TOML takes a dot outside of quotes for a section
+                whole = f"{name}.{next(iter(value), '')}"
+                raise SpecError(f"the name of a parameter to fix with a dot needs quotes: {{{json.dumps(whole)} = …}}")
             if name not in self.parameters:
                 raise SpecError(unknown("parameter to fix:", name, self.parameters))
         return {name: self.parameters[name].typed(name, value) for name, value in values.items()}

@@ -25,6 +25,9 @@ def test_studies_of_other_images_and_recipes_are_not_put_side_by_side_without_a_
     assert "digits (120 + 30," in said
     assert "searched batch_size" in said
     assert command("compare", "a", "c", "--out", "page.html").code == 0
+    both = command("compare", "a", "c", "--out", "-", "--json")
+    assert both.code == 2
+    assert "leave one of them out" in both.err
     with open("page.html", encoding="utf-8") as page:
         assert "recipe.epochs: 1 in a; 2 in c" in page.read()
 

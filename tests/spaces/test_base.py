@@ -160,6 +160,8 @@ def test_fixed_parameters_keep_one_choice() -> None:
         space.fixed({"conv1.kernl": 5})
     with pytest.raises(SpecError, match=r"conv1\.kernel = '9' is outside its choices"):
         space.fixed({"conv1.kernel": "9"})
+    with pytest.raises(SpecError, match=r'a dot needs quotes: {"conv1.kernel" = …}'):
+        space.fixed({"conv1": {"kernel": 5}})
 
 
 def test_the_identity_of_square_spaces_is_what_studies_remember() -> None:
