@@ -34,7 +34,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
 from nas_optuna.study.results import REFERENCE, best_trial, is_feasible
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import Measured, error_of, remembered_images
+from nas_optuna.study.significance import Measured, remembered_images
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import enqueue_once
 from nas_optuna.training.checkpoint import KeptWeights
@@ -135,8 +135,6 @@ class RungSearch:
             return best
         if not maximizes(self.study):  # a loss, of which no error is known
             return min(best, known[0], key=lambda trial: trial.values[0])
-        if error_of(best, images) is None:
-            return best
         return best if Measured.of_trial(best, images).is_ahead(Measured.of_trial(known[0], images)) else known[0]
 
     def objective(self, rung: Rung, number: int) -> EvaluatorObjective:

@@ -150,12 +150,12 @@ class StudyFacts:
             if which == "cheapest":
                 self.require_error(self.winners, "choose best")
             return self.winners.best if which == "best" else self.winners.cheapest
-        if not (which.isdecimal() and len(which) < 10) or int(which) >= len(
-            self.trials
-        ):  # Python reads no long numbers
-            numbers = f" or a number below {len(self.trials)}" if self.trials else ""
+        # Rows may be removed, so numbers are no places; and Python reads no number of thousands of digits.
+        number = int(which) if which.isdecimal() and len(which) < 10 else -1
+        trial = next((trial for trial in self.trials if trial.number == number), None)
+        if trial is None:
+            numbers = f" or a number below {self.trials[-1].number + 1}" if self.trials else ""
             raise StudyError(f"{shown(which)} is no trial of this study; choose best, cheapest{numbers}")
-        trial = self.trials[int(which)]
         if not TrialRecord.of(trial).architecture:
             raise StudyError(f"trial {trial.number} has no architecture yet; choose another")
         return trial

@@ -194,16 +194,24 @@ def test_what_leads_after_a_short_training_has_to_stay_ahead_in_a_longer_one(
     assert "to see whether it stays so" in said[-1]
 
 
-@pytest.mark.parametrize(("name", "best"), [("negative_log_likelihood", 0.1), ("accuracy", 0.9)])
-def test_a_network_far_ahead_of_the_reference_is_taken_whatever_is_optimised(name: str, best: float) -> None:
+TRADE_OFF = "accuracy*(macs/1e6)^-0.07"  # above 1 for small networks, and then without a standard error
+
+
+@pytest.mark.parametrize(
+    ("name", "best", "known", "worse"),
+    [("negative_log_likelihood", 0.1, 0.5, 0.6), ("accuracy", 0.9, 0.5, 0.4), (TRADE_OFF, 1.2, 1.1, 1.05)],
+)
+def test_a_network_far_ahead_of_the_reference_is_taken_whatever_is_optimised(
+    name: str, best: float, known: float, worse: float
+) -> None:
     experiment = Experiment.from_spec(SPEC.override([f'objectives=["{name}"]']), device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
     reference = experiment.space.reference
     attributes = [{TrialKey.ARCHITECTURE: text, TrialKey.ACCURACY: 0.9} for text in ("another", str(reference))]
-    trials = [create_trial(value=v, user_attrs=a) for v, a in zip((best, 0.5), attributes, strict=True)]
+    trials = [create_trial(value=v, user_attrs=a) for v, a in zip((best, known), attributes, strict=True)]
     search = RungSearch(experiment, study, PLAN, StopRequest())
     assert search._preferred(trials, reference) is trials[0]
-    behind = create_trial(value=0.6 if best < 0.5 else 0.4, user_attrs=attributes[0])
+    behind = create_trial(value=worse, user_attrs=attributes[0])
     assert search._preferred([behind, trials[1]], reference) is trials[1]  # after a longer training of both
 
 

@@ -96,6 +96,14 @@ def test_what_is_no_trial_is_refused(which: str) -> None:
         StudyFacts(study(trial(0.9, 1e6, architecture="f16"))).choose(which)
 
 
+def test_a_trial_is_found_by_its_number_behind_a_removed_row() -> None:
+    facts = StudyFacts(study(*(trial(0.9, 1e6, architecture=f"f{width}") for width in (16, 24, 32))))
+    del facts.trials[1]
+    assert facts.choose("2").number == 2
+    with pytest.raises(StudyError, match="choose best, cheapest or a number below 3"):
+        facts.choose("1")
+
+
 def test_the_first_look_at_the_test_images_says_whether_the_best_has_learned() -> None:
     searched = study(trial(0.3, 1e6, architecture="f16"), trial(0.2, 1e6, architecture="f16"))
     searched.set_user_attr(StudyKey.DATA, {"validation": 36, "majority": 0.33})
