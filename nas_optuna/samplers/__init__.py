@@ -14,11 +14,12 @@ from typing import Any
 from nas_optuna.errors import SpecError, checked
 from nas_optuna.lazily import lazily
 from nas_optuna.registry import Registry
-from nas_optuna.spaces import SearchSpace
 
 with lazily():
     import optuna
     from optuna.samplers import BaseSampler
+
+    from nas_optuna.spaces import SearchSpace
 
 SAMPLERS = Registry(
     "sampler",
