@@ -110,13 +110,14 @@ class Registry:
         """Make a part by name, from the arguments for all parts of its kind and the user's options."""
         factory = self.find(name)
         check_options(self.kind, name, factory, options, reserved=(*self.reserved, *given))
-        options = with_types(factory, options, self.kind)
+        if name in self.builtin:  # what a user's code takes is its own affair, and its studies are to go on
+            options = with_types(factory, options, self.kind)
         try:
             made = factory(*arguments, **options, **given)
         except NasOptunaError:
             raise
         except (Exception, SystemExit) as error:  # of a user's factory, too
-            cause = f"refuses {shown(options)}" if options else "cannot be made"
+            cause = f"refuses {shown(dict(options))}" if options else "cannot be made"
             raise SpecError(f"{self.kind} {name!r} {cause}: {reason_of(error)}") from error
         if not isinstance(made, wanted):
             gave, right = with_article(type(made).__name__), with_article(wanted.__name__)

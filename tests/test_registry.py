@@ -133,6 +133,13 @@ def test_a_value_of_an_option_is_refused_before_a_trial(name: str, options: dict
     assert create_sampler("evolution", ConvSpace(), 0, {"children": np.int64(4), "population_size": 2e1})
 
 
+def test_options_of_a_users_code_reach_it_as_they_are(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    lines = ("import optuna", "def sampler(space, seed, *, kind: str = '3', rate: int = 0.5):", "    assert kind == 3")
+    file.write_text("\n".join((*lines, "    return optuna.samplers.RandomSampler(int(seed + rate))\n")))
+    assert create_sampler(f"{file}:sampler", ConvSpace(), 0, {"kind": 3, "rate": 0.25})
+
+
 def test_the_type_of_an_option_is_checked_only_if_it_is_known() -> None:
     def factory(*, width: "how wide" = 1, path: Path | None = None, sizes: list[int] = []) -> None: ...  # type: ignore # noqa: F722, B006
 
