@@ -111,7 +111,7 @@ def _print_fitted(fitted: Fitted, *, json: bool) -> None:
     tested = f"{Measured.on_test(report.to_dict()).exact} on {report.test_images:,} images, looked at once"
     rows = [
         ("test accuracy", tested),
-        ("on validation", str(gain) if gain else ""),
+        *([("on validation", str(gain))] if gain else []),  # unknown unless an accuracy is the objective
         *fitted.facts.items(),
         ("architecture", report.architecture),
         ("time", f"{fitted.seconds:.0f} s"),
