@@ -156,6 +156,8 @@ def with_types(function: Callable[..., Any], options: Mapping[str, Any], section
     found = {}
     for name, value in options.items():
         simple = {kind: word for kind, word in kinds.get(name, {}).items() if kind in _SIMPLE}
+        if simple == {Integral: _TAKEN[bool][1]} and value in ("True", "False"):  # as studies of before have stored it
+            value = value == "True"
         try:
             found[name] = _taken(value, name, simple if simple == kinds.get(name) else {})
         except SpecError:

@@ -17,7 +17,7 @@ from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import SpecError, with_types
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options
-from nas_optuna.samplers.optuna_builtin import DistinctSampler
+from nas_optuna.samplers.optuna_builtin import DistinctSampler, tpe
 from tests.helpers import Command
 
 PACKAGE = """
@@ -131,6 +131,10 @@ def test_a_value_of_an_option_is_refused_before_a_trial(name: str, options: dict
     with pytest.raises(SpecError, match=re.escape(problem)):
         create_sampler(name, ConvSpace(), 0, options)
     assert create_sampler("evolution", ConvSpace(), 0, {"children": np.int64(4), "population_size": 2e1})
+
+
+def test_a_switch_that_a_study_of_before_has_stored_as_text_is_taken() -> None:
+    assert with_types(tpe, {"multivariate": "False"}, "sampler") == {"multivariate": False}
 
 
 def test_options_of_a_users_code_reach_it_as_they_are(tmp_path: Path) -> None:
