@@ -17,15 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError, named, reason_of, unknown
-from nas_optuna.lazily import lazily
 from nas_optuna.spaces.choices import Choices
 from nas_optuna.spaces.function import Task, space
-
-with lazily():
-    import timm
-    import torchvision
-    from huggingface_hub import try_to_load_from_cache
-    from safetensors.torch import load_file
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of ImageNet's pixels, by which most networks normalise."""
@@ -83,6 +76,8 @@ class Backbone:
         """Mean and standard deviation by which the pixels were normalised in pretraining."""
         library, _, name = self.model.rpartition(":")
         if library == "timm":
+            import timm
+
             found: Any = timm.get_pretrained_cfg(name)
             return (tuple(found.mean), tuple(found.std)) if found else IMAGENET
         return ((0.498,) * 3, (0.502,) * 3) if self.model == LITE0 else IMAGENET
@@ -101,6 +96,8 @@ class Backbone:
             raise SpecError(f"backbone {self.model!r}: the weights {named(file)} are not there; {self._remedy()}")
         try:
             if file.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
                 return load_file(file)
             state = torch.load(file, map_location="cpu", weights_only=True)
             state = state.get("state_dict", state)
@@ -114,7 +111,9 @@ class Backbone:
             return _timm_cache(name)
         if name == LITE0:
             return _lite0_file()
-        url = str(torchvision.models.get_model_weights(name).DEFAULT.url)
+        from torchvision.models import get_model_weights
+
+        url = str(get_model_weights(name).DEFAULT.url)
         return Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(url)
 
     def _remedy(self) -> str:
@@ -159,20 +158,22 @@ def _lite0_file() -> Path:
 
 
 def _torchvision(name: str) -> nn.Module:
-    names = torchvision.models.list_models(module=torchvision.models)
+    from torchvision import models
+
+    names = models.list_models(module=models)
     if name not in names:
         raise SpecError(unknown("backbone", name, [LITE0, *names]))
-    network: nn.Module = torchvision.models.get_model(name, weights=None)
+    network: nn.Module = models.get_model(name, weights=None)
     return network
 
 
 def _timm(name: str) -> nn.Module:
     try:
-        known = timm.list_models()
+        import timm
     except ImportError:
         raise SpecError(f"backbone 'timm:{name}' needs: pip install timm") from None
-    if name not in known:
-        raise SpecError(unknown("backbone of timm", name, known))
+    if name not in timm.list_models():
+        raise SpecError(unknown("backbone of timm", name, timm.list_models()))
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, features_only=True)
     except Exception as error:
@@ -181,6 +182,9 @@ def _timm(name: str) -> nn.Module:
 
 
 def _timm_cache(name: str) -> Path:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
     found: Any = timm.get_pretrained_cfg(name)
     for file in ("model.safetensors", "pytorch_model.bin"):
         cached = try_to_load_from_cache(found.hf_hub_id, file) if found and found.hf_hub_id else None

@@ -14,6 +14,7 @@ from nas_optuna.errors import NasOptunaError, SpecError
 from nas_optuna.export.source import write_source
 from nas_optuna.spaces import SearchSpace, create_space
 from nas_optuna.spaces.backbone import IMAGENET, LITE0, Backbone, PretrainedBody
+from nas_optuna.spaces.built import source_of
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.studies import require_same_space
@@ -67,6 +68,10 @@ def test_a_network_is_cut_into_its_blocks(model: str, channels: list[int]) -> No
     for block, width, side in zip(backbone.blocks(), channels, backbone.sides(), strict=True):
         x = block.eval()(x)
         assert x.shape[1:] == (width, side, side)
+
+
+def test_stored_studies_go_on_while_its_file_is_as_it_was() -> None:
+    assert source_of(Backbone) == "32d7d816567abd24", "finished trials and epochs of earlier studies no longer count"
 
 
 def test_blocks_are_the_network_with_its_weights(resnet18: Path) -> None:
