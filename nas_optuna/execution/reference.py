@@ -51,7 +51,7 @@ def _told_of(name: str) -> Iterator[None]:
     try:
         yield
     except (SpecError, TrainingError) as error:
-        problem = re.sub(r"^(space '[^']*'|fixed): ", "", str(error))
+        problem = re.sub(r"^((space '[^']*'|fixed): )+", "", str(error))
         remedy = "; name a function (task) -> nn.Module" if "TypeError" in problem else ""
         raise SpecError(f"reference {name!r}: {problem}{remedy}") from error
 

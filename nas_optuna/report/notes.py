@@ -108,10 +108,13 @@ class NoteWriter(Callback):
     def __init__(self, space: SearchSpace | None = None, store: Path | None = None) -> None:
         self._space = space
         self._store = store
+        self._names: Sequence[str] = ()
+        self._images: int | None = None
 
     def run_started(self, run: Run) -> None:
         """Read what all notes need; a trial whose process was killed before its note is told again."""
-        self._facts = StudyFacts(run.study)
+        self._names = objective_names(run.study)
+        self._images = remembered_images(run.study)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Write the note to the study, where the dashboard looks for it."""
@@ -120,7 +123,7 @@ class NoteWriter(Callback):
             return
         self._write(study, ended)
         best = best_trial(study)
-        if len(self._facts.names) > 1 or (best is not None and best.number == ended.number):
+        if len(self._names) > 1 or (best is not None and best.number == ended.number):
             write_study_note(study)
 
     def run_finished(self, run: Run) -> None:
@@ -131,7 +134,7 @@ class NoteWriter(Callback):
     def _write(self, study: Study, ended: FrozenTrial) -> None:
         kept = self._drawn(ended)
         picture = dashboard.address(study, kept, trial_id_of(ended), dashboard.DRAWING)
-        body = trial_note(ended, self._facts.names, self._facts.images, picture)
+        body = trial_note(ended, self._names, self._images, picture)
         set_study_system_attributes(study, kept | dashboard_note(body, ended))
 
     def _drawn(self, ended: FrozenTrial) -> dict[str, Any]:

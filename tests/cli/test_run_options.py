@@ -42,7 +42,7 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--storage", ""), "the storage is not a database URL"),
         (("--set", "data.name="), "unknown data set ''; choose one of"),
         (("--search", "recipe.learning_rat=1..2"), "did you mean 'learning_rate'"),
-        (("--search", "recipe.learning_rate=0.1..0.01"), "`low <= high` must hold"),
+        (("--search", "recipe.learning_rate=0.1..0.01"), "0.1 is above 0.01; write the smaller one first"),
         (("--search", "recipe.learning_rate=0.1..0.1"), "low and high are both 0.1"),
         (("--search", "recipe.learning_rate=0..0.1:log"), "it must be greater than 0"),
         (("--search", "recipe.epochs=1,2"), "epochs"),
