@@ -36,6 +36,10 @@ with lazily():
     from nas_optuna.trackers import create_trackers
 
 
+def _strategies() -> list[str]:
+    return strategies.STRATEGIES.names()
+
+
 @dataclass(frozen=True)
 class SupernetOptions:
     """Options for a supernet's training, most with the key of the spec that they set."""
@@ -53,7 +57,7 @@ class SupernetOptions:
     ] = None
     strategy: Annotated[
         str | None,
-        option("fair, darts, gumbel, or your own.", "NAME", autocompletion=lambda: strategies.STRATEGIES.names()),
+        option("fair, darts, gumbel, or your own.", "NAME", autocompletion=_strategies),
         "supernet.strategy",
     ] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
