@@ -113,6 +113,8 @@ def search(spec: StudySpec, sampler: str, seed: int, minutes: list[float], files
     if before < until:
         experiment.run(study, callbacks=[note])
         ledger.write(spent())
+        if ledger.spent < until:
+            raise SystemExit(f"interrupted after {ledger.spent:.0f} s; with --keep, the same command goes on")
     return [at(minute, ledger, experiment, study, files, sampler, seed) for minute in minutes]
 
 
