@@ -145,7 +145,7 @@ class TorchEager(Runtime):
 
     def version(self) -> str:
         """Torch's own."""
-        return torch.version.__version__
+        return torch.version.__version__  # a name of `lazily` gives no dunder itself
 
     def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
         """See `Runtime`."""

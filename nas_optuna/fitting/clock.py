@@ -277,7 +277,7 @@ class Plan:
             '10 networks for 9 s each, the best 2 for 30 s each'
         """
         if self.rungs[0].networks == 1:
-            return "the time is too short for a search: the reference alone"
+            return "the time is too short for a search: one network alone"
         parts = [f"{self.rungs[0].networks} networks for {self.rungs[0].seconds:.0f} s each"]
         parts += [f"the best {rung.networks} for {rung.seconds:.0f} s each" for rung in self.rungs[1:]]
         return ", ".join(parts)

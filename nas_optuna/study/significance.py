@@ -102,7 +102,7 @@ class Measured:
 
     @property
     def exact(self) -> str:
-        """As text in four digits rather than three."""
+        """The accuracy and its standard error with four decimals, as tests are reported; ``str`` has three."""
         return with_error("accuracy", self.accuracy, self.error)
 
     def __str__(self) -> str:
@@ -144,7 +144,7 @@ class Gain:
         """What to compare the best accuracy with."""
         parts = []
         if self.reference is not None:
-            parts.append("which is the reference" if self.is_reference else f"reference {self.reference}")
+            parts.append("the reference itself" if self.is_reference else f"reference {self.reference}")
         if self.majority is not None:
             parts.append(f"majority class {self.majority:.2f}")
         return ", ".join(parts)

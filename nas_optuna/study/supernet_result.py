@@ -25,7 +25,7 @@ REACH = 3
 """The predictor looks at pairs of choices of parameters that are at most this many places apart."""
 
 WIDER = 8
-"""Of networks of which some ask for more than others, so many times as many are compared as are wanted."""
+"""In a conditional space several choices can give one network, so this many times the wanted number are compared."""
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:

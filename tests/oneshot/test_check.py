@@ -113,7 +113,7 @@ def test_a_verdict_says_how_many_short_trainings_taught_the_score() -> None:
 
 
 def test_candidates_of_alphas_are_different_networks_with_all_their_probability() -> None:
-    """Of a skip, whose kernel does not matter, each kernel was listed again, with its share of the probability."""
+    """A skip ignores its kernel; it was listed once for each kernel, each time with a part of its probability."""
     space = MacroSpace(stages=1, widths=[8], depths=[1, 2], layers=["skip", "maxpool", "conv"], branches=[1])
     rng = random.Random(0)
     alphas = {n: [2.0 * (c == "skip") + rng.gauss(0, 0.1) for c in p.choices] for n, p in space.parameters.items()}

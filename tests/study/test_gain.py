@@ -42,5 +42,5 @@ def test_the_last_training_decides_whether_a_network_has_learned(tested: float, 
 def test_a_best_that_is_the_reference_says_so() -> None:
     same = Measured(0.64, 0.012)
     gain = Gain(same, same, 0.1, is_reference=True)
-    assert str(gain) == "0.640 ± 0.012, which is the reference, majority class 0.10"
+    assert str(gain) == "0.640 ± 0.012, the reference itself, majority class 0.10"
     assert len(gain.remarks()) == 1
