@@ -31,7 +31,7 @@ class DataSpec(Settings):
     """Which images, and how many of them.
 
     Attributes:
-        name: A registered data set, ``folder:PATH``, ``npz:FILE`` or ``package.module:function``.
+        name: A registered data set, ``folder:PATH``, ``npz:FILE`` or ``file.py:function``.
         train_limit: Use only this many training images (validation included), stratified; for quick looks.
         validation_fraction: Share of the training images held out to select architectures; not used where the data
             set has a validation part of its own.

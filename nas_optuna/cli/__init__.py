@@ -21,7 +21,10 @@ from nas_optuna.errors import Gone, NasOptunaError, describe_error, nearest, pla
 from nas_optuna.study.storage import failure, is_of_the_deleted
 
 _GROUPS = {
-    "study": ("Create, list, show, delete and export studies.", "create mine --spec mnist-fast"),
+    "study": (
+        "Create, list, show, delete and export studies, and release their trials.",
+        "create mine --spec mnist-fast",
+    ),
     "latency": ("Measure latency tables, and check them.", "measure --space conv --device cpu --out table.json"),
     "space": ("Show search spaces.", "show --set space.depth=20"),
     "data": ("List and fetch data sets.", "fetch mnist"),
@@ -52,9 +55,9 @@ _COMMANDS: dict[str, tuple[Callable[..., object], str]] = {
     "latency kit": (latency.kit, "--space conv --out kit"),
     "space show": (lists.space_show, "--space macro"),
     "list": (lists.list_, "samplers --json"),
-    "samplers": (lists.listing("samplers", "List every sampler: as list samplers."), "--json"),
-    "devices": (lists.listing("devices", "List every device: as list devices."), "--json"),
-    "data list": (lists.listing("data", "List the data sets that have a name: as list data."), ""),
+    "samplers": (lists.listing("samplers", "List every sampler, as nas-optuna list samplers does."), "--json"),
+    "devices": (lists.listing("devices", "List every device, as nas-optuna list devices does."), "--json"),
+    "data list": (lists.listing("data", "List the data sets that have a name, as nas-optuna list data does."), ""),
     "data fetch": (lists.data_fetch, "mnist --data-dir data"),
     "dashboard": (results.dashboard, "--port 8080"),
     "supernet train": (supernet.train, "--study s --spec digits-supernet --latency-weight 0.1"),

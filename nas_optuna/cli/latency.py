@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 class SpaceOptions:
     """A search space and its input; each field is an option."""
 
-    space: Annotated[str | None, option("Search space; conv. FILE.py:FUNCTION for one of your own.", "NAME")] = None
+    space: Annotated[
+        str | None, option("Search space (default: conv); FILE.py:FUNCTION for one of your own.", "NAME")
+    ] = None
     set_: Annotated[list[str] | None, option("An option of the space, e.g. depth=3.", "KEY=VALUE", "--set")] = None
-    input_size: Annotated[int, option("Side of the square input in pixels; 28.", "N", min=1)] = 28
-    in_channels: Annotated[int, option("Channels of the input; 1.", "N", min=1)] = 1
-    classes: Annotated[int, option("Number of classes; 10.", "N", min=1)] = 10
+    input_size: Annotated[int, option("Side of the square input in pixels (default: 28).", "N", min=1)] = 28
+    in_channels: Annotated[int, option("Channels of the input (default: 1).", "N", min=1)] = 1
+    classes: Annotated[int, option("Number of classes (default: 10).", "N", min=1)] = 10
 
     def make(self, name: str | None = None) -> SearchSpace:
         """The space, or that of another name with these options."""
@@ -44,7 +46,7 @@ class SpaceOptions:
         return create_space(name or self.space or "conv", with_overrides({}, self.set_ or [], "--set"), **shape)
 
 
-BatchSize = Annotated[int, option("Images per call; 1.", "N", min=1)]
+BatchSize = Annotated[int, option("Images per call (default: 1).", "N", min=1)]
 
 
 def measure(
@@ -52,12 +54,16 @@ def measure(
     wanted: SpaceOptions,
     device: options.Device = "auto",
     runtime: Annotated[
-        str, option("torch, torch-compile, onnxruntime, or a runtime of yours; torch.", "NAME")
+        str, option("torch, torch-compile, onnxruntime, or a runtime of yours (default: torch).", "NAME")
     ] = "torch",
-    threads: Annotated[int, option("Threads of one operation on the CPU; 1.", "N", min=1)] = 1,
+    threads: Annotated[int, option("Threads of one operation on the CPU (default: 1).", "N", min=1)] = 1,
     batch_size: BatchSize = 1,
-    precision: Annotated[str, option("fp32, bf16, fp16 or int8, as the runtime has them; fp32.", "NAME")] = "fp32",
-    rounds: Annotated[int, option("Visits of each operation; its fastest counts; 6.", "N", min=1)] = 6,
+    precision: Annotated[
+        str, option("fp32, bf16, fp16 or int8, as the runtime has them (default: fp32).", "NAME")
+    ] = "fp32",
+    rounds: Annotated[
+        int, option("Visits of each operation, of which the fastest counts (default: 6).", "N", min=1)
+    ] = 6,
     json: options.Json = False,
 ) -> None:
     """Measure every operation that a space can contain. Stop it with Ctrl-C; the same command goes on."""
@@ -85,15 +91,15 @@ def check(
     wanted: SpaceOptions,
     space: Annotated[str | None, option("FILE.py:FUNCTION, where the table is of a function.", "NAME")] = None,
     device: options.Device = "auto",
-    networks: Annotated[int, option("Random networks to measure; 30.", "N", min=3)] = 30,
-    seed: Annotated[int, option("Seed of the networks; 0.", "N", min=0)] = 0,
+    networks: Annotated[int, option("Random networks to measure (default: 30).", "N", min=3)] = 30,
+    seed: Annotated[int, option("Seed of the networks (default: 0).", "N", min=0)] = 0,
     save_overhead: Annotated[
         bool, option("Write a fitted overhead into the table, if it helps.", None, "--save-overhead")
     ] = False,
     force: Annotated[bool, option("Compare although another device or version measured it.", None, "--force")] = False,
     json: options.Json = False,
 ) -> None:
-    """Compare what a table tells with whole networks: its kit's, or others measured on the spot."""
+    """Compare what a table predicts with whole networks: its kit's, or others that are measured now."""
     loaded = latency_table.LatencyTable.load(table)
     theirs = loaded.conditions
     here, chosen = theirs, resolve_device("cpu")
@@ -126,9 +132,9 @@ def kit(
     out: Annotated[Path, option("The kit's folder; an earlier kit there is replaced.", "FOLDER")],
     wanted: SpaceOptions,
     batch_size: BatchSize = 1,
-    precision: Annotated[list[str] | None, option("fp32 or int8; repeat it; fp32 and int8.", "NAME")] = None,
+    precision: Annotated[list[str] | None, option("fp32 or int8; repeatable (default: both).", "NAME")] = None,
     networks: Annotated[
-        int | None, option("Random whole networks; 30 beside operations, 300 without.", "N", min=3)
+        int | None, option("Random whole networks (default: 30 beside operations, 300 without).", "N", min=3)
     ] = None,
     json: options.Json = False,
 ) -> None:

@@ -164,7 +164,7 @@ def _rows(what: str) -> list[dict[str, Any]]:
         known |= {
             "folder:PATH": "pictures in one directory per class; in train/, val/ and test/ where these exist",
             "npz:FILE": "arrays images and labels; val_images, test_images, … where they exist",
-            "package.module:function": "your own: function(train, directory) returns an ImageSet",
+            "file.py:function": "your own: function(train, directory) returns an ImageSet",
         }
         return [{"name": name, "what": text} for name, text in known.items()]
     registries = {"spaces": SPACES, "samplers": SAMPLERS, "pruners": PRUNERS, "metrics": METRICS, "costs": COSTS}

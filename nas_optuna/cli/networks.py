@@ -60,8 +60,8 @@ def fit(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help="A folder of pictures, a .npz file, or a name such as mnist.")
     ],
-    within: Annotated[str, option("For everything: 90s, 10m, 2h; 10m.", "TIME")] = "10m",
-    out: Annotated[Path, option("Where everything is written; model.", "DIR")] = Path("model"),
+    within: Annotated[str, option("The time for everything, such as 90s or 2h (default: 10m).", "TIME")] = "10m",
+    out: Annotated[Path, option("Where everything is written (default: model).", "DIR")] = Path("model"),
     device: options.Device = "auto",
     threads: options.Threads = None,
     data_dir: options.DataDir = None,
@@ -132,9 +132,9 @@ CLASSES = 10
 def retrain(
     stored: MovedStudyOptions,
     trial: options.Trial = "best",
-    epochs: Annotated[int | None, option("Rather than the recipe's.", "N")] = None,
-    seeds: Annotated[int, option("Train with this many seeds; 1.", "K", min=1)] = 1,
-    out: Annotated[Path | None, option("STUDY-trial-N.safetensors by default.", "FILE")] = None,
+    epochs: Annotated[int | None, option("Epochs of the training, if not the recipe's.", "N")] = None,
+    seeds: Annotated[int, option("Train with this many seeds (default: 1).", "K", min=1)] = 1,
+    out: Annotated[Path | None, option("File for the network (default: STUDY-trial-N.safetensors).", "FILE")] = None,
     device: options.Device = "auto",
     track: options.Track = None,
     json: options.Json = False,

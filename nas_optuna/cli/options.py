@@ -154,7 +154,7 @@ def option(
     known: Sequence[str] = (),
     **more: Any,
 ) -> Any:
-    """An option whose help ends in its default, after a semicolon; without `names` it is named like its parameter.
+    """An option whose help says its default; without `names` it is named like its parameter.
 
     Its `known` values complete it, and stand in its help for ``{}``.
     """
@@ -179,21 +179,24 @@ def pairs(option: str, texts: Sequence[str] | None, example: str, read: Callable
     return found
 
 
-Storage = Annotated[str | None, option("Database; NAS_OPTUNA_STORAGE, else sqlite:///nas-optuna.db.", "URL")]
-StudyName = Annotated[str, option("Name of the study; nas.", "NAME", autocompletion=study_names)]
+Storage = Annotated[str | None, option("Database (default: NAS_OPTUNA_STORAGE, else sqlite:///nas-optuna.db).", "URL")]
+StudyName = Annotated[str, option("Name of the study (default: nas).", "NAME", autocompletion=study_names)]
 Trial = Annotated[
     str,
-    option("Which trial; best. cheapest has the fewest MACs of those as good as the best.", "best|cheapest|N"),
+    option(
+        "Which trial (default: best); cheapest has the fewest MACs of those as good as the best.", "best|cheapest|N"
+    ),
 ]
 Json = Annotated[bool, option("Print JSON rather than a table.", None, "--json")]
 All = Annotated[bool, option("List all trials rather than the best ten.", None, "--all")]
 DataDir = Annotated[
-    Path | None, option("Where data sets are kept; NAS_OPTUNA_DATA, else the user cache.", "DIR", panel=DETAILS)
+    Path | None,
+    option("Where data sets are kept (default: NAS_OPTUNA_DATA, else the user's cache).", "DIR", panel=DETAILS),
 ]
-_WHERE = "cpu, cuda, cuda:1, mps; auto: the best of these."
+_WHERE = "cpu, cuda, cuda:1, mps, or auto for the best of these (default: auto)."
 Device = Annotated[str, option(_WHERE, "NAME", known=("auto", "cpu", "cuda", "mps"))]
 Threads = Annotated[
-    int | None, option("CPU threads of each process; measured unless OMP_NUM_THREADS is set.", "N", panel=WORKERS)
+    int | None, option("CPU threads of each process (default: OMP_NUM_THREADS, else measured).", "N", panel=WORKERS)
 ]
 Spec = Annotated[
     str | None,
@@ -207,7 +210,9 @@ Set = Annotated[
     list[str] | None,
     option("Override any key of the spec, e.g. recipe.flip=true.", "KEY=VALUE", "--set", panel=DETAILS),
 ]
-MaxLatency = Annotated[str | None, option("The most milliseconds an inference.", "MS"), "limits.latency_ms"]
+MaxLatency = Annotated[
+    str | None, option("The most milliseconds that one inference may take.", "MS"), "limits.latency_ms"
+]
 LatencyTable = Annotated[
     str | None, option("Look latency up in this table rather than measure it.", "FILE", panel=LIMITS), "latency.table"
 ]

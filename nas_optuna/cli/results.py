@@ -226,7 +226,7 @@ HOST = "127.0.0.1"
 def report(
     stored: StudyDataOptions,
     out: Annotated[
-        Path, option("HTML file, which needs no internet connection; report.html; - for stdout.", "FILE")
+        Path, option("HTML file, which needs no internet connection; - for stdout (default: report.html).", "FILE")
     ] = Path("report.html"),
 ) -> None:
     """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
@@ -238,7 +238,7 @@ def draw(
     stored: TrustedStudyOptions,
     trial: Trial = "best",
     architecture: Annotated[str | None, option("Draw this point of the study's space instead.", "ARCHITECTURE")] = None,
-    out: Annotated[Path | None, option("SVG file; STUDY-trial-N.svg by default, - for stdout.", "FILE")] = None,
+    out: Annotated[Path | None, option("SVG file; - for stdout (default: STUDY-trial-N.svg).", "FILE")] = None,
 ) -> None:
     """Draw a trial's network as SVG: its layers, their shapes, and their shares of the compute.
 
@@ -282,7 +282,7 @@ def compare(
 
 def dashboard(
     storage: options.Storage = None,
-    port: Annotated[int, option("Port on 127.0.0.1; 8080.", "N", min=1)] = 8080,
+    port: Annotated[int, option("Port on 127.0.0.1 (default: 8080).", "N", min=1)] = 8080,
 ) -> None:
     """Serve optuna-dashboard for the storage, with its artifacts, on 127.0.0.1 until Ctrl-C.
 

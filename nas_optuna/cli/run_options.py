@@ -114,7 +114,7 @@ class SpecOptions:
         Path | None, option("Propose only these architectures, one a line.", "FILE", panel=DETAILS), "among"
     ] = None
     keep_paused: Annotated[
-        str | None, option("Bytes of stopped trainings to keep; 1GB.", "BYTES", panel=DETAILS), "keep_paused"
+        str | None, option("Bytes of stopped trainings to keep (default: 1GB).", "BYTES", panel=DETAILS), "keep_paused"
     ] = None
 
     @property
@@ -200,27 +200,33 @@ class WorkerFlags:
     device: options.Device = "auto"
     threads: options.Threads = None
     devices: Annotated[str | None, option("Devices of the workers, e.g. cuda:0,cuda:1.", "LIST", panel=WORKERS)] = None
-    per_device: Annotated[int | None, option("Workers on each device; 1.", "K", min=1, panel=WORKERS)] = None
+    per_device: Annotated[int | None, option("Workers on each device (default: 1).", "K", min=1, panel=WORKERS)] = None
     executor: Annotated[
         str,
         option(
-            "Where workers run: on this machine (local), on a Ray cluster, or file.py:Class; local.",
+            "Where workers run: on this machine, on a Ray cluster, or file.py:Class (default: local).",
             "local|ray|NAME",
             panel=WORKERS,
         ),
     ] = "local"
     executor_option: Annotated[
-        list[str] | None, option("An option of its own; repeatable.", "NAME=VALUE", panel=WORKERS)
+        list[str] | None, option("An option of the executor; repeatable.", "NAME=VALUE", panel=WORKERS)
     ] = None
     ray_address: Annotated[
         str | None,
-        option("The cluster: auto or ray://HOST:10001; RAY_ADDRESS, else one on this host.", "ADDRESS", panel=WORKERS),
+        option(
+            "The cluster: auto or ray://HOST:10001 (default: RAY_ADDRESS, else one on this host).",
+            "ADDRESS",
+            panel=WORKERS,
+        ),
     ] = None
-    gpus_per_worker: Annotated[float | None, option("GPUs of each Ray worker, e.g. 0.5; 0.", "G", panel=WORKERS)] = None
+    gpus_per_worker: Annotated[
+        float | None, option("GPUs of each Ray worker, e.g. 0.5 (default: 0).", "G", panel=WORKERS)
+    ] = None
     files: Annotated[
         Path | None,
         option(
-            "Folder of the study's files, which it remembers; one that all hosts share; NAS_OPTUNA_FILES.",
+            "Folder of the study's files, which it remembers; one that all hosts share (default: NAS_OPTUNA_FILES).",
             "DIR",
             panel=WORKERS,
         ),
@@ -265,7 +271,7 @@ _ALONE = {
 class RunOptions(StudyDataOptions):
     """Options for a run; contradictions are refused."""
 
-    trials: Annotated[int | None, option("Trials to run now; 20.", "N", min=1)] = None
+    trials: Annotated[int | None, option("Trials to run now (default: 20).", "N", min=1)] = None
     within: Annotated[str | None, option("Instead of --trials: search until 90s, 10m or 2h are over.", "TIME")] = None
     spec: SpecOptions = field(default_factory=SpecOptions)
     workers: WorkerFlags = field(default_factory=WorkerFlags)
@@ -284,7 +290,7 @@ class RunOptions(StudyDataOptions):
     warm_start: Annotated[
         Literal["supernet"] | None, option("What proposes the first trials.", "supernet", panel=BEGINNING)
     ] = None
-    warm_trials: Annotated[int | None, option("How many it proposes; 5.", "N", min=1, panel=BEGINNING)] = None
+    warm_trials: Annotated[int | None, option("How many it proposes (default: 5).", "N", min=1, panel=BEGINNING)] = None
     until: Annotated[
         list[str] | None,
         option("End earlier: stalled, stalled:10, accuracy:0.98 or latency_ms:0.5; repeatable.", "WHEN", panel=DETAILS),

@@ -27,12 +27,11 @@ with lazily():
     from nas_optuna.study import files, studies, transactions, trust
     from nas_optuna.study.lease import release_by_hand
 
-Name = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="NAME", help="Name of the study; nas, but for delete.", show_default=False, autocompletion=study_names
-    ),
-]
+
+def _name(help: str) -> Any:
+    return typer.Argument(metavar="NAME", help=help, show_default=False, autocompletion=study_names)
+
+
 SameName = Annotated[str | None, option("The same as NAME.", "NAME", autocompletion=study_names)]
 
 
@@ -40,7 +39,7 @@ SameName = Annotated[str | None, option("The same as NAME.", "NAME", autocomplet
 class NamedStudy:
     """A study that is named by a word or, like outside of this group, by an option."""
 
-    name: Name = None
+    name: Annotated[str | None, _name("Name of the study (default: nas).")] = None
     study: SameName = None
     storage: options.Storage = None
 
@@ -54,6 +53,13 @@ class NamedStudy:
         """Which stored study that is."""
         name = self.given()
         return StudyOptions("nas" if name is None else name, self.storage)
+
+
+@dataclass(frozen=True)
+class DoomedStudy(NamedStudy):
+    """A study that somebody must name, because it is to be deleted."""
+
+    name: Annotated[str | None, _name("Name of the study.")] = None
 
 
 def create(
@@ -106,7 +112,7 @@ def show(named_study: NamedStudy, all_: options.All = False, json: options.Json 
 
 
 def delete(
-    named_study: NamedStudy,
+    named_study: DoomedStudy,
     yes: Annotated[bool, option("Do not ask.", None, "--yes")] = False,
     json: options.Json = False,
 ) -> None:
@@ -172,9 +178,9 @@ def release(
 def export(
     named_study: NamedStudy,
     format_: Annotated[
-        Literal["csv", "json"] | None, option("Format of the file; csv.", "csv|json", "--format")
+        Literal["csv", "json"] | None, option("Format of the file (default: csv).", "csv|json", "--format")
     ] = None,
-    out: Annotated[Path | None, option("File; stdout without it.", "FILE")] = None,
+    out: Annotated[Path | None, option("File (default: stdout).", "FILE")] = None,
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
 ) -> None:
     """Export every trial: number, state, values, params and figures."""

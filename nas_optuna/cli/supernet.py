@@ -46,7 +46,7 @@ class SupernetOptions:
 
     spec: options.Spec = None
     set_: options.Set = None
-    epochs: Annotated[int | None, option("supernet.epochs.", "N"), "supernet.epochs"] = None
+    epochs: Annotated[int | None, option("Passes over the images (supernet.epochs).", "N"), "supernet.epochs"] = None
     budget: Annotated[
         float | None,
         option(
@@ -62,13 +62,19 @@ class SupernetOptions:
     ] = None
     # Of release 0.2: mixture is strategy darts, sampled is gumbel.
     mode: Annotated[str | None, option("", hidden=True), "supernet.mode"] = None
-    latency_weight: Annotated[float | None, option("supernet.latency_weight.", "W"), "supernet.latency_weight"] = None
+    latency_weight: Annotated[
+        float | None,
+        option("Weight of the expected latency in the loss (supernet.latency_weight).", "W"),
+        "supernet.latency_weight",
+    ] = None
     target_latency: Annotated[
         float | None,
         option("Penalise expected latency only above T ms (millions of MACs without a table).", "T"),
         "supernet.latency_target",
     ] = None
-    latency_table: Annotated[Path | None, option("Rather than the spec's; MACs without any.", "FILE")] = None
+    latency_table: Annotated[
+        Path | None, option("Latency table, if not the spec's; without any, MACs count.", "FILE")
+    ] = None
     restart: Annotated[bool, option("Begin anew rather than go on.", None, "--restart")] = False
     device: options.Device = "auto"
 
@@ -161,8 +167,8 @@ def _shared(accuracy: float | None) -> str:
 
 def export(
     stored: MovedStudyOptions,
-    top: Annotated[int, option("The K best; 1.", "K", min=1)] = 1,
-    out: Annotated[Path | None, option("STUDY-fixed.json by default; - for stdout.", "FILE")] = None,
+    top: Annotated[int, option("The K best (default: 1).", "K", min=1)] = 1,
+    out: Annotated[Path | None, option("JSON file; - for stdout (default: STUDY-fixed.json).", "FILE")] = None,
     json: options.Json = False,
 ) -> None:
     """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
@@ -230,8 +236,8 @@ def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> Non
 
 def check(
     stored: MovedStudyOptions,
-    architectures: Annotated[int, option("Random ones; 20.", "N", min=3)] = 20,
-    seed: Annotated[int, option("Seed of the random ones; 0.", "N", min=0)] = 0,
+    architectures: Annotated[int, option("Random architectures (default: 20).", "N", min=3)] = 20,
+    seed: Annotated[int, option("Seed of the random ones (default: 0).", "N", min=0)] = 0,
     device: options.Device = "auto",
     track: options.Track = None,
     json: options.Json = False,

@@ -1,6 +1,6 @@
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,19 @@ def commands() -> Iterator[tuple[str, ...]]:
     return walk(typer.main.get_command(app), ())
 
 
-def options(words: list[str]) -> set[str]:
-    """The options of the command that a line begins with."""
+def command_of(words: Sequence[str]) -> Any:
+    """The command that a line begins with."""
     command: Any = typer.main.get_command(app)
     for word in words:
         if word not in getattr(command, "commands", {}):
             break
         command = command.commands[word]
-    return {option for parameter in command.params for option in parameter.opts}
+    return command
+
+
+def options(words: Sequence[str]) -> set[str]:
+    """The options of the command that a line begins with."""
+    return {option for parameter in command_of(words).params for option in parameter.opts}
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
@@ -41,6 +46,13 @@ def test_help_ends_with_an_example_that_is_right(command: Command, words: tuple[
     assert program == "nas-optuna"
     assert example[: len(words)] == list(words)
     assert {word for word in example if word.startswith("--")} <= options(example)
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_a_default_is_said_in_words(words: tuple[str, ...]) -> None:
+    for parameter in command_of(words).params:
+        if parameter.default not in (None, False):
+            assert f"(default: {parameter.default}" in parameter.help, parameter.opts
 
 
 @pytest.mark.parametrize(
