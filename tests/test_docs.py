@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+import nas_optuna
+
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(path for path in (ROOT / "docs").rglob("*.md") if "reference" not in path.parts)
 _BLOCK = re.compile(
@@ -104,6 +106,14 @@ def test_every_block_says_its_language_and_every_remark_is_known() -> None:
     for page in PAGES:
         outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         assert not re.search(r"^ {4}(nas-optuna|python|pip) ", outside, re.MULTILINE), f"{page} has a command unrun"
+
+
+def test_the_reference_has_every_public_name() -> None:
+    pages = (ROOT / "docs" / "reference").glob("*.md")
+    listed = re.findall(
+        r"^::: [\w.]*\b(\w+)$", "\n".join(page.read_text(encoding="utf-8") for page in pages), re.MULTILINE
+    )
+    assert set(nas_optuna.__all__) - {"__version__"} <= set(listed)
 
 
 def names_from_elsewhere(text: str) -> set[str]:

@@ -83,8 +83,8 @@ def fit(
 
     Args:
         data: A folder of pictures with one folder for each class, a ``.npz`` file, the name of a data set such as
-            ``"mnist"``, a pair ``(images, labels)`` of arrays or tensors, an `ImageSet`, or a torch ``Dataset`` of such
-            pairs.
+            ``"mnist"``, a pair ``(images, labels)`` of arrays, tensors or PIL images, a dictionary of arrays with the
+            names that an ``.npz`` file may have, an `ImageSet`, or a torch ``Dataset``.
         within: The time for everything, such as ``"90s"``, ``"10m"`` or ``"2h"``; a number is seconds.
         out: The folder for all output.
         space: Name of the search space; by default one of good networks for images, or ``"backbone"`` if pretrained
