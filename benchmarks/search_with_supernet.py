@@ -3,7 +3,7 @@
 Regret is the accuracy of the table's best architecture minus that of the best found, in percentage points, mean and
 standard error over seeds. ``+ supernet`` begins with the best by the supernet's score and goes on with the sampler,
 which uses the score.
-``size first`` trains architectures in the order of their MACs, the largest first: what knows size alone.
+``largest first`` trains architectures in the order of their MACs, the largest first: what knows size alone.
 
 A supernet costs as much as a number of stand-alone trainings, which is measured in turns with its own epochs. The rows
 "at equal seconds" give every method without a supernet that many trainings more.
@@ -84,13 +84,13 @@ def main() -> None:
     supported = {n: [search(table, n, seed, longest, trained[seed % len(trained)]) for seed in seeds] for n in WITH}
     print(f"{'regret after … trainings':26} {' '.join(f'{budget:12}' for budget in BUDGETS)}")
     print("at equal trials")
-    print(row("size first", [size_first(table)]))
+    print(row("largest first", [size_first(table)]))
     for name, regrets in without.items():
         print(row(name, regrets), flush=True)
     for name, regrets in supported.items():
         print(row(f"{name} + supernet", regrets))
     print(f"at equal seconds: those without a supernet have trained {cost} more")
-    print(row("size first", [size_first(table)], cost))
+    print(row("largest first", [size_first(table)], cost))
     for name, regrets in without.items():
         print(row(name, regrets, cost))
 

@@ -2,7 +2,7 @@
 
 Search it from the command line:
 
-    nas-optuna run --set space.name=examples/my_space.py:network --trials 20
+    nas-optuna run --space examples/my_space.py:network --trials 20
 
 or from Python, as below: python examples/my_space.py
 """

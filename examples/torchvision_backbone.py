@@ -1,6 +1,6 @@
 """Open the width and depth of torchvision's ResNet-18.
 
-    nas-optuna run --set space.name=examples/torchvision_backbone.py:resnet --set data.name=folder:PHOTOS
+    nas-optuna run --space examples/torchvision_backbone.py:resnet --data PHOTOS
 
 or, on the digits: python examples/torchvision_backbone.py
 """

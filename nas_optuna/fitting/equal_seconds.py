@@ -49,7 +49,7 @@ EPOCHS = 40
 TAUGHT_FROM = 200
 """Passes over the images above which the last training is divided: its network is the teacher of a second one. On
 1,500 pictures 120 passes had reached as much as 240 (0.706 and 0.704), and 120 and 90 of a second network 0.715; but 50
-and 37 had less than 100 of one (0.685 and 0.689). See docs/benchmarks.md, "A teacher"."""
+and 37 had less than 100 of one (0.685 and 0.689). See docs/benchmarks.md, "What decided it"."""
 LARGER = 0.25
 """The share of the last training for a larger teacher of a network that a limit has made smaller. On 12,000 of MNIST
 half the width has 0.9925 after 100 passes, and 0.9947 after 40 with such a teacher of 12, as long altogether."""

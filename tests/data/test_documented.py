@@ -48,12 +48,14 @@ def test_documented_layouts(tmp_path: Path, value: str) -> None:
 
 def test_documented_arrays(tmp_path: Path) -> None:
     named = [name for first, _ in rows("A NumPy file") for name in spoken(first)]
-    assert {"images", "labels", "layout", "test_images"} <= set(named)
+    assert {"images", "labels", "layout", "classes", "test_images"} <= set(named)
     arrays = {name: IMAGES if name.endswith("images") else LABELS for name in named} | {"layout": "CHW"}
+    arrays["classes"] = ["even", "odd"]
     np.savez(tmp_path / "x.npz", **arrays)
     images = load_images(f"npz:{tmp_path / 'x.npz'}", True)
     assert len(images) == 80, "training and validation"
     assert "left out" not in " ".join(images.notes), "every documented name means something"
+    assert images.classes == ("even", "odd")
 
 
 def test_documented_shapes(tmp_path: Path) -> None:
