@@ -65,7 +65,8 @@ class MlflowTracker(Callback):
             self._client.set_tag(self._parent, f"nas_optuna.{key}", str(value))
 
     def trial_started(self, subject: Subject) -> None:
-        """Begin the child run."""
+        """Begin the child run; if the trial began before, in a worker that died, that run ends."""
+        self._kill(subject.name)
         child = self._client.create_run(
             self._experiment, run_name=subject.name, tags={"mlflow.parentRunId": self._parent}
         )
@@ -103,12 +104,16 @@ class MlflowTracker(Callback):
             self._end("FAILED")
 
     def _end(self, status: str) -> None:
-        for name, child in list(self._children.items()):
-            self._client.set_terminated(child, "KILLED")
-            del self._children[name]
+        for name in list(self._children):
+            self._kill(name)
         if self._parent:
             self._client.set_terminated(self._parent, status)
             self._parent = ""
+
+    def _kill(self, name: str) -> None:
+        if name in self._children:
+            self._client.set_terminated(self._children[name], "KILLED")
+            del self._children[name]
 
     def _log(self, child: str, said: Mapping[str, Any], numbers: Mapping[str, float], ended: FrozenTrial) -> None:
         now = int(ended.datetime_complete.timestamp() * 1000) if ended.datetime_complete else 0

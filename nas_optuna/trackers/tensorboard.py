@@ -32,7 +32,9 @@ class TensorBoardTracker(Callback):
         self._run = self._folder / (file_name(run.study.study_name) + kind)
 
     def trial_started(self, subject: Subject) -> None:
-        """Open the trial's file."""
+        """Open the trial's file; if the trial began before, in a worker that died, that one's is closed."""
+        if subject.name in self._writers:
+            self._writers.pop(subject.name).close()
         self._writers[subject.name] = SummaryWriter(str(self._run / subject.name.replace(" ", "-")))
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:

@@ -37,7 +37,9 @@ class WandbTracker(Callback):
         self._runs[""] = self._begun(f"{self._group} {run.kind}", "study", config)
 
     def trial_started(self, subject: Subject) -> None:
-        """Begin the trial's run."""
+        """Begin the trial's run; if the trial began before, in a worker that died, that run ends as failed."""
+        if subject.name in self._runs:
+            self._runs.pop(subject.name).finish(exit_code=1)
         self._runs[subject.name] = self._begun(subject.name, self._kind, {"architecture": subject.architecture})
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError
-from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import retrain
 from nas_optuna.trackers import create_tracker
 from tests.helpers import Installed, tiny
@@ -123,7 +124,8 @@ import torch
 from torch import nn
 from nas_optuna import space
 from nas_optuna.costs.cost import Cost
-from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.events import Callback, Run, Subject
 
 
 class Width(Cost):
@@ -199,6 +201,29 @@ def test_a_tracker_from_outside_sees_what_ours_see(tmp_path: Path, installed: In
     assert lines[0] == "['accuracy', 'energy_mj']"
     assert len(lines) == 3
     assert all("'energy_mj'" in line for line in lines[1:])
+
+
+def test_a_trial_that_begins_again_after_a_kill_leaves_no_run_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.chdir(tmp_path)
+    uri = f"sqlite:///{shutil.copy(mlflow_db, tmp_path)}"
+    study = optuna.create_study(study_name="s")
+    about, run = Subject("trial 0", None, study=study), Run("search", study, 1, 2)
+    for tracker in (create_tracker(f"mlflow:{uri}"), create_tracker(f"tensorboard:{tmp_path}/logs")):
+        tracker.run_started(run)
+        for _ in range(2):  # the executor hears nothing from a worker that dies
+            tracker.trial_started(about)
+            tracker.step_finished(about, Measurement(1, {"accuracy": 0.5}, 0.1))
+        tracker.trial_finished(about, None)
+        tracker.run_finished(run)
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name("s")
+    assert found is not None
+    statuses = {run.info.status for run in client.search_runs([found.experiment_id]) if run.info.run_name == "trial 0"}
+    assert statuses == {"KILLED", "FINISHED"}
 
 
 @pytest.mark.parametrize("method", ["step_finished", "trial_finished"])
