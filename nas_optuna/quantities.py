@@ -56,9 +56,13 @@ class Quantity:
         Examples:
             >>> Quantity("macs").number(1234567), Quantity("latency_ms", format=".3g").number(0.51234)
             ('1,234,567', '0.512')
+            >>> Quantity("mse", format=".4f").number(3.21e-05)
+            '3.21e-05'
         """
         if abs(value) >= 1000 or (not self.format and float(value).is_integer()):
             return f"{value:,.0f}"
+        if 0 < abs(value) < 1e-3:  # of which four decimals would show next to nothing
+            return f"{value:.3g}"
         return f"{value:{self.format or '.4g'}}"
 
     def brief(self, value: float) -> str:

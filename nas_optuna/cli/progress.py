@@ -21,7 +21,7 @@ from nas_optuna.cli.printing import say
 from nas_optuna.errors import checked, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.lazily import lazily
-from nas_optuna.quantities import duration, plural
+from nas_optuna.quantities import Quantity, duration, plural
 
 with lazily():
     from optuna.study import Study
@@ -36,6 +36,8 @@ with lazily():
 
 PATIENCE = 60.0
 """Seconds after which a person is told that the first training has not ended an epoch."""
+_FIGURE = Quantity("", format=".4f")
+"""How any figure of a training is written."""
 
 
 class Bars(Progress):
@@ -75,7 +77,7 @@ def bars(*, time_left: bool = False) -> Iterator[Bars]:
 def _figure(subject: Subject, measurement: Measurement) -> str:
     """The name of the training, and its first figure."""
     name, figure = next(iter(measurement.metrics.items()))
-    return f"{subject.name} · {name.replace('_', ' ')} {figure:.4f}"
+    return f"{subject.name} · {name.replace('_', ' ')} {_FIGURE.brief(figure)}"
 
 
 class RunDisplay(Callback):
@@ -121,7 +123,7 @@ class RunDisplay(Callback):
         """Move the trial's bar."""
         self._calm()
         figure = next(iter(measurement.metrics.values()))
-        note = f"epochs · {figure:.4f} · {changes(subject.architecture, self._reference)}"
+        note = f"epochs · {_FIGURE.brief(figure)} · {changes(subject.architecture, self._reference)}"
         self._show(subject, measurement.step, note)
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
@@ -162,7 +164,7 @@ class RunDisplay(Callback):
         if len(study.directions) > 1:
             self._reached = f"{len(front_trials(study))} on the front"
         elif best := best_trial(study):
-            self._reached = f"best {best.values[0]:.4f} (trial {best.number})"
+            self._reached = f"best {_FIGURE.brief(best.values[0])} (trial {best.number})"
         self._bars.show("trials", self._done, self._total, str(self), key=math.inf)
 
 
@@ -279,7 +281,7 @@ class FitDisplay(Callback):
         record = TrialRecord.of(ended)
         architecture = changes(record.architecture, self._reference)
         self._reference = self._reference or reference_of([ended])  # after its own line, which says it in full
-        value = f"{record.values[0]:.4f}" if record.values else record.cause or record.state
+        value = _FIGURE.brief(record.values[0]) if record.values else record.cause or record.state
         steps = schema.attribute(ended, schema.TrialKey.STEPS)
         say(
             f"[{duration(self._budget.elapsed)}] {subject.name}  {value}"

@@ -51,6 +51,15 @@ def test_less_is_better_where_a_study_minimises() -> None:
     assert told == "best 1.0000 (trial 1) · 0 pruned"
 
 
+def test_a_small_figure_is_not_shown_as_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    study = optuna.create_study(direction="minimize")
+    assert after(study, trial(3.21e-5), trial(4e-5)) == "best 3.21e-05 (trial 0) · 0 pruned"
+    assert "3.21e-05" in capsys.readouterr().err
+    study.set_metric_names(["mse:minimize"])
+    print_ranking(StudyFacts(study))
+    assert "3.21e-05" in capsys.readouterr().out
+
+
 def test_with_several_objectives_it_counts_the_front() -> None:
     study = optuna.create_study(directions=["maximize", "minimize"])
     for front, values in enumerate(((0.5, 1.0), (0.6, 2.0)), start=1):
