@@ -158,7 +158,7 @@ def test_a_spec_is_written_as_the_toml_that_it_is_read_from(tmp_path: Path) -> N
             "space": {"name": "macro", "widths": [8, 16]},
             "objectives": ["accuracy", "macs"],
             "limits": {"macs": 2e6},
-            "fixed": {"conv1.stride": 1},
+            "fixed": {"conv1.stride": 1, "naïve 名前 😀": "שלום"},
             "recipe": {"weight_decay": 1e-5, "flip": True},
         }
     )
