@@ -197,9 +197,13 @@ def _usage(error: Exception) -> int:
     if type(error).__name__ == "NoArgsIsHelpError" and context is not None:
         write(context.get_help() + "\n")
         return 0
-    words = context.command_path.removeprefix(context.find_root().command_path) if context is not None else ""
-    print_error(f"{_message(error)}; see nas-optuna{words} --help")
+    print_error(f"{_message(error)}; see nas-optuna{'' if context is None else _words(context)} --help")
     return 2
+
+
+def _words(context: typer.Context) -> str:
+    """The words of a command, each after a space."""
+    return context.command_path.removeprefix(context.find_root().command_path)
 
 
 @contextmanager
@@ -220,7 +224,10 @@ def _message(error: Exception) -> str:
     if context is not None and (option := getattr(error, "option_name", None)) and hasattr(error, "possibilities"):
         known = (name for parameter in context.command.params for name in parameter.opts if name.startswith("--"))
         near = nearest(option, known, _ELSEWHERE)
-        return f"No such option: {option}{f'; did you mean {near}?' if near else ''}"
+        hint = f"; did you mean {near}?" if near else ""
+        if any(option in parameter.opts for parameter in context.find_root().command.params):
+            hint = f"; it stands before the command: nas-optuna {option}{_words(context)}"
+        return f"No such option: {option}{hint}"
     describe = getattr(error, "format_message", None)
     return plainer(str(describe() if describe else error).rstrip(".").replace(": Value error,", ":"))
 

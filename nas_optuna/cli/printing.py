@@ -78,19 +78,29 @@ def say_next(steps: Sequence[tuple[str, str]]) -> None:
 def print_json(value: Any, out: Path = STDOUT) -> None:
     """Write indented JSON; numbers that are not finite become null, and passwords in URLs are masked."""
     encoding = (getattr(facts(), "encoding", None) or "utf-8").lower().replace("-", "")
-    write_out(out, dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False) + "\n")
+    text = dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
+    write_out(out, f"{text}\n", ".json")
 
 
 def write(text: str) -> None:
-    """Print text unchanged."""
+    """Print text unchanged, and at once: in a file that gets both streams, remarks stay below what they are about."""
     facts().write(text)
+    facts().flush()
 
 
-def write_out(path: Path, text: str) -> None:
-    """Write a command's ``--out`` atomically; ``-`` is stdout."""
+_ENDINGS = {".csv": "CSV", ".html": "HTML", ".json": "JSON", ".svg": "SVG"}
+"""The formats that we write as text, by the end of a file's name."""
+_ELSEWHERE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".xlsx", ".parquet", ".md"})
+"""The ends of names of files that we do not write."""
+
+
+def write_out(path: Path, text: str, ending: str) -> None:
+    """Write a command's ``--out`` atomically, whose name must not end as that of another format; ``-`` is stdout."""
     if path == STDOUT:
         write(text if text.endswith("\n") else text + "\n")
         return
+    if path.suffix.lower() in {*_ENDINGS, *_ELSEWHERE} - {ending}:
+        raise SpecError(f"{named(path)} would hold {_ENDINGS[ending]}; give a file that ends in {ending} with --out")
     if path.is_dir():
         raise SpecError(f"{named(path)} is a folder; give a file with --out")
     try:
@@ -147,8 +157,8 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
     cells = [
         [_text(row[i] if column.of is None else column.of(row)) for i, column in enumerate(described)] for row in rows
     ]
-    width = None if facts().isatty() or "COLUMNS" in os.environ else UNLIMITED
-    console = Console(file=facts(), width=width, highlight=False, markup=False, emoji=False)
+    # With a height as well, rich does not take a dumb terminal, such as that of Emacs, for one of 80 columns.
+    console = Console(file=facts(), width=_width(), height=25, highlight=False, markup=False, emoji=False)
     kept = _that_fit(described, cells, console.width)
     if title:
         console.print(_text(title), style="bold", overflow="fold")
@@ -169,7 +179,18 @@ def print_table(title: str, columns: Sequence[str | Column], rows: Iterable[Any]
         table.add_row(*(_cell(row[i], described[i]) for i in kept))
     with console.capture() as drawn:
         console.print(table)
-    facts().write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
+    write("\n".join(line.rstrip() for line in drawn.get().split("\n")) + "\n")
+
+
+def _width() -> int:
+    """The columns that COLUMNS names or the terminal has; elsewhere no cell is wrapped or shortened."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isdecimal() and 0 < int(given) < UNLIMITED:
+        return int(given)
+    try:
+        return os.get_terminal_size(facts().fileno()).columns or 80
+    except (OSError, ValueError):  # a file, a pipe, or what has no descriptor
+        return 80 if facts().isatty() else UNLIMITED
 
 
 @dataclass(frozen=True)
@@ -180,7 +201,7 @@ class _Fitted:
     fit: Callable[[str, int], str]
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(1, max(1, *(cell_len(line) for line in self.text.split("\n"))))
+        return Measurement(1, max(1, cell_len(self.text)))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[str]:
         yield self.fit(self.text, options.max_width)
@@ -196,7 +217,7 @@ def _cell(text: str, column: Column) -> str | _Fitted:
 def _folded(text: str, width: int) -> str:
     """A long word such as an architecture, broken after commas."""
     lines = [""]
-    for part in re.findall("[^,]*,?", text):
+    for part in re.findall("[^,]+,?|,", text):
         if lines[-1] and len(lines[-1] + part) > width:
             lines.append("")
         lines[-1] += part
@@ -205,10 +226,7 @@ def _folded(text: str, width: int) -> str:
 
 def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
     """Which columns are shown in a line of so many characters; rich narrows those that remain."""
-    natural = [
-        max(cell_len(line) for text in [column.heading, *(row[i] for row in cells)] for line in text.split("\n"))
-        for i, column in enumerate(columns)
-    ]
+    natural = [max(map(cell_len, [column.heading, *(row[i] for row in cells)])) for i, column in enumerate(columns)]
     least = [
         min(full, _FOLDED if column.wrap else full if column.shortest is None else column.shortest)
         for column, full in zip(columns, natural, strict=True)
@@ -225,8 +243,8 @@ def print_facts(title: str, rows: Iterable[tuple[str, object]]) -> None:
 
 
 def _text(cell: object) -> str:
-    """A cell as it will be shown: without control characters."""
-    return "\n".join(printable(line) for line in ("" if cell is None else str(cell)).split("\n"))
+    """A cell as it will be shown: in one line, without control characters."""
+    return "" if cell is None else printable(str(cell))
 
 
 def prepare_streams(*, alone: bool = False) -> None:

@@ -123,11 +123,13 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
 
 
 def _say_ties(found: Winners) -> None:
-    remedy = "" if found.cheapest.number == found.best.number else "; retrain and export take it as --trial cheapest"
-    say(
-        f"as good as the best: {plural(len(found.tied) - 1, 'other network')}, at most one standard error"
-        f" ({found.error:.4f}) below it; the cheapest of them is trial {found.cheapest.number}{remedy}"
-    )
+    cheapest = "none of them has fewer MACs"
+    if found.cheapest.number != found.best.number:
+        cheapest = (
+            f"the cheapest of them is trial {found.cheapest.number}; retrain and export take it as --trial cheapest"
+        )
+    others = plural(len(found.tied) - 1, "other network")
+    say(f"as good as the best: {others}, at most one standard error ({found.error:.4f}) below it; {cheapest}")
 
 
 def pareto(
@@ -230,7 +232,7 @@ def report(
     ] = Path("report.html"),
 ) -> None:
     """Write a study's report: the winner, drawn; its figures with error bars; how the search went."""
-    write_out(out, replace(stored.load(), data_directory=stored.data_dir).report().html)
+    write_out(out, replace(stored.load(), data_directory=stored.data_dir).report().html, ".html")
 
 
 def draw(
@@ -252,7 +254,7 @@ def draw(
         picture, what = drawing.draw(study.space, study.space.parse(architecture)), "architecture"
     else:
         picture, what = study.draw(trial), f"trial-{study.trial(trial).number}"
-    write_out(out or Path(f"{stored_studies.file_name(stored.study)}-{what}.svg"), picture.svg)
+    write_out(out or Path(f"{stored_studies.file_name(stored.study)}-{what}.svg"), picture.svg, ".svg")
 
 
 def compare(
@@ -277,7 +279,7 @@ def compare(
     if out != STDOUT:
         print_table("comparison", comparison.columns_for(objective, brief=True), summaries, json=json)
     if out is not None:
-        write_out(out, comparison.comparison_page(loaded, summaries))
+        write_out(out, comparison.comparison_page(loaded, summaries), ".html")
 
 
 def dashboard(

@@ -17,6 +17,7 @@ from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.lazily import lazily
 from nas_optuna.masking import mask_urls
+from nas_optuna.objectives import describe
 from nas_optuna.quantities import plural
 from nas_optuna.study.storage import FORGETS, is_kept, open_storage, storage_url
 
@@ -89,7 +90,9 @@ def list_(storage: options.Storage = None, json: options.Json = False) -> None:
         Column("trials", lambda row: row.trials, right=True),
         Column("complete", lambda row: row.complete, right=True, rank=2),
         Column("pruned", lambda row: row.pruned, right=True, rank=3),
-        Column("best", lambda row: None if row.best is None else f"{row.best:.4f}", right=True),
+        Column(
+            "best", lambda row: None if row.best is None else describe(row.objectives[0]).brief(row.best), right=True
+        ),
         Column("objectives", lambda row: ", ".join(row.objectives), shortest=10, rank=1),
     )
     print_table("studies", columns, found, json=json)
@@ -102,10 +105,11 @@ def show(named_study: NamedStudy, all_: options.All = False, json: options.Json 
     if json:
         print_json({"study": name, "spec": spec, "trials": [record.to_dict() for record in shown.records]})
         return
+    sections = {name: value for name, value in spec.items() if isinstance(value, dict) and value}
+    besides = {name: value for name, value in spec.items() if not isinstance(value, dict) and name != "objectives"}
     rows = [
         (section, ", ".join(f"{k} = {studies.written(v)}" for k, v in value.items() if v is not None))
-        for section, value in spec.items()
-        if isinstance(value, dict) and value
+        for section, value in [*sections.items(), ("at the top", besides)]
     ]
     print_table(f"study {name}: {', '.join(spec['objectives'])}", ("section", "settings"), rows)
     print_ranking(shown, everything=all_)
@@ -166,7 +170,8 @@ def release(
     """
     name, *numbers = words if study is None else [study, *words]
     if not numbers or not all(number.isdecimal() and len(number) < 10 for number in numbers):
-        raise SpecError(f"which trials? give the numbers of running ones, not {' '.join(numbers)!r}")
+        given = f", not {' '.join(numbers)!r}" if numbers else f" after the study's name, {name!r}"
+        raise SpecError(f"which trials? give the numbers of running ones{given}")
     loaded, trials = StudyOptions(name, storage).open(), [int(word) for word in numbers]
     for number in trials:
         release_by_hand(loaded, number)
@@ -178,7 +183,8 @@ def release(
 def export(
     named_study: NamedStudy,
     format_: Annotated[
-        Literal["csv", "json"] | None, option("Format of the file (default: csv).", "csv|json", "--format")
+        Literal["csv", "json"] | None,
+        option("Format of the file (default: by its name, else csv).", "csv|json", "--format"),
     ] = None,
     out: Annotated[Path | None, option("File (default: stdout).", "FILE")] = None,
     json: Annotated[bool, option("The same as --format json.", None, "--json")] = False,
@@ -187,7 +193,7 @@ def export(
     if json and format_ not in (None, "json"):
         raise SpecError(f"--json is the same as --format json; leave out --format {format_}")
     records = facts.rows(named_study.stored().open())
-    if json or format_ == "json":
+    if json or format_ == "json" or (format_ is None and out is not None and out.suffix.lower() == ".json"):
         print_json(records, out or STDOUT)
     else:
-        write_out(out or STDOUT, facts.to_csv(records))
+        write_out(out or STDOUT, facts.to_csv(records), ".csv")

@@ -111,6 +111,7 @@ def _images(name: str, data: Mapping[str, Any]) -> str:
 def comparison_page(studies: Sequence[Study], summaries: Sequence[Mapping[str, Any]]) -> str:
     """One HTML page: the table, and the best value by trials and by seconds of training."""
     name = require_comparable(studies)
+    heading = describe(name).heading
     by_trials, by_seconds = [], []
     for i, facts in enumerate(map(StudyFacts, studies)):
         spent, total = {}, 0.0
@@ -125,6 +126,6 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Mapping[str, A
         "comparison.html.j2",
         **filled(columns_for(name), summaries),
         differences=differences(studies),
-        by_trials=charts.plot(by_trials, "trial", name, share=name in ACCURACIES),
-        by_seconds=charts.plot(by_seconds, "seconds of training, all trials", name, share=name in ACCURACIES),
+        by_trials=charts.plot(by_trials, "trial", heading, share=name in ACCURACIES),
+        by_seconds=charts.plot(by_seconds, "seconds of training, all trials", heading, share=name in ACCURACIES),
     )

@@ -41,6 +41,12 @@ def test_the_cheapest_within_one_standard_error(command: Command, searched: str)
     assert (facts["number"], facts["tied"], facts["cheapest"]) == (2, [2, 3], 3)
     assert 0 < facts["standard_error"] < 0.1
     assert "tied: 2 trials as good as the best" in command("study", "show", searched).out
+    loaded = optuna.load_study(study_name=searched, storage="sqlite:///nas-optuna.db")
+    attributes = loaded.trials[-1].user_attrs | {"nas_optuna:accuracy": 0.975, "nas_optuna:macs": 900}
+    loaded.add_trial(create_trial(value=0.975, user_attrs=attributes))
+    itself = " ".join(command("best", "--study", searched).err.split())
+    assert "2 other networks, at most one standard error" in itself
+    assert "below it; none of them has fewer MACs" in itself, "it is none of the others"
 
 
 def test_no_command_is_advised_that_refuses_what_optuna_alone_made(command: Command, place: object) -> None:

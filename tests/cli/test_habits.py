@@ -41,6 +41,7 @@ def test_a_group_alone_shows_its_help(command: Command, words: tuple[str, ...]) 
         (("run", "--trials", "x"), "nas-optuna run --help"),
         (("study", "create", "--foo"), "nas-optuna study create --help"),
         (("study", "creat"), "nas-optuna study --help"),
+        (("study", "show", "--quiet"), "nas-optuna study show --help"),
         (("nonsense",), "nas-optuna --help"),
     ],
 )
@@ -49,6 +50,12 @@ def test_errors_name_the_right_help(command: Command, words: tuple[str, ...], he
     assert (result.code, result.out) == (2, "")
     assert result.err.endswith(f"; see {help_}\n")
     assert len(result.err.splitlines()) == 1
+
+
+def test_an_option_of_every_command_is_told_its_place(command: Command) -> None:
+    for option in ("--quiet", "-q", "--version"):
+        said = command("study", "list", option).err
+        assert f"No such option: {option}; it stands before the command: nas-optuna {option} study list;" in said
 
 
 def test_quiet_leaves_facts_and_errors(command: Command) -> None:
@@ -170,6 +177,30 @@ def test_two_options_that_contradict_each_other_are_refused(command: Command, st
     assert command("draw", "--study", study, "--trial", 0, "--out", "-").out.startswith("<svg")
 
 
+def test_a_file_holds_what_its_name_says(command: Command, study: str, place: Path) -> None:
+    for words, name, ending in (
+        (("report",), "report.pdf", ".html"),
+        (("draw", "--trial", 0), "best.PNG", ".svg"),
+        (("compare", study), "compare.json", ".html"),
+        (("study", "export", "--format", "csv"), "trials.json", ".csv"),
+        (("study", "export", "--json"), "trials.csv", ".json"),
+        (("study", "export"), "trials.xlsx", ".csv"),
+    ):
+        result = command(*words, *(() if words[0] == "compare" else ("--study", study)), "--out", name)
+        assert (result.code, result.err.count("\n")) == (2, 1), result.err
+        assert f"give a file that ends in {ending}" in result.err
+        assert not (place / name).exists()
+    assert command("study", "export", study, "--out", "trials.JSON").code == 0
+    assert json.loads((place / "trials.JSON").read_text(encoding="utf-8"))
+    assert command("draw", "--study", study, "--trial", 0, "--out", "picture").code == 0
+
+
+def test_a_study_shows_what_stands_at_the_top_of_its_spec(command: Command, study: str) -> None:
+    shown = command("study", "show", study).out
+    (line,) = [line for line in shown.splitlines() if line.startswith("at the top")]
+    assert line.split("  ")[-1] == "reuse_duplicates = true, keep_paused = 1000000000"
+
+
 def test_an_export_holds_no_number_that_json_lacks(command: Command, place: Path) -> None:
     trial = optuna.create_study(storage="sqlite:///nas-optuna.db", study_name="own").ask()
     trial.study.tell(trial, math.inf)
@@ -207,6 +238,8 @@ def test_a_number_that_nobody_reads_is_no_trial_to_release(command: Command, stu
     assert result.code == 2
     assert result.err.startswith("error: which trials? give the numbers of running ones, not '999")
     assert result.err.count("\n") == 1
+    forgotten = command("study", "release", "3")
+    assert "give the numbers of running ones after the study's name, '3'" in forgotten.err
 
 
 def test_ctrl_c_in_any_command_is_one_line(command: Command, study: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,14 @@
 """Tables choose their columns by the width of the terminal."""
 
+import io
+import sys
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from nas_optuna.cli.printing import Column, print_facts, print_table
+from nas_optuna.cli.printing import Column, print_facts, print_table, say, write
 from nas_optuna.cli.results import SHOWN, print_outcome, print_ranking
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.schema import StudyKey
@@ -148,3 +152,38 @@ def test_a_long_architecture_is_broken_after_its_choices(
     lines = capsys.readouterr().out.splitlines()
     assert "".join(line.removeprefix("architecture").strip() for line in lines[:-2]) == text
     assert all(line.endswith((",", "average")) and len(line) <= 40 for line in lines[:-2])
+
+
+@pytest.mark.parametrize("word", ["x" * 90, "f48k3s1-" * 9])
+def test_a_long_word_leaves_no_empty_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    print_facts("", [("choice", word), ("class\nname", "a\nb")])
+    *lines, last, end = capsys.readouterr().out.splitlines()
+    assert "".join(line.removeprefix("choice").strip() for line in lines) == word
+    assert (last.split(), end) == (["class", "name", "a", "b"], ""), "a name may hold a line break, a cell does not"
+    assert all(lines)
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("40", 40), ("0", 80), ("", 80), ("wide", 80)])
+def test_a_dumb_terminal_has_the_width_that_it_names(
+    monkeypatch: pytest.MonkeyPatch, columns: str, longest: int
+) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", columns)
+    print_facts("", [("text", "word " * 60)])
+    assert longest - 5 <= max(map(len, terminal.getvalue().splitlines())) <= longest
+
+
+def test_remarks_stay_below_the_table_that_they_are_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "log").open("w") as log, open(log.fileno(), "w", closefd=False) as out:  # as with > log 2>&1
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", log)
+        print_facts("title", [("name", "value")])
+        say("remark")
+        write("last\n")
+    assert (tmp_path / "log").read_text().split() == ["title", "name", "value", "remark", "last"]
