@@ -263,7 +263,7 @@ def network_failures(doing: str, *others: type[Exception]) -> Iterator[None]:
         raise
     except Exception as error:
         full = is_out_of_memory(error) or isinstance(error, MemoryError)
-        cause = "oom" if full else describe_error(error)
+        cause = "oom" if full else describe_error(error, 240)
         reason = "it does not fit into the memory of the device" if full else cause
         raise TrainingError(f"{doing}: {reason}", cause) from error
 

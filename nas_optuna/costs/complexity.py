@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from nas_optuna.devices import network_failures
+from nas_optuna.errors import TrainingError
 from nas_optuna.lazily import lazily
 from nas_optuna.spaces import Decomposable, Operation, SearchSpace, Shape, require_operations
 from nas_optuna.spaces.architecture import Architecture
@@ -68,7 +70,11 @@ def size(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
 
 def log_sizes(space: SearchSpace, params: Mapping[str, Any]) -> tuple[float, ...]:
     """Log parameters and log multiply-accumulates of the network of params, of which a recipe's are ignored."""
-    macs, weights = size(space, space.architecture({name: params[name] for name in space.parameters}))
+    architecture = space.architecture({name: params[name] for name in space.parameters})
+    try:
+        macs, weights = size(space, architecture)
+    except TrainingError:  # it cannot be built, as its trial will say
+        return 0.0, 0.0
     return math.log1p(weights), math.log1p(macs)
 
 
@@ -101,9 +107,10 @@ def _operation_figures(space: Decomposable, operation: Operation, batch_size: in
 @lru_cache(maxsize=4_096)
 def _network_figures(space: SearchSpace, architecture: Architecture, batch_size: int) -> ModelComplexity:
     """Run a whole network on meta tensors."""
-    with torch.device("meta"), QuickMeta():
-        network = require_module(space.build(architecture), space.name)
-    return _module_figures(network, space.input_shape, batch_size)
+    with network_failures(f"{architecture} cannot be built"):
+        with torch.device("meta"), QuickMeta():
+            network = require_module(space.build(architecture), space.name)
+        return _module_figures(network, space.input_shape, batch_size)
 
 
 def _module_figures(module: nn.Module, input_shape: Shape, batch_size: int) -> ModelComplexity:

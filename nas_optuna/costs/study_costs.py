@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.costs.cost import Cost, CostContext
-from nas_optuna.errors import SpecError, shown
+from nas_optuna.devices import network_failures
+from nas_optuna.errors import SpecError, TrainingError, shown
 from nas_optuna.objectives import COSTS, describe_cost
 from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.spaces import SearchSpace
@@ -66,8 +67,9 @@ class StudyCosts:
         return {name: self.of(name, architecture) for name in (self._costs if names is None else names)}
 
     def of(self, name: str, architecture: Architecture) -> float:
-        """One cost."""
-        return _number(self._costs[name](architecture), name, architecture)
+        """One cost; a `TrainingError` for a network that cannot be built."""
+        with network_failures(f"the costs of {architecture} cannot be known"):
+            return _number(self._costs[name](architecture), name, architecture)
 
     def refine(self, architecture: Architecture, costs: Mapping[str, float]) -> dict[str, float]:
         """The costs, more exact by now for those that are objectives (`Cost.refine`)."""
@@ -174,7 +176,13 @@ class Limits:
 
     def all_excess(self, architecture: Architecture) -> dict[str, float]:
         """`excess` of the costs of an architecture."""
-        return self.excess(self.costs(architecture, self._limits))
+        return {name: self._excess_of(name, architecture) for name in self._limits}
+
+    def _excess_of(self, name: str, architecture: Architecture) -> float:
+        try:
+            return self._excess(name, self.costs.of(name, architecture))
+        except TrainingError:  # it cannot be built, as its trial would say
+            return math.inf
 
     def total_excess(self, architecture: Architecture) -> float:
         """The sum of all excess over limits; 0 if feasible."""
@@ -198,13 +206,13 @@ class Limits:
     def _closest(self, name: str) -> Architecture:
         """The first network that is found inside a limit, or hopelessly outside, else the best in its cost."""
         first = self.space.from_tokens([0] * len(self.space.parameters))
-        if self._excess(name, self.costs.of(name, first)) <= 0:  # not its proxy hundreds of times
+        if self._excess_of(name, first) <= 0:  # not its proxy hundreds of times
             return first
         key, found = _key(self.costs, name, self.costs.quantity(name).direction), []
         for candidate in itertools.chain([_descent(self.space, key, first)], _candidates(self.space, key)):
             found.append(candidate)
             if self.costs[name].proxy is None:
-                excess = self._excess(name, self.costs.of(name, candidate))
+                excess = self._excess_of(name, candidate)
                 if excess <= 0 or (excess >= _HOPELESS and self.space.size > _ENUMERATED):
                     break
         return min(found, key=key)
@@ -224,7 +232,14 @@ def _key(costs: StudyCosts, name: str, direction: Direction) -> _Key:
     # MACs decide between equals, since a peak of memory hides smaller differences. For a cost that has to be measured,
     # its proxy decides.
     counted, sign = costs[name].proxy or name, -1.0 if direction == "maximize" else 1.0
-    return lambda architecture: (sign * costs.of(counted, architecture), costs.of("macs", architecture))
+
+    def key(architecture: Architecture) -> tuple[float, float]:
+        try:
+            return sign * costs.of(counted, architecture), costs.of("macs", architecture)
+        except TrainingError:  # it cannot be built
+            return math.inf, math.inf
+
+    return key
 
 
 def _candidates(space: SearchSpace, key: _Key) -> Iterator[Architecture]:
@@ -257,17 +272,17 @@ def nearest_inside(limits: Limits, start: Architecture, until: float = math.inf)
     # saved where a network has most of them, at its end. Parts are left out only when no other step helps.
     here, excess, macs = start, limits.largest_excess(start), limits.costs["macs"]
     idle: set[str] = set()  # parameters that change nothing, such as a rate; asked again if no other helps
-    while excess > 0:
+    while 0 < excess < math.inf:
         steps, all_asked = [], not idle
         for name, other in _smaller(limits.space, here):
             if time.monotonic() > until:
                 return None
             if name in idle:
                 continue
-            saved, less = excess - limits.largest_excess(other), macs(here) - macs(other)
+            saved = excess - limits.largest_excess(other)
             if saved > 1e-9:
-                steps.append((_parts(other) < _parts(here), less / saved, saved, other))
-            elif less == 0 and limits.all_excess(other) == limits.all_excess(here):
+                steps.append((_parts(other) < _parts(here), (macs(here) - macs(other)) / saved, saved, other))
+            elif limits.all_excess(other) == limits.all_excess(here) and macs(other) == macs(here):
                 idle.add(name)
         if steps:
             *_, saved, here = min(steps, key=lambda step: step[:3])
@@ -276,7 +291,7 @@ def nearest_inside(limits: Limits, start: Architecture, until: float = math.inf)
             return None
         else:
             idle.clear()
-    return here
+    return here if excess <= 0 else None
 
 
 def _parts(architecture: Architecture) -> int:

@@ -16,7 +16,7 @@ from optuna.study import Study
 from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts
-from nas_optuna.devices import device_name, network_failures, resolve_device
+from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.errors import (
     ArchitectureError,
     Interrupted,
@@ -124,6 +124,10 @@ class EvaluatorObjective:
             if part and not isinstance(evaluator, TrainingEvaluator):
                 raise SpecError(f"{given} belongs to our own training, and the study has an evaluator of its own")
         self.space = evaluator.space
+        if taken := [name for name in self.space.parameters if name.startswith(PREFIX)]:
+            raise SpecError(
+                f"parameter {taken[0]!r} of the space has a name of the recipe's settings; let it begin otherwise"
+            )
         self.device = resolve_device(device)
         self.criteria = parse_criteria(objectives)
         if not any(criterion.metric for criterion in self.criteria):
@@ -187,7 +191,8 @@ class EvaluatorObjective:
                 study = getattr(trial, "study", None)  # a FixedTrial has none
                 self.keep_training(trial.number, folder.path, study, architecture=str(architecture))
         except TrainingError as error:
-            trial.set_user_attr(TrialKey.CAUSE, error.cause)
+            named = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.CAUSE: error.cause}  # also if it has no costs
+            set_trial_attributes(trial, named)
             if not error.cause.startswith("non-finite"):
                 raise
             logger.warning("trial %d: %s", trial.number, error)
@@ -242,8 +247,7 @@ class EvaluatorObjective:
             known: dict[str, Any] = {name: attributes.get(TrialKey.cost(name)) for name in self.costs.names}
             if None not in known.values():
                 return known
-        with network_failures(f"the costs of {architecture} cannot be known"):
-            return self.costs(architecture)
+        return self.costs(architecture)
 
     def _evaluate(
         self,

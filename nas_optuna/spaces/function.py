@@ -6,14 +6,25 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from nas_optuna.devices import network_failures
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import ArchitectureError, NasOptunaError, SpecError, checked, describe_error, reason_of, unknown
+from nas_optuna.errors import (
+    ArchitectureError,
+    NasOptunaError,
+    SpecError,
+    TrainingError,
+    checked,
+    describe_error,
+    reason_of,
+    unknown,
+)
 from nas_optuna.spaces.architecture import Architecture, Choice, require_architecture
 from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import BuiltSpace, CostStep, source_of
@@ -67,17 +78,15 @@ class FunctionSpace(BuiltSpace):
 
     def _probe(self) -> None:
         """Refuse a function without a working network; if some work, the trials of the others fail."""
-        first: Exception | None = None
+        first: BaseException | None = None
         for answers in itertools.islice(self.tracer.paths(), _PROBES):
             try:
                 self._tried(self.architecture(answers))
                 return
             except ArchitectureError as error:  # the function asks other questions than before
                 raise SpecError(f"space {self.name!r}: {error}; and let it depend on its choices alone") from error
-            except NasOptunaError:
-                raise
-            except Exception as error:
-                first = first or error
+            except TrainingError as error:
+                first = first or error.__cause__
         assert first is not None
         told = (reason_of if type(first) is RuntimeError else describe_error)(first, 240)
         raise SpecError(f"space {self.name!r}: {told}") from first
@@ -162,7 +171,8 @@ class FunctionSpace(BuiltSpace):
         architecture = self.architecture(architecture.params)  # refuses one of another space
         if architecture not in self._outputs:
             self._tried(architecture)
-        return self.built(architecture)[0]
+        with _blamed_on(architecture):
+            return self.built(architecture)[0]
 
     def require_logits(self, architecture: Architecture | None = None) -> None:
         """See `SearchSpace.require_logits`."""
@@ -174,7 +184,7 @@ class FunctionSpace(BuiltSpace):
 
     def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
         """The network on meta tensors, the choices that built it, and the uses of its layers on two images."""
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _blamed_on(architecture):
             with torch.device("meta"):
                 network, choices = self.built(architecture)
             with torch.device("cpu"):  # whatever device the caller has set
@@ -272,6 +282,11 @@ class FunctionSpace(BuiltSpace):
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave out the results of tracing, which another process finds again; it may not find the source."""
         return FunctionSpace, (self._function, self._task, self.options, self._pinned), {"source": self.source}
+
+
+def _blamed_on(architecture: Architecture) -> AbstractContextManager[None]:
+    """Let whatever the function or its layers raise be a `TrainingError`, which concerns this network alone."""
+    return network_failures(f"{architecture} cannot be built")
 
 
 def _write_params(params: Mapping[str, Choice], parameters: Mapping[str, Parameter]) -> str:

@@ -248,6 +248,8 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
     bodies = [module for module in network.modules() if isinstance(module, PretrainedBody)]
     factors = {id(p): body.rate for body in bodies for p in body.parameters()}
     learning = [p for p in network.parameters() if p.requires_grad]
+    if not learning:
+        raise TrainingError("the network has no weight that learns; let some have requires_grad")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for p in learning:
         # Weights of norms and biases have one dimension.

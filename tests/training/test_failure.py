@@ -58,7 +58,7 @@ def test_whatever_a_network_raises_ends_its_trial_alone_with_its_cause() -> None
         said = TrialRecord.of(trial).cause
         assert said is not None
         assert said.startswith(cause)
-        assert len(said) <= 120
+        assert len(said) <= 240  # so that it names a layer and the shape of its input
         assert "\n" not in said
 
 
@@ -80,7 +80,7 @@ def test_what_the_class_of_a_space_must_not_build_is_told_once(build: Callable[[
 
 def test_a_network_without_weights_is_told_before_training() -> None:
     loader = BatchLoader(DATA.train, 32, 8, CPU)
-    with pytest.raises(TrainingError, match="cannot begin: ValueError: optimizer got an empty parameter list"):
+    with pytest.raises(TrainingError, match="the network has no weight that learns"):
         next(fit(nn.Flatten(), loader, None, RECIPE, CPU, seed=0))
 
 
