@@ -64,6 +64,8 @@ class NpzSource(FileSource):
         self._axes = self._channel_axes()
         labels = {part: roles["labels"] for part, roles in self._arrays.items()}
         values = {part: _label_values(self._array(header), named(header.name)) for part, header in labels.items()}
+        if any(found.dtype.kind == "U" for found in values.values()):  # one part may write what another counts
+            values = {part: found.astype(str) for part, found in values.items()}
         known, classes = _class_values(values, self._named_classes(), self._left_out)
         numbers = {part: torch.from_numpy(np.searchsorted(known, found)) for part, found in values.items()}
         super().__init__(numbers, classes, spec, input_size)
@@ -98,7 +100,7 @@ class NpzSource(FileSource):
 
     def _channel_axes(self) -> dict[Part, int | None]:
         """The channel axis of each part, None if there is none; also checks that images, labels and parts fit."""
-        layout, axes, channels = None, {}, set()
+        layout, axes, channels, sizes = None, {}, set(), set()
         header = next((header for name, header in self._headers.items() if name.casefold() == _LAYOUT), None)
         if header is not None:
             values = self._array(header)
@@ -108,12 +110,13 @@ class NpzSource(FileSource):
             images, labels = roles["images"], roles["labels"]
             axes[part] = axis = _channel_axis(images, layout)
             channels.add(1 if axis is None else images.shape[axis])
+            if part != "test":
+                sizes.add(tuple(side for place, side in enumerate(images.shape) if place not in (0, axis)))
             if labels.shape[:1] != images.shape[:1]:
                 raise DataError(
                     f"{images} and {labels} do not fit: the first axis of both must count the {part} images"
                 )
-        trained = {self._arrays[part]["images"].shape[1:] for part in self._arrays if part != "test"}
-        if len(channels) > 1 or len(trained) > 1:
+        if len(channels) > 1 or len(sizes) > 1:
             found = ", ".join(str(roles["images"]) for roles in self._arrays.values())
             raise DataError(
                 f"its parts differ ({found}); give all the same channels, and training and validation the same size"

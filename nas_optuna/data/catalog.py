@@ -128,7 +128,7 @@ def data_name(text: str) -> str:
         return f"{kind.casefold()}:{place}" if DATA_SETS.is_of_files(kind.casefold()) else text
     if path.is_dir() and not (text.isidentifier() and text in DATA_SETS):
         return f"folder:{path.absolute()}"
-    if path.is_file() and path.suffix == ".npz":
+    if path.is_file() and path.suffix.casefold() == ".npz":
         return f"npz:{path.absolute()}"
     if text in DATA_SETS:
         return text

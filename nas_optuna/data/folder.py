@@ -203,15 +203,15 @@ class FolderSource(FileSource):
 
     def _refuse_one_level_too_high(self, directory: Path, classes: Mapping[str, Sequence[Path]]) -> None:
         """Refuse directories of directories, from which a network would learn the directory and not the class."""
-        deep = {name: _inner_directories(directory / name, files) for name, files in classes.items() if files}
+        deep = {name: _inner_directories(directory, files) for name, files in classes.items() if files}
         suspicious = [name for name, below in deep.items() if len(below) > 1 and all(deep.values())]
         if not suspicious:
             return
-        inner = sorted(directory / suspicious[0] / below for below in deep[suspicious[0]])
+        inner = sorted(deep[suspicious[0]])
         raise DataError(
-            f"its pictures lie too deep, in {listing((os.path.relpath(each, directory) for each in inner), 2)}; if the"
-            f" inner directories are the classes, name folder:{named(os.path.commonpath(inner))} (or rename"
-            " parts to train, val and test); if the outer ones are, move each one's pictures into it"
+            f"its pictures lie too deep, in {listing(inner, 2)}; if the inner directories are the classes, name"
+            f" folder:{named(directory / os.path.commonpath(inner))} (or rename parts to train, val and test); if the"
+            " outer ones are, move each one's pictures into it"
         )
 
     def _leave_out(self, reason: str, *paths: Path) -> None:
@@ -280,8 +280,9 @@ def _changes(facts: Sequence[pictures.PictureFacts], pixels: PixelFormat) -> Ite
 
 
 def _inner_directories(directory: Path, files: Sequence[Path]) -> set[str]:
-    """The subdirectories with a directory's pictures, if most are not directly in it."""
-    below = [os.path.relpath(file.parent, directory) for file in files if file.parent != directory]
+    """The directories with a class's pictures, from the part's on, if most are not directly in the class's own."""
+    places = [file.relative_to(directory).parent for file in files]
+    below = [str(place) for place in places if len(place.parts) > 1]
     return set(below) if 2 * len(below) > len(files) else set()
 
 

@@ -134,6 +134,8 @@ def open_picture(file: str | Path) -> Image.Image:
     Image.init()
     try:
         return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    except Image.DecompressionBombError:  # it has more pixels than Pillow opens, whatever they decode to
+        raise UnsuitablePicture(f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; reduce it") from None
     except UnidentifiedImageError:  # which says no more than the file's name
         if not Path(file).stat().st_size:
             raise UnsuitablePicture("it is empty; delete it") from None

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import struct
+import unicodedata
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,7 +14,7 @@ from PIL import Image
 
 from nas_optuna import ImageSet, load_data
 from nas_optuna.data import load_images
-from nas_optuna.data.catalog import data_directory
+from nas_optuna.data.catalog import data_directory, data_name
 from nas_optuna.data_sets import DATA_SETS, DESCRIPTIONS
 from nas_optuna.errors import DataError, SpecError
 from nas_optuna.spec import DataSpec
@@ -286,3 +287,33 @@ def test_the_name_of_a_folder_alone_is_answered_with_what_it_is_called(
     Path("shapes").mkdir()
     with pytest.raises(SpecError, match="the folder of that name is folder:shapes"):
         load_images("shapes", True)
+
+
+def test_parts_may_write_the_same_labels_and_pixels_in_different_ways(tmp_path: Path) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(12) % 3
+    images = rng.integers(0, 256, (12, 5, 7, 1), dtype=np.uint8)
+    parts = {"val_images": images[:6, ..., 0], "val_labels": labels[:6].astype(str), "test_labels": labels[:3]}
+    file = tmp_path / "x.NPZ"
+    np.savez(file.open("wb"), images=images, labels=labels, test_images=images[:3].transpose(0, 3, 1, 2), **parts)
+    data = load_data(data_name(str(file)))
+    assert data.train.labels.tolist() == labels.tolist()
+    assert data.validation.labels.tolist() == labels[:6].tolist()
+    assert torch.equal(data.validation.images, data.train.images[:6])
+    assert torch.equal(load_images(f"npz:{file}", False).images, data.train.images[:3])
+    np.savez(file.open("wb"), images=images, labels=labels, test_images=images[:1], test_labels=["2nd"])
+    with pytest.raises(DataError, match="the test part has the labels '2nd', which no training image has"):
+        load_images(f"npz:{file}", False)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_of_a_name_in_either_form_do_not_change_how_deep_its_pictures_lie(form: str, tmp_path: Path) -> None:
+    """A Mac writes é as two characters."""
+    one, other = (unicodedata.normalize(form, name) for name in ("café", "thé"))
+    write_folder(tmp_path / one, {"hot": [picture(1), picture(2)], "iced": [picture(3), picture(4)]})
+    write_folder(tmp_path, {other: [picture(i) for i in range(5, 9)]})
+    assert load_images(f"folder:{tmp_path}", True).classes == ("café", "thé")
+    write_folder(tmp_path / other, {"hot": [picture(i) for i in range(10, 20)]})
+    with pytest.raises(
+        DataError, match=f"lie too deep, in '{one}/hot', '{one}/iced'; .* name folder:{tmp_path / one} "
+    ):
+        load_images(f"folder:{tmp_path}", True)

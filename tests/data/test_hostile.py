@@ -144,6 +144,19 @@ def test_a_picture_of_13000_by_13000_pixels(tmp_path: Path, mode: str) -> None:
     assert peak() - before < MOST
 
 
+def test_a_jpeg_of_more_pixels_than_pillow_opens_is_to_be_reduced(tmp_path: Path) -> None:
+    for part in ("a", "b"):
+        (tmp_path / part).mkdir()
+        for i in range(5):
+            Image.new("RGB", (8, 8), (i, 0, 0)).save(tmp_path / part / f"{i}.jpg")
+    content = bytearray((tmp_path / "a/0.jpg").read_bytes())
+    place = content.index(b"\xff\xc0") + 5  # of its height and width
+    content[place : place + 4] = struct.pack(">HH", 16_000, 12_000)
+    (tmp_path / "a/0.jpg").write_bytes(content)
+    with pytest.raises(NasOptunaError, match=r"0\.jpg cannot be used: it has more than 178,956,970 pixels; reduce it"):
+        load_images(f"folder:{tmp_path}", True)
+
+
 def _write_blank(path: Path, side: int, mode: str) -> None:
     """A PNG of one colour, of which only the compressed rows are ever in memory."""
     import zlib
