@@ -53,7 +53,7 @@ def metric(
 
     Args:
         direction: ``"maximize"`` or ``"minimize"``.
-        ideal: The best possible value; hypervolume is measured from it.
+        ideal: The best possible value; a hypervolume is a share of the box from the worst to it.
         worst: The worst possible value.
         label: Its name in tables and reports; by default the function's name.
         unit: Unit of its values.

@@ -140,7 +140,9 @@ class Executor(ABC):
 
             from nas_optuna.execution.executors.contract import WorkerOptions
             from nas_optuna.execution.executors.local import LocalExecutor
+            from nas_optuna.experiment import ExperimentHandle
 
+            handle = ExperimentHandle("sqlite:///nas.db", study.study_name)  # opens the study in each of them
             executor = LocalExecutor(WorkerOptions(4, device="cpu", threads=1))
             experiment.run(study, trials=20, executor=executor, handle=handle)
     """
