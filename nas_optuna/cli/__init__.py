@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -127,10 +128,20 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is not None:  # the caller's process began earlier, and goes on after it
         options.began = time.monotonic()
         return _run(arguments)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody lets it be ignored
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         return _run(None)
     finally:
         end_facts()
+
+
+def _interrupt(*_: object) -> None:
+    """Raise `KeyboardInterrupt`, or end at once where it would abort the process: in the C++ of torch's import."""
+    if getattr(getattr(sys.modules.get("torch"), "__spec__", None), "_initializing", False):
+        print_error("interrupted")
+        os._exit(130)
+    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str] | None) -> int:

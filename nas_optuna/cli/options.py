@@ -8,8 +8,8 @@ import os
 import shlex
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -88,8 +88,6 @@ class Command(TyperCommand):
             promise = f"; nothing is lost. Continue: {command_line(ctx)}" if kept else ""
             say((str(stopped) or "stopped") + promise)
             return 130
-        except KeyboardInterrupt:
-            raise typer.Abort from None  # of which the user is told, while typer itself would end without a word
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # what rich makes of it
                 raise
@@ -117,8 +115,27 @@ def _require_folder() -> None:
         raise StudyError(f"the current folder cannot be used: {reason_of(error)}; cd to one that is there") from None
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Let the user be told of Ctrl-C, at which typer itself would end without a word."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise typer.Abort from None
+
+
 class Group(TyperGroup):
     """A group whose help has the whole first sentence of each command."""
+
+    def make_context(self, *words: Any, **more: Any) -> Any:
+        """Read the words of a command line."""
+        with _told():
+            return super().make_context(*words, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        with _told():
+            return super().invoke(ctx)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the commands; a long sentence is wrapped rather than cut."""

@@ -226,7 +226,9 @@ def _folded(text: str, width: int) -> str:
 
 def _that_fit(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: int) -> list[int]:
     """Which columns are shown in a line of so many characters; rich narrows those that remain."""
-    natural = [max(map(cell_len, [column.heading, *(row[i] for row in cells)])) for i, column in enumerate(columns)]
+    natural = [
+        max(cell_len(text) for text in [column.heading, *(row[i] for row in cells)]) for i, column in enumerate(columns)
+    ]
     least = [
         min(full, _FOLDED if column.wrap else full if column.shortest is None else column.shortest)
         for column, full in zip(columns, natural, strict=True)

@@ -5,16 +5,18 @@ import json
 import math
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
 
 from nas_optuna.__main__ import main as installed_command
-from nas_optuna.cli import app
+from nas_optuna.cli import app, main
 from tests.helpers import Command, tiny
 
 
@@ -249,6 +251,33 @@ def test_ctrl_c_in_any_command_is_one_line(command: Command, study: str, monkeyp
     monkeypatch.setattr("nas_optuna.report.facts.StudyFacts.gain_of", press)
     result = command("best", "--study", study)
     assert (result.code, result.out, result.err) == (130, "", "error: interrupted\n")
+    monkeypatch.setattr("nas_optuna.cli.options.Command.make_context", press)  # while its words are read
+    result = command("best", "--study", study)
+    assert (result.code, result.out, result.err) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize("importing", [False, True])
+def test_ctrl_c_while_torch_is_imported_ends_the_process_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], importing: bool
+) -> None:
+    class Ended(BaseException):
+        pass
+
+    def end(code: int) -> None:
+        raise Ended(code)
+
+    monkeypatch.setattr("os._exit", end)
+    torch = SimpleNamespace(__spec__=SimpleNamespace(_initializing=importing))
+    monkeypatch.setitem(sys.modules, "torch", torch)  # type: ignore[arg-type]
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("nas_optuna.cli._run", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("nas_optuna.cli.end_facts", lambda: None)
+    try:
+        with pytest.raises(Ended if importing else KeyboardInterrupt):
+            main()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "error: interrupted\n" * importing
 
 
 def test_ctrl_c_while_the_command_is_imported_is_one_line(
