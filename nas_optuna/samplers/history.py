@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,7 +28,7 @@ Canonical = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """See `SearchSpace.canonical`."""
 
 PROPOSAL = "nas_optuna:proposal"
-"""System attribute of a trial, written before its choices are stored: a digest of the parameters' names, and tokens."""
+"""System attribute of a trial, written before its choices are stored: a digest of the parameters, and tokens."""
 
 _MAX_CANONICAL = 100_000
 """The most token sequences whose canonical form is cached."""
@@ -37,25 +38,32 @@ SPREAD = 0.29
 
 
 class Axis:
-    """One parameter as tokens: its choices, every value of a short range of integers, or `LEVELS` of a range."""
+    """One parameter as tokens: its choices, or at most `LEVELS` levels of a range, each with a value at least."""
 
     def __init__(self, distribution: BaseDistribution) -> None:
         self.distribution = d = distribution
         self.is_number = not isinstance(d, CategoricalDistribution)
+        self._firsts: list[int] = []  # of a range with a step, the place of each level's first value, and of the end
         if isinstance(d, CategoricalDistribution):
             self.size = len(d.choices)
             return
         assert isinstance(d, IntDistribution | FloatDistribution)
-        values = LEVELS if d.step is None or d.log else round((d.high - d.low) / d.step) + 1
-        self.size = 1 if d.single() else min(values, LEVELS)
-        half = 0.5 * (d.step or 0.0)
-        self._low = self._scaled(d.low - half)
-        self._length = self._scaled(d.high + half) - self._low
+        if d.step is not None:
+            self._firsts = _firsts(d)
+            self.size = len(self._firsts) - 1
+            return
+        self.size = 1 if d.single() else LEVELS
+        self._low = self._scaled(d.low)
+        self._length = self._scaled(d.high) - self._low
 
     def token(self, value: Any) -> int:
         """The token of a value of the distribution."""
-        if isinstance(self.distribution, CategoricalDistribution):
-            return int(self.distribution.to_internal_repr(value))
+        d = self.distribution
+        if isinstance(d, CategoricalDistribution):
+            return int(d.to_internal_repr(value))
+        assert isinstance(d, IntDistribution | FloatDistribution)
+        if d.step is not None:
+            return bisect_right(self._firsts, round((value - d.low) / d.step), hi=self.size) - 1
         return min(self.size - 1, int(self.size * (self._scaled(value) - self._low) / self._length))
 
     def value(self, token: int, place: float) -> Any:
@@ -64,15 +72,26 @@ class Axis:
         if isinstance(d, CategoricalDistribution):
             return d.choices[token]
         assert isinstance(d, IntDistribution | FloatDistribution)
-        scaled = self._low + (token + place) / self.size * self._length
-        value = math.exp(scaled) if d.log else scaled
         if d.step is not None:
-            value = d.low + round((value - d.low) / d.step) * d.step
-        value = min(max(value, d.low), d.high)
-        return int(value) if isinstance(d, IntDistribution) else float(value)
+            first, end = self._firsts[token], self._firsts[token + 1]
+            return min(d.low + min(first + int(place * (end - first)), end - 1) * d.step, d.high)
+        scaled = self._low + (token + place) / self.size * self._length
+        return float(min(max(math.exp(scaled) if d.log else scaled, d.low), d.high))
 
     def _scaled(self, value: float) -> float:
         return math.log(value) if getattr(self.distribution, "log", False) else float(value)
+
+
+def _firsts(d: IntDistribution | FloatDistribution) -> list[int]:
+    """Divide the values of a range with a step, counted from 0, into levels; a level without a value is left out."""
+    # Such a level would never count as tried, so that the values beside it were proposed again and again.
+    assert d.step is not None
+    count = round((d.high - d.low) / d.step) + 1
+    if not d.log:
+        levels = min(count, LEVELS)
+        return [i * count // levels for i in range(levels + 1)]
+    ratio = (d.high + 1) / d.low
+    return sorted({*(round(d.low * ratio ** (i / LEVELS) - d.low) for i in range(LEVELS)), count})
 
 
 @dataclass(frozen=True)
@@ -96,7 +115,8 @@ class History:
         self.space = dict(space)
         self.axes = {name: Axis(distribution) for name, distribution in space.items()}
         self.sizes = tuple(a.size for a in self.axes.values())
-        self.digest = zlib.crc32("/".join(space).encode())  # to recognise tokens of other parameters
+        known = [f"{name}:{size}" for name, size in zip(space, self.sizes, strict=True)]
+        self.digest = zlib.crc32("/".join(known).encode())  # to recognise tokens of other parameters
         self._canonical = canonical
         self._pins = {i: self.axes[n].token((pinned or {})[n]) for i, n in enumerate(self.axes) if n in (pinned or {})}
         self._canonical_tokens: dict[Tokens, Tokens] = {}
