@@ -125,7 +125,7 @@ def read_once(study: Study) -> Study:
 
 
 def _reading(study: Study, trials: Callable[..., list[FrozenTrial]]) -> Study:
-    view = copy.copy(study)
+    view = with_storage(study, storage_of(study))  # no copy: the study that Hyperband shows a sampler refuses it
     view._get_trials = trials  # type: ignore[method-assign]
     return view
 

@@ -46,3 +46,12 @@ def test_three_thousand_trials_do_not_stop_optunas_process() -> None:
     started = time.process_time()
     SPACE.suggest(study.ask())
     assert time.process_time() - started < 5  # ten minutes when it is fitted to all of them
+
+
+@pytest.mark.parametrize("objectives", [1, 2])
+def test_optunas_process_takes_the_study_that_hyperband_shows_it(objectives: int) -> None:
+    sampler = create_sampler("gp", SPACE, 0, {"n_startup_trials": 2})
+    pruner = optuna.pruners.HyperbandPruner(1, 4)
+    study = optuna.create_study(directions=["minimize"] * objectives, sampler=sampler, pruner=pruner)
+    study.optimize(lambda trial: [float(sum(SPACE.tokens(SPACE.suggest(trial))))] * objectives, n_trials=5)
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 5
