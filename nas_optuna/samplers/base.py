@@ -23,7 +23,13 @@ from threadpoolctl import ThreadpoolController
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError
 from nas_optuna.samplers.history import PROPOSAL, Canonical, History, Tokens
-from nas_optuna.study.optuna_internals import set_trial_system_attribute
+from nas_optuna.study.optuna_internals import (
+    inner_sampler,
+    partially_fixed,
+    set_trial_system_attribute,
+    storage_of,
+    study_id_of,
+)
 
 if TYPE_CHECKING:
     from nas_optuna.spaces import SearchSpace
@@ -97,15 +103,16 @@ class ArchitectureSampler(BaseSampler):
         self._space = space
         return self
 
-    def _follow(self, study_name: str | None) -> None:
+    def _follow(self, study: Study | None) -> None:
         """Forget what is known of another study."""
-        self._study_name = study_name
+        # Not by its name, which a study in another storage, or a later one, may have, too.
+        self._followed = None if study is None else (storage_of(study), study_id_of(study))
         self._intersection = IntersectionSearchSpace(include_pruned=True)
         self._history = History({})
 
     def __getstate__(self) -> dict[str, Any]:
         """Only the options are sent to another process: everything learned is in the study."""
-        learned = ("_lock", "_study_name", "_intersection", "_history")
+        learned = ("_lock", "_followed", "_intersection", "_history")
         return {name: value for name, value in vars(self).items() if name not in learned}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -133,9 +140,18 @@ class ArchitectureSampler(BaseSampler):
         if self.one_objective and len(study.directions) > 1:
             raise OneObjectiveError
 
+    def _turn_to(self, study: Study) -> None:
+        if self._followed != (storage_of(study), study_id_of(study)):
+            self._follow(study)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Forget a deleted study, whose number in the database a new one has got, too."""
+        if trial.number == 0:
+            with self._lock:
+                self._follow(study)
+
     def _shared(self, study: Study) -> dict[str, BaseDistribution]:
-        if study.study_name != self._study_name:
-            self._follow(study.study_name)
+        self._turn_to(study)
         return self._intersection.calculate(study)
 
     def _common(self, study: Study) -> dict[str, BaseDistribution]:
@@ -150,19 +166,26 @@ class ArchitectureSampler(BaseSampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """All parameters together; those that the class does not propose, one by one."""
-        names = sorted(search_space, key=natural)
-        space = {name: search_space[name] for name in names if self._proposes(search_space[name])}
+        space = {name: d for name, d in search_space.items() if self._proposes(d)}
         params: dict[str, Any] = {}
         if space:
+            whole = {**space, **self._hidden(study, trial)}
             with self._lock, one_blas_thread():
-                history = self._read(study, space)
+                history = self._read(study, {name: whole[name] for name in sorted(whole, key=natural)})
                 tokens = self._propose_alone(history, study, trial)
-            params = history.params(tokens, np.random.default_rng(seed_for(self._seed, trial.number, "level")))
+            found = history.params(tokens, np.random.default_rng(seed_for(self._seed, trial.number, "level")))
             if tokens == self.repeated:
-                params |= {name: self.repeated_params[name] for name in params if name in self.repeated_params}
+                found |= {name: self.repeated_params[name] for name in found if name in self.repeated_params}
+            params = {name: found[name] for name in space}
         for name in search_space.keys() - space.keys():
             params[name] = self.sample_independent(study, trial, name, search_space[name])
         return params
+
+    def _hidden(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """The parameters that ``PartialFixedSampler`` keeps from us; without them, no network would be complete."""
+        fixed = partially_fixed(study.sampler)
+        common = self.infer_relative_search_space(study, trial) if fixed else {}
+        return {name: d for name, d in common.items() if name in fixed and self._proposes(d)}
 
     def _propose_alone(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """A proposal that no other running trial has chosen or published."""
@@ -189,10 +212,10 @@ class ArchitectureSampler(BaseSampler):
         return sampler.sample_independent(study, trial, param_name, param_distribution)
 
     def _read(self, study: Study, space: Mapping[str, BaseDistribution]) -> History:
-        if study.study_name != self._study_name:
-            self._follow(study.study_name)
-        if list(self._history.space.items()) != list(space.items()):
-            self._history = History(space, self.canonical, self.pinned)
+        self._turn_to(study)
+        pinned = {**partially_fixed(study.sampler), **self.pinned}
+        if list(self._history.space.items()) != list(space.items()) or self._history.pinned != pinned:
+            self._history = History(space, self.canonical, pinned)
         self._history.read(study)
         return self._history
 
@@ -272,7 +295,7 @@ def completed(
 
 def innermost(sampler: BaseSampler) -> BaseSampler:
     """The sampler that a chain of wrappers asks in the end."""
-    while isinstance(inner := getattr(sampler, "sampler", None), BaseSampler):
+    while (inner := inner_sampler(sampler)) is not None:
         sampler = inner
     return sampler
 

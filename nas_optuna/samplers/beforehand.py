@@ -24,7 +24,7 @@ from nas_optuna.samplers.gaussian_process import GaussianProcess, Scorer
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.optuna_internals import METRIC_NAMES, contains, study_system_attributes, study_user_attributes
+from nas_optuna.study.optuna_internals import METRIC_NAMES, study_system_attributes, study_user_attributes
 from nas_optuna.study.schema import StudyKey, read_parts, write_parts
 from nas_optuna.study.significance import remembered_images
 from nas_optuna.study.supernet_result import find_predictor
@@ -116,13 +116,8 @@ def experience_of(study: Study, history: History, ordered: Sequence[bool]) -> Sc
 
 def _token(history: History, name: str, value: Any) -> int | None:
     """The token of a value; None if the parameter does not have that value."""
-    distribution = history.space[name]
-    choices = getattr(distribution, "choices", None)
-    try:
-        inside = value in choices if choices is not None else contains(distribution, float(value))
-    except (TypeError, ValueError):
-        return None
-    return history.axes[name].token(value) if inside else None
+    axis = history.axes[name]
+    return axis.token(value) if axis.has(value) else None
 
 
 @lru_cache(maxsize=4)

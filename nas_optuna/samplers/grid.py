@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
@@ -33,7 +34,7 @@ class GridSampler(ArchitectureSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """The whole space; nothing for a trial that has its choices already."""
-        return {} if self._distributions.keys() <= trial.distributions.keys() else self._distributions
+        return {} if self._distributions.keys() <= trial.distributions.keys() else dict(self._distributions)
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """An untried network, or any if none is left."""
@@ -43,9 +44,10 @@ class GridSampler(ArchitectureSampler):
         return choices[0]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Stop the study after its last network."""
+        """Stop ``study.optimize`` after the last network; who asks and tells alone has nothing to stop."""
         if self.is_exhausted(study):
-            study.stop()
+            with suppress(RuntimeError):
+                study.stop()
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether every network was tried, or is being tried."""

@@ -6,6 +6,7 @@ import math
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.study.optuna_internals import all_trials
+from nas_optuna.study.optuna_internals import all_trials, contains
 
 Tokens = tuple[int, ...]
 """One token per parameter, in the natural order of the parameters' names."""
@@ -55,6 +56,14 @@ class Axis:
         self.size = 1 if d.single() else LEVELS
         self._low = self._scaled(d.low)
         self._length = self._scaled(d.high) - self._low
+
+    def has(self, value: Any) -> bool:
+        """Whether it is a value of the distribution."""
+        if self.is_number and not isinstance(value, int | float):
+            return False
+        with suppress(ValueError, TypeError):
+            return contains(self.distribution, self.distribution.to_internal_repr(value))
+        return False
 
     def token(self, value: Any) -> int:
         """The token of a value of the distribution."""
@@ -118,7 +127,12 @@ class History:
         known = [f"{name}:{size}" for name, size in zip(space, self.sizes, strict=True)]
         self.digest = zlib.crc32("/".join(known).encode())  # to recognise tokens of other parameters
         self._canonical = canonical
-        self._pins = {i: self.axes[n].token((pinned or {})[n]) for i, n in enumerate(self.axes) if n in (pinned or {})}
+        self.pinned = dict(pinned or {})
+        self._pins = {
+            i: axis.token(self.pinned[name])
+            for i, (name, axis) in enumerate(self.axes.items())
+            if name in self.pinned and axis.has(self.pinned[name])
+        }
         self._canonical_tokens: dict[Tokens, Tokens] = {}
         self.finished: list[Observation] = []  # in order of completion, as far as this process could know it
         self.informative: list[Observation] = []  # those that have a value, or were pruned after they had reported one

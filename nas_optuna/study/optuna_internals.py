@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, PartialFixedSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -187,6 +188,27 @@ def set_trial_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) 
 def set_trial_system_attribute(study: Study, trial: FrozenTrial, key: str, value: Any) -> None:
     """Set a system attribute of a frozen trial, in which tools keep their data."""
     storage_of(study).set_trial_system_attr(trial_id_of(trial), key, value)
+
+
+# --- samplers ---------------------------------------------------------------------------------------------------------
+
+
+def inner_sampler(sampler: BaseSampler) -> BaseSampler | None:
+    """The sampler that a wrapper, ours or Optuna's, asks; None of any other sampler."""
+    if isinstance(sampler, PartialFixedSampler):
+        return sampler._base_sampler
+    inner = getattr(sampler, "sampler", None)
+    return inner if isinstance(inner, BaseSampler) else None
+
+
+def partially_fixed(sampler: BaseSampler) -> dict[str, Any]:
+    """The values of ``PartialFixedSampler``, whose parameters it hides from the sampler that it asks."""
+    found: dict[str, Any] = {}
+    while (inner := inner_sampler(sampler)) is not None:
+        if isinstance(sampler, PartialFixedSampler):
+            found = {**sampler._fixed_params, **found}
+        sampler = inner
+    return found
 
 
 # --- fronts -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.samplers import create_sampler
+from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.base import ArchitectureSampler
 from nas_optuna.samplers.history import PROPOSAL, History
 from nas_optuna.spaces.conv import ConvSpace
@@ -41,6 +41,30 @@ def test_without_a_seed_one_is_drawn_as_in_optuna(name: str) -> None:
         return study.trials[0].params
 
     assert any(first(create_sampler(name, SPACE)) != first(create_sampler(name, SPACE, None)) for _ in range(3))
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS.names()) - {"supernet"}))
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_new_study_of_an_old_name_is_another_study(name: str, kept: bool, tmp_path: Path) -> None:
+    space = ConvSpace(depth=1, filters=(4, 8), kernels=(3, 5))
+    sampler = create_sampler(name, space, 0)
+    storage = f"sqlite:///{tmp_path}/x.db" if kept else None
+    for again in (False, True):
+        if kept and again:
+            optuna.delete_study(study_name="s", storage=storage)
+        study = optuna.create_study(study_name="s", sampler=sampler, storage=storage)
+        study.optimize(lambda trial: sum(space.tokens(space.suggest(trial))), n_trials=8)
+        assert len({tuple(trial.params.values()) for trial in study.trials}) == 8
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS.names()) - {"supernet"}))
+def test_whoever_asks_and_tells_gets_every_network_and_no_error(name: str) -> None:
+    space = ConvSpace(depth=1, filters=(4, 8), kernels=(3,))
+    study = optuna.create_study(sampler=create_sampler(name, space, 0))
+    for _ in range(5):  # and one that is not new
+        trial = study.ask()
+        study.tell(trial, sum(space.tokens(space.suggest(trial))))
+    assert len({tuple(trial.params.values()) for trial in study.trials}) == 4
 
 
 def pruned_objective(trial: optuna.Trial) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.samplers import GridSampler
+from optuna.samplers import GridSampler, PartialFixedSampler
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FixedTrial, TrialState
 from optuna_dashboard import get_note, save_note
@@ -51,6 +51,8 @@ PRIVATE = (
     "Trial._trial_id",
     "BaseDistribution._contains",
     "GridSampler._get_unvisited_grid_ids",
+    "PartialFixedSampler._base_sampler",
+    "PartialFixedSampler._fixed_params",
     "optuna._hypervolume",
     "optuna.study._multi_objective",
     "optuna.study._multi_objective._get_pareto_front_trials_by_trials",
@@ -129,7 +131,8 @@ def private_names() -> set[str]:
     assert internals.contains(inside, 0.5)
     assert not internals.contains(inside, 1.5)
     ended = optuna.create_trial(value=0.0)
-    things = (study, trial, study.sampler, study.pruner, study._storage, RDBStorage, ended, inside)
+    wrapper = PartialFixedSampler({}, study.sampler)
+    things = (study, trial, study.sampler, wrapper, study.pruner, study._storage, RDBStorage, ended, inside)
     found = {name for thing in things for name in (*dir(thing), *getattr(thing, "__dict__", {}))}
     return {name for name in found if name.startswith("_") and not name.endswith("__")}
 
@@ -243,6 +246,15 @@ def test_a_view_shows_some_trials_to_optunas_samplers(study: optuna.Study) -> No
     assert shown
     assert len(view.get_trials(deepcopy=False)) == 2
     assert len(study.trials) == 5
+
+
+def test_what_a_wrapper_fixes_is_known() -> None:
+    own = optuna.samplers.RandomSampler()
+    inner = PartialFixedSampler({"x": 1, "y": 2}, own)
+    outer = PartialFixedSampler({"x": 3}, inner)
+    assert internals.partially_fixed(outer) == {"x": 3, "y": 2}
+    assert internals.inner_sampler(outer) is inner
+    assert internals.inner_sampler(own) is None
 
 
 def test_a_worker_that_lost_its_trial_records_nothing(tmp_path: Path) -> None:
