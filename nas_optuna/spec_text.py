@@ -19,6 +19,7 @@ from nas_optuna.files import read_text
 from nas_optuna.objectives import COSTS, ELSEWHERE
 
 _LARGEST = 2**63 - 1
+_ESCAPES = "in TOML a backslash inside double quotes begins an escape, so write a path in single quotes"
 _NUMBERS = re.compile(r"[-+\d._eE\s]+(,[-+\d._eE\s]+)+,?")
 
 
@@ -31,7 +32,8 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"cannot read study spec {name}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # a whole number of 5,000 digits, a thousand brackets
-        raise SpecError(f"{name} is not TOML: {reason_of(error)}") from None
+        remedy = f"; {_ESCAPES}" if re.search(r"hex value|Unescaped|Escaped", str(error)) else ""
+        raise SpecError(f"{name} is not TOML: {reason_of(error)}{remedy}") from None
     return values
 
 
@@ -123,10 +125,7 @@ def check_values(value: object, source: str, place: str = "") -> None:
 def _problem(value: object) -> str | None:
     if isinstance(value, str):
         if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-            return (
-                f"= {shown(value)} holds a control character; in TOML a backslash inside double quotes begins an"
-                " escape, so write a path in single quotes"
-            )
+            return f"= {shown(value)} holds a control character; {_ESCAPES}"
     elif isinstance(value, int) and abs(value) > _LARGEST:
         return "is a whole number of more than 64 bits"
     elif isinstance(value, float) and not isfinite(value):

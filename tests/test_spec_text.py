@@ -105,6 +105,13 @@ def test_values_that_no_spec_can_mean_are_refused(values: dict[str, Any], says: 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", [r"C:\Users\me", r"C:\data", r"D:\new\u12"])
+def test_a_windows_path_in_double_quotes_has_its_remedy(tmp_path: Path, path: str) -> None:
+    (tmp_path / "s.toml").write_text(f'[data]\nname = "folder:{path}"\n', encoding="utf-8")
+    with pytest.raises(SpecError, match="so write a path in single quotes"):
+        read_toml(tmp_path / "s.toml")
+
+
 @pytest.mark.parametrize(
     "text",
     ["a = " + "[" * 100_000, "a = 1" + "0" * 5000, "a = 2020-01-01", "a." * 5000 + "a = 1", "a = {b = " * 2000],
