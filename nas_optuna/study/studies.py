@@ -64,7 +64,12 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
     try:
         study = optuna.load_study(study_name=name, storage=storage)
     except KeyError:
-        raise StudyError(unknown("study", name, study_names(storage))) from None
+        names = study_names(storage)
+        if name in names:
+            raise StudyError(
+                f"study {name!r} is in the database, but cannot be read, as if that were damaged; restore a copy"
+            ) from None
+        raise StudyError(unknown("study", name, names)) from None
     found = study.user_attrs.get(StudyKey.FORMAT, 1)
     if found > FORMAT:
         raise StudyError(
@@ -238,7 +243,7 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
         objectives = tuple(study.metric_names or [f"value {i}" for i in range(len(study.directions))])
         if len(study.directions) == 1:
             best = _best_value(study)
-    except StudyError:  # its rows are damaged; the others are shown all the same
+    except (StudyError, KeyError):  # its rows are damaged, or just deleted; the others are shown all the same
         objectives = ("cannot be read",)
     return StudySummary(
         name=name,

@@ -32,6 +32,19 @@ def test_the_command_line_refuses_a_name_before_anything_is_created(command: Com
     assert list(place.iterdir()) == []
 
 
+def test_a_study_that_is_listed_and_not_found_is_no_misspelling(
+    command: Command, study: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(**_: object) -> optuna.Study:
+        raise KeyError("Record does not exist.")
+
+    monkeypatch.setattr(optuna, "load_study", damaged)
+    result = command("best", "--study", study)
+    assert (result.code, "cannot be read, as if that were damaged; restore a copy" in result.err) == (2, True)
+    listed = command("study", "list")
+    assert (listed.code, "cannot be read" in listed.out) == (0, True)
+
+
 def test_a_study_of_300_characters_runs(command: Command) -> None:
     result = command("run", "--study", "x" * 300, "--trials", 1, *tiny())
     assert result.code == 0, result.err
