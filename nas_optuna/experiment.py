@@ -184,8 +184,8 @@ class Experiment:
         """
         if self.data is None:
             raise SpecError(
-                f"the study's evaluator {self.spec.evaluator.name!r} trains in its own way, and a supernet needs images"
-                " and a recipe; use another sampler"
+                f"the study's evaluator {self.spec.evaluator.name!r} trains in its own way, while retrain and a"
+                " supernet need images and a recipe; train its networks in your own code, or choose another sampler"
             )
         return Search(self.spec, self.data, self.space)
 

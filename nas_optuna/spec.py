@@ -372,6 +372,11 @@ class StudySpec(Settings):
         values["sampler"]["seed"] = self.sampler.seed if seed is None else seed
         return self.from_dict(values)
 
+    @property
+    def trains(self) -> bool:
+        """Whether our own training, by data and recipe, scores architectures."""
+        return self.evaluator.name == "training"
+
     def goal(self, *, typed: bool = False) -> str:
         """Objectives and limits: in words for people, or by the names that are `typed`."""
 

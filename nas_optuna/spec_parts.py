@@ -67,7 +67,7 @@ def make_evaluator(
 ) -> tuple[SearchData | None, Evaluator]:
     """A spec's data, if it uses the built-in training, and its evaluator."""
     where = resolve_device(device)
-    if spec.evaluator.name == "training":
+    if spec.trains:
         if spec.evaluator.options:
             raise SpecError("evaluator 'training' has no options; its settings are those of [recipe]")
         data = images() if images else load_data(spec.data, data_directory, input_size=spec.recipe.input_size)

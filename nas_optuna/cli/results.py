@@ -95,8 +95,8 @@ def best(
     say(*(gain.remarks() if gain else ()))
     if not latencies and len(found.tied) > 1:
         _say_ties(found)
-    if not stored_studies.has_spec(study):
-        return  # Optuna alone made it, and no command of ours can train its networks
+    if not facts.can_retrain:
+        return
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = facts.command("export", *which, "--out", "model")
     say_next([(facts.command("retrain", *which), "train it in full, and test it"), (take, "take it away")])

@@ -137,7 +137,7 @@ class Fit:
 
     def run(self) -> Fitted:
         """Do all remaining steps; see `fit`."""
-        if self.spec.evaluator.name != "training":
+        if not self.spec.trains:
             raise SpecError("fit trains by a recipe, and the spec names an evaluator of its own; use run")
         if self.spec.data.select_on == "test":
             raise SpecError("fit tests its network once, so test images must not select; leave out data.select_on")

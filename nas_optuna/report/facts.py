@@ -91,10 +91,16 @@ class StudyFacts:
     def what(self) -> str:
         """A sentence on what is searched, and how."""
         spec = self.spec
-        how = f"pruner {spec.pruner.name}, {plural(spec.recipe.epochs, 'epoch')} per trial"
+        images, epochs = f"on {spec.data.name}", f", {plural(spec.recipe.epochs, 'epoch')} per trial"
+        by, length = (images, epochs) if spec.trains else (f"by {spec.evaluator.name}", "")
         by_clock = {StudyKey.FIT, StudyKey.WITHIN} & self.attributes.keys()
-        how = "trainings of about equal seconds" if by_clock else how
-        return f"{spec.goal()} on {spec.data.name}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
+        how = "trainings of about equal seconds" if by_clock else f"pruner {spec.pruner.name}{length}"
+        return f"{spec.goal()} {by}, space {spec.space.name}, sampler {spec.sampler.name}, {how}."
+
+    @property
+    def can_retrain(self) -> bool:
+        """Whether retrain and export are of use: neither to a study of Optuna alone, nor to an evaluator of its own."""
+        return has_spec(self.study) and self.spec.trains
 
     @cached_property
     def reference(self) -> str | None:

@@ -25,7 +25,6 @@ from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_
 from nas_optuna.study.results import TrialRecord, best_trial, front_trials, ranked
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Measured, remembered_images
-from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import set_study_system_attributes
 
 if TYPE_CHECKING:
@@ -88,16 +87,16 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
         parts += [f"Accuracy {facts.gain}.", *facts.gain.remarks()]
     if picture := dashboard.address(study, attributes, trial_id_of(found.best), dashboard.DRAWING):
         parts.append(f"![The best network, drawn]({picture})")
-    return "\n\n".join([*parts, *_tested(study)])
+    return "\n\n".join([*parts, *_tested(facts)])
 
 
-def _tested(study: Study) -> list[str]:
-    reports = study.user_attrs.get(StudyKey.RETRAINED, [])
+def _tested(facts: StudyFacts) -> list[str]:
+    reports = facts.attributes.get(StudyKey.RETRAINED, [])
+    if not (reports or facts.can_retrain):
+        return []
     if not reports:
         text = "These are figures of validation images, which chose the best: expect a little less on new images."
-        return [
-            f"{text} {code(command(study, 'retrain', '--study', study.study_name))} looks at the test images, once."
-        ]
+        return [f"{text} {code(facts.command('retrain'))} looks at the test images, once."]
     text = "Trained anew on all training images, and scored on images that chose nothing:"
     return ["## Test", text, table(["figure", "value"], retrained_figures(reports[0]), _GAP)]
 

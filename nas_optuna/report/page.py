@@ -91,7 +91,8 @@ def _unfinished(facts: StudyFacts) -> Section:
     ends = {TrialState.COMPLETE: "outside the limits", TrialState.PRUNED: "stopped by the pruner"}
     finished = [trial for trial in facts.trials if trial.state.is_finished()]
     causes = Counter(TrialRecord.of(trial).cause or ends.get(trial.state, "failed") for trial in finished)
-    commands = {"run_command": facts.command("run"), "retrain_command": facts.command("retrain")}
+    retrain = facts.command("retrain") if facts.can_retrain else None
+    commands = {"run_command": facts.command("run"), "retrain_command": retrain}
     return {"causes": causes.most_common(5), "pruned": causes["stopped by the pruner"], **commands}
 
 
@@ -255,7 +256,8 @@ def _reproduce(facts: StudyFacts) -> Section:
         again[-2:] = ["--within", f"{seconds:.10g}s"]
     if seconds := facts.attributes.get(StudyKey.FIT, {}).get("within"):
         again = ["fit", facts.spec.data.name, *again[3:5], "--within", f"{seconds:.10g}s", "--out", f"{name}-again"]
-    stored = [("best", "--study", name, *place), ("retrain", "--study", name, "--seeds", "3", *place)]
+    stored = [("best", "--study", name, *place)]
+    stored += [("retrain", "--study", name, "--seeds", "3", *place)] * facts.can_retrain
     commands = [*stored, again] if facts.complete else [again]
     packages = ("nas-optuna", "optuna", "torch")
     return {

@@ -5,6 +5,8 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas_optuna.report.dashboard import note_in
+from nas_optuna.study.optuna_internals import study_system_attributes
 from tests.helpers import Command, tiny
 
 OWN = """
@@ -66,6 +68,12 @@ class Odd:
         yield None
 
 
+class Mine(Odd):
+    def evaluate(self, architecture, *, resume, stop):
+        from nas_optuna import Measurement
+        yield Measurement(1, {"accuracy": 0.5}, 0.0)
+
+
 class Pruner(optuna.pruners.BasePruner):
     def prune(self, study, trial):
         return {}["missing"]
@@ -76,9 +84,12 @@ def pruner(epochs):
 """
 
 
+def stored() -> optuna.Study:
+    return optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+
+
 def states() -> list[str]:
-    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
-    return [trial.state.name for trial in study.trials]
+    return [trial.state.name for trial in stored().trials]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +117,7 @@ def test_the_error_of_an_own_pruner_loses_no_training(command: Command) -> None:
     own = ("--sampler", "random", "--pruner", "own.py:pruner")
     result = command("run", "--trials", 2, *own, *tiny(recipe__epochs=2))
     assert result.code == 2
-    assert result.err.splitlines()[-1] == "error: your pruner failed: KeyError: 'missing' (own.py:62)"
+    assert result.err.splitlines()[-1] == "error: your pruner failed: KeyError: 'missing' (own.py:68)"
     assert states() == ["WAITING"]
     assert command("run", "--trials", 1, "--pruner", "none").code == 0
     assert states() == ["COMPLETE"]
@@ -132,6 +143,21 @@ def test_an_own_evaluator_says_its_steps(command: Command, steps: str) -> None:
     result = command("run", "--set", "evaluator.name=own.py:Odd", "--set", f"evaluator.steps={steps}")
     assert result.code == 2
     assert "evaluator 'own.py:Odd' has " in result.err.splitlines()[-1]
+
+
+def test_nobody_is_told_to_retrain_what_an_own_evaluator_trains(command: Command, place: Path) -> None:
+    Path("own.py").write_text(OWN)
+    own = ("--set", "evaluator.name=own.py:Mine", "--set", "space.depth=1", "--sampler", "random")
+    assert command("run", "--trials", 1, *own).code == 0
+    best = command("best")
+    assert (best.code, "next:" in best.err) == (0, False)
+    assert command("report").code == 0
+    told = [(place / "report.html").read_text(encoding="utf-8"), str(note_in(study_system_attributes(stored())))]
+    for text in told:
+        assert "retrain" not in text
+        assert "accuracy by own.py:Mine, space conv" in text.replace("\\_", "_"), "it uses no images and no recipe"
+    for words in (("retrain",), ("supernet", "train")):
+        assert "while retrain and a supernet need images and a recipe" in command(*words).err
 
 
 def test_an_own_executor_that_returns_nothing_keeps_its_trials(command: Command) -> None:

@@ -430,7 +430,7 @@ def test_a_context_makes_the_studys_space() -> None:
     made = experiment(evaluator={"name": f"{__name__}:factory"}, objectives=["score:maximize"])
     assert made.data is None
     assert made.space.classes == 3
-    with pytest.raises(NasOptunaError, match="a supernet needs images"):
+    with pytest.raises(NasOptunaError, match="a supernet need images"):
         _ = made.search
 
 
