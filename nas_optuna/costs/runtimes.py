@@ -6,11 +6,11 @@ import io
 import time
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
 
@@ -198,12 +198,22 @@ def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes
     file = io.BytesIO()
     batch = {"images": {0: "batch"}, "logits": {0: "batch"}} if any_batch else None
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": batch}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _unlogged():
         warnings.simplefilter("ignore")
-        torch._C._jit_set_onnx_log_output_stream("stderr")  # on failure it would print a graph to stdout
         # The exporter built on torch.export takes about a second a module, this one 20 ms.
         torch.onnx.export(module, (images,), file, dynamo=False, **names)  # type: ignore[arg-type]
     return file.getvalue()
+
+
+@contextmanager
+def _unlogged() -> Iterator[None]:
+    """Keep the exporter from printing its whole graph where it fails, which none of its options prevents."""
+    log: Any = getattr(torch._C, "_jit_onnx_log", None)
+    torch._C._jit_onnx_log = lambda *parts: None
+    try:
+        yield
+    finally:
+        torch._C._jit_onnx_log = log
 
 
 def _unsupported(module: nn.Module, images: torch.Tensor) -> str:

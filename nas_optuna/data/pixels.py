@@ -79,6 +79,11 @@ class PixelFormat:
         if self.resize not in ("stretch", "crop", "pad"):
             raise ValueError(f"resize must be stretch, crop or pad, got {str(self.resize)[:20]!r}")
 
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether picture files, which are grey or have three colours, can be its images."""
+        return self.channels in (1, 3)
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelFormat:
         """Read a format from a dict, maybe from JSON; a `ValueError` if a field is wrong."""

@@ -79,5 +79,7 @@ def onnx_model(classifier: ImageClassifier, images: Tensor, path: Path, title: s
     onnx.helper.set_model_props(model, described)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is told as the reason
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda raw: torch.from_numpy(session.run(None, {"images": raw.numpy()})[0])

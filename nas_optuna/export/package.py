@@ -77,7 +77,7 @@ def export_network(
             if small:
                 written.append(INT8)
                 facts = {**facts, f"accuracy of model.onnx and {INT8}": small.sentence}
-            texts = {READER: write_reader(classifier)} if raw.shape[1] in (1, 3) else {}
+            texts = {READER: write_reader(classifier)} if classifier.pixels.reads_pictures else {}
             readme = write_readme(classifier, title, facts, [*written, *texts], left_out, len(raw))
             if drawing is not None:
                 readme += "\n![The network](drawing.svg)\n"
@@ -169,10 +169,10 @@ READER = "picture.py"
 _USES = {
     "model.py": """## model.py: plain torch
 
-Its layers are written out. The network needs torch alone; to read pictures, also Pillow and NumPy.
+Its layers are written out. The network needs torch alone{reading}.
 
 ```
-python model.py image.png
+{call}
 ```
 """,
     "model.onnx": """## model.onnx: ONNX Runtime
@@ -215,7 +215,8 @@ print(classes[network(torch.from_numpy(images)).argmax(1).item()])
 import nas_optuna
 
 network = nas_optuna.load_network("model.safetensors"{space})
-print(network.predict("image.png"))
+names = network.predict({given}
+print(names)
 ```
 """,
 }
@@ -235,7 +236,12 @@ def write_readme(
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
     values = {"channels": channels, "height": height, "width": width, "imported": "", "space": ""}
     values["image"] = f"np.zeros((1, {channels}, {height}, {width}), np.uint8)"
+    zeros = f"torch.zeros(1, {channels}, {height}, {width}, dtype=torch.uint8)"
+    values |= {"reading": "", "call": f'python -c "import torch, model; print(model.load()({zeros}))"'}
+    values["given"] = f"images)  # uint8 [n, {channels}, {height}, {width}]"
     if READER in files:
+        values |= {"reading": "; to read pictures, also Pillow and NumPy", "call": "python model.py image.png"}
+        values["given"] = '"image.png")'
         values["imported"] = "from picture import PIXELS, read_picture\n"
         values["image"] = 'np.stack([read_picture("image.png", PIXELS)])'
     if SPACES.is_code(classifier.header.space):  # which is not installed with us

@@ -13,9 +13,9 @@ from nas_optuna.training import ImageClassifier
 
 _HEAD = '''"""{title}
 
-    python model.py image.png
+    {call}
 
-The network needs torch alone; picture files are read by picture.py, which needs Pillow and NumPy.
+The network needs torch alone{reading}
 nas-optuna wrote this file. The weights are in model.safetensors beside it.
 """
 
@@ -116,6 +116,8 @@ def main(files):
     if not files or files[0] in ("-h", "--help"):
         print("usage: python model.py image.png ...\\n\\nPrints the most probable class of each picture.")
         return 0 if files else 2
+    if CHANNELS not in (1, 3):
+        return f"this network takes no pictures, but uint8 [n, {CHANNELS}, {HEIGHT}, {WIDTH}]: model.load()(images)"
     try:
         model = load()
     except (OSError, ValueError, KeyError, RuntimeError) as error:
@@ -152,6 +154,10 @@ def write_script(classifier: ImageClassifier, example: Tensor, title: str) -> st
     layers, steps = write_source(classifier.network, example)
     head = _HEAD.format(
         title=" ".join(title.split()).replace("\\", "/").replace('"', "'"),  # which cannot end its docstring
+        call="python model.py image.png" if pixels.reads_pictures else "logits = load()(images)",
+        reading="; picture files are read by picture.py, which needs Pillow and NumPy."
+        if pixels.reads_pictures
+        else ".",
         # Escaped beyond ASCII as Python does it; JSON would write two surrogates for one character.
         classes=ascii(list(classifier.classes)),
         shape=classifier.image_shape,

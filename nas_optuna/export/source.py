@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from nas_optuna.errors import describe_error
 
@@ -43,10 +42,22 @@ def write_source(network: nn.Module, example: Tensor) -> tuple[list[str], list[s
     try:
         traced = fx.symbolic_trace(network)
         with torch.no_grad():
-            ShapeProp(traced).propagate(example)
+            _Shapes(traced).run(example)
     except Exception as error:  # of a user's network, too
         raise NotWritable(f"its code cannot be traced: {describe_error(error)}") from error
     return list(_layers(traced)), list(_steps(traced))
+
+
+class _Shapes(fx.Interpreter):
+    """Notes the shape of each result; torch's own ``ShapeProp`` would print a traceback where one fails."""
+
+    extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        result = super().run_node(n)
+        n.meta["shape"] = getattr(result, "shape", ())
+        return result
 
 
 def attribute(path: str) -> str:
@@ -126,7 +137,7 @@ def _steps(traced: fx.GraphModule) -> Iterator[str]:
         node.name = f"value{number}"
         if node.op == "placeholder":
             node.target = node.name
-        shapes[node.name] = getattr(node.meta.get("tensor_meta"), "shape", ())
+        shapes[node.name] = node.meta.get("shape", ())
     code = traced.graph.python_code("self")
     if foreign := sorted(code.globals.keys() - _KNOWN):
         raise NotWritable(f"it calls {foreign[0][:60]!r}, which is not a function of torch")

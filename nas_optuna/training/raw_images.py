@@ -27,7 +27,7 @@ def as_batch(images: Any, pixels: PixelFormat) -> Tensor:
     from PIL import Image
 
     if isinstance(images, str | Path | Image.Image):
-        if pixels.channels not in (1, 3):
+        if not pixels.reads_pictures:
             raise refused("a picture has 1 or 3 channels", pixels)
         picture = Path(images) if isinstance(images, str) else images
         return torch.from_numpy(np.array(picture_pixels(picture, pixels)))[None]
@@ -70,8 +70,8 @@ def _kind(images: Tensor | np.ndarray[Any, Any]) -> str:
 
 def refused(problem: str, pixels: PixelFormat) -> DataError:
     """The error for images that a network cannot take."""
+    pictures = ", or pictures: paths or PIL images" if pixels.reads_pictures else ""
     return DataError(
         f"{problem}; this network takes raw pixels, uint8 of 0 … 255, as"
-        f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself), or pictures: paths or PIL"
-        " images"
+        f" [n, {pixels.channels}, {pixels.height}, {pixels.width}] (it scales them itself){pictures}"
     )

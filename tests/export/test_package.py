@@ -283,6 +283,43 @@ def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None
     assert "`model.py` was not written" in (tmp_path / "out/README.md").read_text()
 
 
+def test_what_fails_is_told_as_the_reason_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Without torch's traceback, the exporter's graph, or what ONNX Runtime logs."""
+
+    class Untold(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.end = nn.utils.parametrizations.spectral_norm(nn.Linear(256, 10))
+
+        def forward(self, x: Tensor, more: Tensor | None = None) -> Tensor:
+            return self.end(x.flatten(1) if more is None else x * more)
+
+    class Counted(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(torch.cat([x.flatten(1), self.weight[:1].expand(len(x), 256)], 1)[:, :256])
+
+    for network in (Untold(), Counted(256, 10)):
+        exported = _export(_of_user(network, _images()), tmp_path / type(network).__name__, _images())
+        assert {"model.py", "model.onnx"} <= exported.left_out.keys()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_of_images_that_are_no_pictures_says_what_it_takes(tmp_path: Path) -> None:
+    images = _images((4, 8, 8))
+    classifier = _classifier("conv", images, depth=1)
+    exported = _export(classifier, tmp_path / "out", images)
+    assert exported.files == tuple(name for name in ALL if name != "picture.py")
+    assert _run(tmp_path / "out", "a.png", code=1) == (
+        "this network takes no pictures, but uint8 [n, 4, 8, 8]: model.load()(images)"
+    )
+    for name in ("README.md", "model.py"):
+        head = (tmp_path / "out" / name).read_text().partition("class Network")[0]
+        assert "png" not in head
+        assert "Pillow" not in head
+    with pytest.raises(DataError, match=r"as \[n, 4, 8, 8\] \(it scales them itself\)$"):
+        classifier.predict("a.png")
+
+
 def test_without_onnx_the_remedy_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
