@@ -67,9 +67,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds >= 0.9995 else f"{1e3 * seconds:.3g} ms"
 
 
+def decided_threads(given: int | None = None) -> int | None:
+    """The number of CPU threads that somebody has decided: the given one, or that of ``OMP_NUM_THREADS``."""
+    return torch.get_num_threads() if given is None and "OMP_NUM_THREADS" in os.environ else given
+
+
 def choose_threads(evaluator: Evaluator, given: int | None = None) -> str:
     """Use the number of CPU threads with which a step is fastest, unless somebody has decided; return why."""
-    if given is not None or "OMP_NUM_THREADS" in os.environ:
+    if decided_threads(given) is not None:
         return ""
     times = measure_steps(evaluator)
     if times is None:

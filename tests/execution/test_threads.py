@@ -7,6 +7,9 @@ import torch
 from nas_optuna import ConvSpace, Objective, SearchData
 from nas_optuna.execution import threads
 from nas_optuna.execution.evaluator import TrainingEvaluator
+from nas_optuna.execution.executors import local
+from nas_optuna.execution.executors.contract import WorkerOptions
+from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.threads import StepTimes, measure_steps
 from nas_optuna.spec import Recipe
 from tests.helpers import RECIPE
@@ -111,5 +114,22 @@ def test_an_objective_chooses_threads_when_it_is_asked(
         said = objective.choose_threads()
         assert said.startswith(f"CPU threads: {torch.get_num_threads()} (a step takes ")
         assert "--" not in said
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_workers_have_the_threads_of_the_environment_without_a_measurement(
+    space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = Objective(space, data, Recipe(epochs=30, batch_size=64, input_size=8), device="cpu")
+    monkeypatch.setattr(local, "usable_cores", lambda: 6)
+    monkeypatch.setattr(local, "measure_steps", lambda _: pytest.fail("nothing is to be measured"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)  # as torch does where it is imported with that variable
+    try:
+        for options in (WorkerOptions(auto=True), WorkerOptions(2)):
+            assert LocalExecutor(options).prepare(objective) == ["2 workers with 3 CPU threads each: 2 on cpu"]
+        assert LocalExecutor(WorkerOptions(2, threads=1)).prepare(objective)[0].startswith("2 workers with 1 CPU")
     finally:
         torch.set_num_threads(before)

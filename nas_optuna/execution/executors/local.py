@@ -24,7 +24,7 @@ with lazily():
     from nas_optuna.execution.executors.processes import run_processes
     from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
     from nas_optuna.execution.objective import EvaluatorObjective
-    from nas_optuna.execution.threads import StepTimes, choose_threads, measure_steps
+    from nas_optuna.execution.threads import StepTimes, choose_threads, decided_threads, measure_steps
 
 WORKER_MEMORY = 600_000_000
 """Bytes that a CPU worker takes in addition to the images, measured for small networks: mostly torch itself."""
@@ -78,9 +78,10 @@ class LocalExecutor(Executor):
             said = choose_threads(objective.evaluator, self.options.threads)
             chosen = [f"{said}; use threads (--threads) to change it"] if said else []
             return [*chosen, f"training on {objective.describe_device()}"]
-        self._devices, times = _placed(self.options, objective)
+        decided = decided_threads(self.options.threads)
+        self._devices, times = _placed(self.options, decided, objective)
         share = times.best(usable_cores()) if times else max(1, usable_cores() // len(self._devices))
-        self._threads = share if self.options.threads is None else self.options.threads
+        self._threads = share if decided is None else decided
         names = ", ".join(f"{self._devices.count(name)} on {name}" for name in dict.fromkeys(self._devices))
         why = f"; {times}" if times else ""
         workers = plural(len(self._devices), "worker")
@@ -97,7 +98,9 @@ class LocalExecutor(Executor):
         return run_processes(self._devices, self._threads or 1, work, budget, stop=stop, told=told)
 
 
-def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list[str], StepTimes | None]:
+def _placed(
+    options: WorkerOptions, decided: int | None, objective: EvaluatorObjective
+) -> tuple[list[str], StepTimes | None]:
     """The device of each worker, and the step times by which their number was chosen, if it was."""
     if options.devices:
         devices = [str(resolve_device(name)) for name in options.devices]
@@ -109,8 +112,8 @@ def _placed(options: WorkerOptions, objective: EvaluatorObjective) -> tuple[list
         return [devices[worker % len(devices)] for worker in range(options.workers)], None
     if not options.auto or devices != ["cpu"]:
         return devices * (options.per_device or 1), None
-    times = measure_steps(objective.evaluator) if options.threads is None else None
-    threads = options.threads or (1 if times is None else times.best(usable_cores()))
+    times = measure_steps(objective.evaluator) if decided is None else None
+    threads = decided or (1 if times is None else times.best(usable_cores()))
     free = free_memory()
     by_memory = usable_cores() if free is None else free // WORKER_MEMORY
     return devices * max(1, min(usable_cores() // threads, by_memory)), times
