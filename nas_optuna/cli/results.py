@@ -110,15 +110,18 @@ def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> di
     most, room = parse_amount(limit), 1 + (margin or 0.0)
     inside = {number: ms for number, ms in latencies.items() if ms * room <= most}
     if latencies and not inside:
-        more = f", and may take {margin:.1%} more" if margin else ""
+        more = f", and may take {margin:.1%} longer" if margin else ""
         raise StudyError(
             f"no network of study {stored.study!r} needs at most {most:g} ms; the fastest takes"
             f" {min(latencies.values()):.4g} ms by {table}{more}; raise --max-latency"
         )
     if margin is None:
-        say(f"{table} holds no whole networks that would tell its error; what is near the limit may be outside")
+        say(f"{table} holds no whole networks, so its error is not known; what is near the limit may be outside")
     elif margin > 0:
-        say(f"networks may take {margin:.1%} more than {table} tells, so inside are {most / room:.4g} ms by it")
+        say(
+            f"networks may take {margin:.1%} longer than {table} predicts, so the limit allows predictions up to"
+            f" {most / room:.4g} ms"
+        )
     return inside
 
 

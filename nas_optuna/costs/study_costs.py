@@ -147,12 +147,12 @@ class Limits:
         for name, limit in self._limits.items():
             margin = self.costs[name].margin
             if margin is None:
-                yield f"how far {name} is off is not known, so that networks near the limit may turn out to be outside"
+                yield f"the error of {name} is not known, so networks near the limit may turn out to be outside"
             elif margin > 0:
-                worse = "less" if self.costs.quantity(name).maximize else "more"
+                worse, end = ("less", "down") if self.costs.quantity(name).maximize else ("more", "up")
                 yield (
-                    f"{name} may be {margin:.1%} {worse} than it is known to be, so that the limit of {limit:.4g}"
-                    f" lets in what is known as {self._bound(name):.4g}"
+                    f"{name} may be {margin:.1%} {worse} than predicted, so the limit of {limit:.4g} allows predictions"
+                    f" {end} to {self._bound(name):.4g}"
                 )
 
     def facts(self, architecture: Architecture) -> dict[str, str]:

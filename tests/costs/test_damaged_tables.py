@@ -179,7 +179,7 @@ def test_where_nothing_is_inside_a_limit_it_says_what_the_fastest_takes(
     shutil.copytree(searched, place, dirs_exist_ok=True)
     table = sound()
     words = ["best", "--study", "done", "--latency-table", "table.json"]
-    for networks, more in ((table["networks"], ", and may take 10.0% more"), ({}, "")):
+    for networks, more in ((table["networks"], ", and may take 10.0% longer"), ({}, "")):
         (place / "table.json").write_text(json.dumps(table | {"networks": networks}))
         told = command(*words, "--json").json["costs"]["latency_ms"]
         refused = command(*words, "--max-latency", "1e-3")

@@ -170,7 +170,7 @@ def test_a_limit_leaves_room_for_the_error_of_its_table(tmp_path: Path) -> None:
     assert limited.excess({"latency_ms": slowest})["latency_ms"] == pytest.approx(0.25)
     assert limited.excess({"latency_ms": slowest / 1.251})["latency_ms"] < 0
     (said,) = limited.remarks()
-    assert "latency_ms may be 25.0% more than it is known to be" in said
+    assert "latency_ms may be 25.0% more than predicted" in said
     for margin, excess in ((0, 0.0), (1, 1.0)):
         asked = limits(**given | {"latency": {"table": str(path), "margin": margin}})
         assert asked.excess({"latency_ms": slowest})["latency_ms"] == pytest.approx(excess)
@@ -191,7 +191,7 @@ def test_an_error_that_nobody_knows_is_said(tmp_path: Path) -> None:
     path, slowest = off_by(tmp_path, 0.0)
     LatencyTable.load(path).model_copy(update={"networks": {}}).save(path)
     (said,) = limits(limits={"latency_ms": slowest}, latency={"table": str(path)}).remarks()
-    assert "how far latency_ms is off is not known" in said
+    assert "the error of latency_ms is not known" in said
 
 
 def test_a_cost_of_ones_own_has_a_margin_too() -> None:
