@@ -57,16 +57,16 @@ class Bars(Progress):
 @contextmanager
 def bars(*, time_left: bool = False) -> Iterator[Bars]:
     """Bars on standard error, which disappear at the end."""
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     # A user's text is never markup. The note gets the space that the others leave, and is cut if it does not fit.
     note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=min(24, max(6, console.width - 56))),
         MofNCompleteColumn(),
         *([TimeRemainingColumn()] if time_left else []),
         TextColumn("{task.fields[note]}", markup=False, table_column=note),
     ]
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
     # A dumb terminal, such as that of Emacs, only gets lines; a notebook needs widgets.
     terminal = sys.stderr.isatty() and console.is_terminal and not console.is_dumb_terminal
     live = terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)

@@ -153,6 +153,7 @@ def test_nobody_is_told_to_retrain_what_an_own_evaluator_trains(command: Command
     assert (best.code, "next:" in best.err) == (0, False)
     assert command("report").code == 0
     told = [(place / "report.html").read_text(encoding="utf-8"), str(note_in(study_system_attributes(stored())))]
+    assert "validation images" not in told[0]
     for text in told:
         assert "retrain" not in text
         assert "accuracy by own.py:Mine, space conv" in text.replace("\\_", "_"), "it uses no images and no recipe"

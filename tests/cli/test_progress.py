@@ -103,6 +103,20 @@ def test_a_terminal_shows_the_line_that_a_user_named_as_text(monkeypatch: pytest
             assert shown.disable, "lines are printed instead"
 
 
+@pytest.mark.parametrize(("columns", "bar"), [("80", 24), ("40", 6)])
+def test_a_narrow_terminal_has_room_for_the_best(monkeypatch: pytest.MonkeyPatch, columns: str, bar: int) -> None:
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", columns)
+    with progress.bars() as shown:
+        shown.show("trials", 3, 9, "best 0.9700 (trial 2) · 1 pruned")
+    line = next(line for line in terminal.getvalue().split("\r") if "trials" in line)
+    assert "best 0.9700" in line
+    assert sum(line.count(part) for part in "━╸╺") == bar
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_first_epoch_that_takes_long_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, ended: bool
