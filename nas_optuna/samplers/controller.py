@@ -31,16 +31,25 @@ TEMPERATURES = (1.0, 2.0, 4.0, 1e9)
 
 @dataclass(frozen=True)
 class ControllerConfig:
-    """Options of the controller."""
+    """Options of the controller.
 
-    hidden: int = 32  # units of the LSTM
-    learning_rate: float = 0.05  # of Adam
-    batch_size: int = 4  # finished trials per update
-    entropy: float = 0.01  # weight of the entropy in nats; rewards have a standard deviation of about 0.3
-    # The share of recent trials that a trial beats, which outliers do not distort, or the value's distance from their
-    # mean in standard deviations, clipped to ±3. A pruned trial is compared at the last epoch that it reached.
+    Attributes:
+        hidden: Units of the LSTM.
+        learning_rate: Of Adam.
+        batch_size: Finished trials per update.
+        entropy: Weight of the entropy in nats; rewards have a standard deviation of about 0.3.
+        reward: ``"rank"`` is the share of recent trials that a trial beats, which outliers do not distort;
+            ``"standardised"`` is the value's distance from their mean in standard deviations, clipped to ±3. A pruned
+            trial is compared at the last epoch that it reached.
+        failures: How failed trials are rewarded: not at all, or as the worst.
+    """
+
+    hidden: int = 32
+    learning_rate: float = 0.05
+    batch_size: int = 4
+    entropy: float = 0.01
     reward: Literal["rank", "standardised"] = "rank"
-    failures: Literal["ignore", "worst"] = "ignore"  # how failed trials are rewarded
+    failures: Literal["ignore", "worst"] = "ignore"
 
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.batch_size < 1:

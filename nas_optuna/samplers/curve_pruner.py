@@ -26,17 +26,24 @@ class GuardedPruner(BasePruner):
     trial must beat the best of the first search. Here no trial is stopped while fewer than a guaranteed share of the
     latest trials are complete.
 
+    Attributes:
+        epochs: The largest step that a trial can reach.
+        keep: The share of trials that go on at a rung.
+        guarantee: The share of the latest trials that must be complete before any is stopped.
+        n_startup_trials: How many trials must be complete before any is stopped.
+        window: How many trials count as the latest.
+
     Examples:
         >>> import optuna
         >>> study = optuna.create_study(direction="maximize", pruner=GuardedPruner(epochs=10))
     """
 
-    epochs: int  # the largest step that a trial can reach
+    epochs: int
     _: KW_ONLY
-    keep: float = 0.35  # the share of trials that go on at a rung
-    guarantee: float = 0.25  # the share of the latest trials that must be complete before any is stopped
-    n_startup_trials: int = 3  # how many trials must be complete before any is stopped
-    window: int = 20  # how many trials count as the latest
+    keep: float = 0.35
+    guarantee: float = 0.25
+    n_startup_trials: int = 3
+    window: int = 20
 
     def __post_init__(self) -> None:
         if not (0 <= self.keep <= 1 and 0 <= self.guarantee <= 1):

@@ -24,14 +24,23 @@ LITTERS = 8
 
 @dataclass(frozen=True)
 class EvolutionConfig:
-    """Options of `EvolutionSampler`."""
+    """Options of `EvolutionSampler`.
 
-    population_size: int = 50  # how many finished trials may be parents
-    tournament_size: int = 20  # how many of them compete to be one
-    n_startup_trials: int = 10  # how many trials must have finished before evolution begins; the first are random
-    neighbour_bias: float = 4.0  # how many times likelier a mutation moves an ordered parameter by one than further
-    crossover: float = 0.0  # the probability that a child mixes two parents, one by one parameter, before it mutates
-    children: int = 8  # from how many children the score of the study's supernet chooses; with 1 it is not used
+    Attributes:
+        population_size: How many finished trials may be parents.
+        tournament_size: How many of them compete to be one.
+        n_startup_trials: How many trials must have finished before evolution begins; the first are random.
+        neighbour_bias: How many times likelier a mutation moves an ordered parameter by one than further.
+        crossover: The probability that a child mixes two parents, parameter by parameter, before it mutates.
+        children: From how many children the score of the study's supernet chooses; with 1 it is not used.
+    """
+
+    population_size: int = 50
+    tournament_size: int = 20
+    n_startup_trials: int = 10
+    neighbour_bias: float = 4.0
+    crossover: float = 0.0
+    children: int = 8
 
     def __post_init__(self) -> None:
         if not 1 <= self.tournament_size <= self.population_size:

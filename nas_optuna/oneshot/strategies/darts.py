@@ -65,20 +65,30 @@ TEMPERATURE, TEMPERATURE_DECAY = 5.0, 0.956
 
 
 class DartsOptions(StrategyOptions):
-    """Options of strategies ``"darts"`` and ``"gumbel"``."""
+    """Options of strategies ``"darts"`` and ``"gumbel"``.
+
+    Attributes:
+        update: ``"alternating"`` trains weights on one half of the training images and alphas on the other;
+            ``"joint"`` trains both on the same batches with the same optimizer, as the reference supernet does.
+        order: Always 1; a study of an earlier release with 2 opens, but no longer trains its supernet.
+        warmup_epochs: Epochs before alphas move.
+        momentum: SGD's momentum.
+        alpha_learning_rate: By default 3e-4; in a joint update `learning_rate`.
+        alpha_weight_decay: By default 1e-3; in a joint update 0.
+        temperature: Of the Gumbel-softmax in the first epoch.
+        temperature_decay: Its factor from epoch to epoch.
+    """
 
     epochs: int = Field(default=30, ge=1)
     weight_decay: float = Field(default=3e-4, ge=0)
-    # Alternating trains weights on one half of the training images and alphas on the other; joint trains both on the
-    # same batches with the same optimizer, as the reference supernet does.
     update: Literal["alternating", "joint"] = "alternating"
-    order: Literal[1, 2] = 1  # a study of an earlier release with 2 opens, but no longer trains its supernet
-    warmup_epochs: int = Field(default=3, ge=0)  # before alphas move
+    order: Literal[1, 2] = 1
+    warmup_epochs: int = Field(default=3, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    alpha_learning_rate: float | None = Field(default=None, gt=0)  # 3e-4; in a joint update `learning_rate`
-    alpha_weight_decay: float | None = Field(default=None, ge=0)  # 1e-3; in a joint update 0
-    temperature: float | None = Field(default=None, gt=0)  # of the Gumbel-softmax in the first epoch
-    temperature_decay: float | None = Field(default=None, gt=0, le=1)  # its factor from epoch to epoch
+    alpha_learning_rate: float | None = Field(default=None, gt=0)
+    alpha_weight_decay: float | None = Field(default=None, ge=0)
+    temperature: float | None = Field(default=None, gt=0)
+    temperature_decay: float | None = Field(default=None, gt=0, le=1)
 
     @model_validator(mode="after")
     def _honourable(self) -> DartsOptions:
