@@ -43,6 +43,7 @@ with lazily():
     from nas_optuna.study.significance import Measured
     from nas_optuna.trackers import create_trackers
     from nas_optuna.training import make_header, save_network
+    from nas_optuna.training.serialization import loading_call
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ def retrain(
         print_facts("test figures", facts.retrained_figures(report.to_dict()))
         print_confusions(report)
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
-    _say_what_next(path, looks, studies.command(study, "export", "--study", stored.study, *which, "--out", "model"))
+    export = studies.command(study, "export", "--study", stored.study, *which, "--out", "model")
+    _say_what_next(path, search.spec.space.name, looks, export)
 
 
 def _file_of(study: Study, chosen: FrozenTrial) -> Path:
@@ -202,12 +204,12 @@ def _remember(
     return looks
 
 
-def _say_what_next(path: Path, looks: int, export: str) -> None:
+def _say_what_next(path: Path, space: str, looks: int, export: str) -> None:
     if looks:
         say(f"This study's test set was looked at {plural(looks, 'time')} before: do not choose by these figures.")
     say(
         f"saved {path}; in Python:",
-        f'    network = nas_optuna.load_network("{path}")',
+        f"    network = {loading_call(space, str(path))}",
         "    network.predict(images)  # pictures, or uint8 [n, channels, height, width]",
     )
     say_next([(export, "take it away: source, ONNX, torch.export")])

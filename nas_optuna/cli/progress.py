@@ -285,7 +285,7 @@ class FitDisplay(Callback):
         steps = schema.attribute(ended, schema.TrialKey.STEPS)
         say(
             f"[{duration(self._budget.elapsed)}] {subject.name}  {value}"
-            f"  {f'{steps:,} steps  ' if steps else ''}{architecture}  ({record.origin})"
+            f"  {plural(steps, 'step') + '  ' if steps else ''}{architecture}  ({record.origin})"
         )
 
     def _refresh(self, note: str) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nas_optuna.data.images import ImageSet, pieces
 from nas_optuna.data.pixels import PixelFormat, fit_into
 from nas_optuna.devices import memory_format
+from nas_optuna.quantities import plural
 from nas_optuna.recipe import Fill, Recipe
 
 MIXED_SHARE, FEWEST_PASSES = 0.5, 30
@@ -64,7 +65,7 @@ class Augmentation:
     def __str__(self) -> str:
         """In words, e.g. ``shifted by up to 3 pixels, mirrored``."""
         said = {
-            f"shifted by up to {self.shift} pixels": self.shift,
+            f"shifted by up to {plural(self.shift, 'pixel')}": self.shift,
             "mirrored": self.flip,
             f"blanked in a square of {self.cutout} pixels": self.cutout,
             f"mixed ({self.mix:.0%} of them)": self.mix,

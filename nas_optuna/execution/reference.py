@@ -20,7 +20,7 @@ from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spaces.function import SpaceFunction, Task
+from nas_optuna.spaces.built import of_network
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.studies import study_uid
 from nas_optuna.training.checkpoint import KeptWeights, require_tensors
@@ -33,14 +33,7 @@ _KEPT = "reference"
 
 def as_space(name: str, like: SearchSpace) -> SearchSpace:
     """A space that contains only the user's network."""
-    make = REFERENCES.find(name)
-
-    def build(_: object, task: Task) -> nn.Module:
-        network: nn.Module = make(task)
-        return network
-
-    build.__name__ = getattr(make, "__name__", name)  # for error messages
-    function = SpaceFunction(build, version=1)
+    function = of_network(REFERENCES.find(name), name)
     with _told_of(name):
         return function(in_channels=like.in_channels, classes=like.classes, input_size=like.input_size)
 

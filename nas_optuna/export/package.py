@@ -23,8 +23,8 @@ from nas_optuna.export.script import write_reader
 from nas_optuna.export.source import NotWritable
 from nas_optuna.files import scratch_folder
 from nas_optuna.markdown import code, plain
-from nas_optuna.spaces import SPACES
 from nas_optuna.training import ImageClassifier
+from nas_optuna.training.serialization import loading_call
 
 TOLERANCE = 1e-5
 """The largest difference of logits between two forms, relative to the largest logit if that is above 1."""
@@ -214,7 +214,7 @@ print(classes[network(torch.from_numpy(images)).argmax(1).item()])
 ```python
 import nas_optuna
 
-network = nas_optuna.load_network("model.safetensors"{space})
+network = {loading}
 names = network.predict({given}
 print(names)
 ```
@@ -234,7 +234,7 @@ def write_readme(
     channels, height, width = classifier.image_shape
     rows, columns = classifier.pixels.input_size
     parameters = sum(parameter.numel() for parameter in classifier.network.parameters())
-    values = {"channels": channels, "height": height, "width": width, "imported": "", "space": ""}
+    values = {"channels": channels, "height": height, "width": width, "imported": ""}
     values["image"] = f"np.zeros((1, {channels}, {height}, {width}), np.uint8)"
     zeros = f"torch.zeros(1, {channels}, {height}, {width}, dtype=torch.uint8)"
     values |= {"reading": "", "call": f'python -c "import torch, model; print(model.load()({zeros}))"'}
@@ -244,8 +244,7 @@ def write_readme(
         values["given"] = '"image.png")'
         values["imported"] = "from picture import PIXELS, read_picture\n"
         values["image"] = 'np.stack([read_picture("image.png", PIXELS)])'
-    if SPACES.is_code(classifier.header.space):  # which is not installed with us
-        values["space"] = ", space=space"
+    values["loading"] = loading_call(classifier.header.space, "model.safetensors")
     classes = ", ".join(classifier.classes[:20]) + (", …" if len(classifier.classes) > 20 else "")
     lines = [
         f"# {plain(shortened(title, 80))}",

@@ -270,6 +270,16 @@ def space(
     return SpaceFunction(build, version, reference)
 
 
+def of_network(make: Callable[[Task], Any], name: str) -> SpaceFunction:
+    """A space that contains only the network of a function ``(task) -> nn.Module``."""
+
+    def build(_: object, task: Task) -> Any:
+        return make(task)
+
+    build.__name__ = getattr(make, "__name__", name)  # for error messages
+    return SpaceFunction(build, version=1)
+
+
 def source_of(function: Build) -> str:
     """Digest of the file that contains a function."""
     text = ""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -23,11 +24,12 @@ from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.loaders import Preparation
 from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import DataError, NasOptunaError, checked, describe_error, named, reason_of
+from nas_optuna.errors import DataError, NasOptunaError, checked, describe_error, named, reason_of, shown
 from nas_optuna.files import write_file
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture, checked_input_size
+from nas_optuna.spaces.built import SpaceFunction, of_network
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import problem_of
 from nas_optuna.training.checkpoint import require_tensors
@@ -161,6 +163,13 @@ def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, o
     )
 
 
+def loading_call(space: str, file: str) -> str:
+    """The call that loads a network from a file; it takes the space's function if that is code of the user's own."""
+    name = space.rpartition(":")[2]
+    own = f", space={name if name.isidentifier() else '...'}" if SPACES.is_code(space) else ""
+    return f"nas_optuna.load_network({json.dumps(file)}{own})"
+
+
 def save_network(path: Path, network: nn.Module, header: Header) -> None:
     """Write a trained network."""
     # Copies, because safetensors refuses shared memory, and channels-last weights are not contiguous.
@@ -175,13 +184,16 @@ def save_network(path: Path, network: nn.Module, header: Header) -> None:
 
 
 @checked
-def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | None = None) -> ImageClassifier:
+def load_network(
+    path: Path | str, device: str = "cpu", *, space: SearchSpace | Callable[..., Any] | None = None
+) -> ImageClassifier:
     """Read a network that `save_network` wrote. Nothing in the file is executed.
 
     Args:
         path: The file.
         device: Where its weights are put.
-        space: The search space, if it is your own code rather than built in or installed as a plugin.
+        space: The search space, if it is your own code rather than built in or installed as a plugin: the space, or
+            the function or class that a spec has named.
 
     Raises:
         DataError: The file is missing, damaged, of another kind or a newer version, or its space is not installed.
@@ -207,6 +219,8 @@ def load_network(path: Path | str, device: str = "cpu", *, space: SearchSpace | 
         require_tensors(weights, network.state_dict())
         network.load_state_dict(weights)
         classifier = ImageClassifier(network, architecture, header)
+    except DataError as error:  # of a sound file
+        raise DataError(f"{named(path)!r}: {error}") from error
     except Exception as error:  # readers of a damaged file may raise anything
         told = isinstance(error, OSError | SafetensorError | ValueError | NasOptunaError)
         reason = reason_of(error, 240) if told else describe_error(error)
@@ -248,18 +262,22 @@ def _upgraded(given: Any) -> Any:
     return {key: value for key, value in given.items() if key not in flat} | {"pixels": pixels}
 
 
-def _space(header: Header, given: SearchSpace | None) -> SearchSpace:
+def _space(header: Header, given: SearchSpace | Callable[..., Any] | None) -> SearchSpace:
     pixels, classes = PixelFormat.from_dict(header.pixels), len(header.classes)
     channels, size = pixels.channels, checked_input_size(pixels.input_size)
-    if given is not None:
+    if given is None and header.space not in SPACES:
+        raise DataError(
+            f"its space {shown(header.space)} is neither built in nor installed; where it is code of your own, give the"
+            " function: load_network(file, space=...)"
+        )
+    if given is not None and not isinstance(given, SearchSpace):
+        own = {option: value for option, value in header.space_options.items() if option != "fix"}
+        make = given if isinstance(given, SpaceFunction | type) else of_network(given, header.space)
+        given = make(in_channels=channels, classes=classes, input_size=size, **own)
+    if isinstance(given, SearchSpace):
         if (given.in_channels, given.classes, checked_input_size(given.input_size)) == (channels, classes, size):
             return given
-        raise ValueError(f"it is for {channels} channels, {classes} classes and input size {size}: make such a space")
-    if header.space not in SPACES:
-        raise ValueError(
-            f"its space {header.space[:80]!r} is neither built in nor installed; where it is code of your own, give it:"
-            " load_network(file, space=...)"
-        )
+        raise DataError(f"it is for {channels} channels, {classes} classes and input size {size}; make such a space")
     return create_space(header.space, header.space_options, in_channels=channels, classes=classes, input_size=size)
 
 

@@ -267,7 +267,7 @@ def test_a_function_space_is_exported_in_all_forms_and_the_readme_asks_for_it(tm
     assert (exported.files, exported.left_out) == (ALL, {})
     Image.fromarray(images.images[3, 0].numpy()).save(tmp_path / "image.png")
     assert classifier.predict(images.images[3])[0] in _alone(tmp_path / "out", "model.py", "../image.png")
-    assert 'load_network("model.safetensors", space=space)' in (tmp_path / "out/README.md").read_text()
+    assert 'load_network("model.safetensors", space=network)' in (tmp_path / "out/README.md").read_text()
 
 
 def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save, save_file
 
+import nas_optuna as nas
 from nas_optuna import load_network
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import DataError
+from nas_optuna.spaces.built import of_network
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import ImageClassifier, make_header, make_network, save_network
@@ -170,9 +172,38 @@ def test_a_space_of_ones_own_is_given_and_never_imported(tmp_path: Path) -> None
     )
     with pytest.raises(DataError, match=r"neither built in nor installed.*load_network\(file, space=\.\.\.\)"):
         load_network(path)
-    assert len(load_network(path, space=space).predict(digits.images)) == 4
+    for given in (space, UserSpace):
+        assert len(load_network(path, space=given).predict(digits.images)) == 4
     with pytest.raises(DataError, match="it is for 1 channels, 10 classes and input size 8"):
         load_network(path, space=UserSpace(classes=3))
+
+
+def two_widths(c: Any, task: Any, most: int = 2) -> torch.nn.Module:
+    width = c.choice("width", list(range(1, most + 1)))
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(width), torch.nn.Linear(width, task.classes))
+
+
+def alone(task: Any) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(task.classes))
+
+
+@pytest.mark.parametrize(("make", "text", "options"), [(two_widths, "width=3", {"most": 4}), (alone, "fixed", {})])
+def test_a_function_of_ones_own_is_given_as_it_was_searched(
+    make: Any, text: str, options: dict[str, int], tmp_path: Path
+) -> None:
+    """As a space, and as the reference of a fit."""
+    spec = StudySpec.from_dict({"space": {"name": "my_net.py:net", **options}, "recipe": {"input_size": 8}})
+    function = of_network(make, "alone") if make is alone else nas.space(make)
+    space = function(in_channels=1, classes=10, input_size=8, **options)
+    architecture, digits = space.parse(text), load_images("digits", True).subset(range(4))
+    network, path = make_network(space, architecture, spec.recipe, CPU, seed=0), tmp_path / "n.safetensors"
+    save_network(path, network, make_header(architecture, spec, digits))
+    given = make if make is alone else function
+    assert load_network(path, space=given).predict(digits.images) == load_network(path, space=space).predict(
+        digits.images
+    )
+    with pytest.raises(DataError, match=r"n\.safetensors': its space 'my_net\.py:net' is neither built in nor"):
+        load_network(path)
 
 
 @pytest.mark.process
