@@ -185,7 +185,7 @@ class EvaluatorObjective:
                 raise optuna.TrialPruned(outside)
             if earlier is not None:
                 forget(trial, self.checkpoints, self._key(architecture))
-                return _one_or_all(_reused(trial, earlier))
+                return _one_or_all(self._reused(trial, earlier, costs))
             with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
                 metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)
                 study = getattr(trial, "study", None)  # a FixedTrial has none
@@ -349,6 +349,21 @@ class EvaluatorObjective:
             return None
         return None if PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs else earlier
 
+    def _reused(self, trial: BaseTrial, earlier: FrozenTrial, costs: Mapping[str, float]) -> list[float]:
+        """End a trial like an earlier one of the same architecture."""
+        trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
+        for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
+            if (value := attribute(earlier, name)) is not None:
+                trial.set_user_attr(name, value)
+        if earlier.state == TrialState.COMPLETE:
+            # Not what the study has: a function around this objective may have changed it, and will do so again.
+            metrics = attribute(earlier, TrialKey.METRICS, {})
+            known = all(c.metric is None or c.metric in metrics for c in self.criteria)  # release 0.2 kept none
+            return [c.value(metrics, costs) for c in self.criteria] if known else list(earlier.values)
+        if earlier.last_step is not None:  # a pruned trial's value for Optuna
+            trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
+        raise optuna.TrialPruned(f"as trial {earlier.number}")
+
     def __getstate__(self) -> dict[str, Any]:
         """Without callbacks, which belong to the displaying process."""
         return vars(self) | {"callbacks": Callbacks()}
@@ -361,16 +376,3 @@ def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:
 def _one_or_all(values: Sequence[float]) -> float | tuple[float, ...]:
     """Values in the form that Optuna takes: a number for one objective, a tuple for more."""
     return values[0] if len(values) == 1 else tuple(values)
-
-
-def _reused(trial: BaseTrial, earlier: FrozenTrial) -> list[float]:
-    """End a trial like an earlier one of the same architecture."""
-    trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
-    for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
-        if (value := attribute(earlier, name)) is not None:
-            trial.set_user_attr(name, value)
-    if earlier.state == TrialState.COMPLETE:
-        return list(earlier.values)
-    if earlier.last_step is not None:  # a pruned trial's value for Optuna
-        trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
-    raise optuna.TrialPruned(f"as trial {earlier.number}")

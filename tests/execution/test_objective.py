@@ -131,6 +131,15 @@ def test_an_architecture_is_trained_once(objective: Objective) -> None:
         assert "nas_optuna:epochs" not in trial.user_attrs
 
 
+def test_what_a_function_around_it_makes_of_a_value_is_made_once(objective: Objective) -> None:
+    study = optuna.create_study(direction="maximize")
+    for _ in range(3):
+        study.enqueue_trial(dict(objective.space.parse(WIDE).params))
+    study.optimize(lambda trial: objective(trial) - 1, n_trials=3)
+    assert study.trials[2].user_attrs["nas_optuna:duplicate_of"] == 0
+    assert len({trial.value for trial in study.trials}) == 1
+
+
 def test_it_is_trained_again_where_that_is_wanted(space: ConvSpace, data: SearchData) -> None:
     objective = Objective(space, data, RECIPE, reuse_duplicates=False)
     first, again = evaluate(objective, WIDE, WIDE)
