@@ -218,6 +218,11 @@ class SpaceFunction:
         own = list(inspect.signature(build).parameters.values())[2:]
         keyword = inspect.Parameter.KEYWORD_ONLY
         figures = [inspect.Parameter(name, keyword) for name in ("in_channels", "classes", "input_size")]
+        if taken := {p.name for p in figures} & {p.name for p in own}:
+            raise SpecError(
+                f"{build.__qualname__}: {min(taken)} comes with the data and is no option; write two arguments,"
+                " (c, task), and take task.channels, task.classes and task.input_size"
+            )
         options = [p if p.kind is p.VAR_KEYWORD else p.replace(kind=keyword) for p in own]
         self.__signature__ = inspect.Signature(sorted([*figures, *options], key=lambda p: p.kind))
 

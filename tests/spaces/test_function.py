@@ -388,6 +388,14 @@ def test_a_space_function_is_described_by_its_own_options() -> None:
     assert network.__name__ == "network"
 
 
+def test_figures_of_the_data_are_no_options() -> None:
+    def network(c: Any, *, in_channels: int, classes: int, input_size: int) -> nn.Module:
+        return nn.Identity()
+
+    with pytest.raises(SpecError, match=r"classes comes with the data .* task\.classes"):
+        nas.space(network)
+
+
 def test_a_space_names_its_reference() -> None:
     @nas.space(reference={"width": 8, "depth": 2, "block0": "conv", "block1": "conv"})
     def known(c: Any, task: Any, widths: tuple[int, ...] = (4, 8), most: int = 3) -> nn.Module:
