@@ -87,7 +87,8 @@ def best(
     print_facts(title, [*figures, *((name, text_of(choice)) for name, choice in choices)])
     if len(names) > 1:
         rank = "as good as the best" if within else "the best"
-        say(f"It is {rank} in {names[0]} alone; {facts.command('pareto')} shows the front.")
+        front = facts.command("pareto") if stored_studies.has_spec(study) else "study.best_trials in Python"
+        say(f"It is {rank} in {names[0]} alone; {front} shows the front.")
     error = "; ± is one standard error" if any("±" in str(text) for _, text in figures) else ""
     on = f" on {images:,} images" if images else ""
     chosen = ", which selected it" if names[0] in ACCURACIES else ""

@@ -100,7 +100,10 @@ def has_spec(study: Study) -> bool:
 def study_spec(study: Study) -> StudySpec:
     """The spec that a study remembers."""
     if not has_spec(study):
-        raise StudyError(f"study {study.study_name!r} was not made by nas-optuna; study create makes one")
+        raise StudyError(
+            f"study {study.study_name!r} was not made by nas-optuna, so it does not know what its trials train; best"
+            " shows what it has, and study create makes one that knows"
+        )
     return StudySpec.from_dict(study.user_attrs[StudyKey.SPEC], f"the spec of study {study.study_name!r}")
 
 

@@ -264,8 +264,10 @@ def test_a_database_of_a_newer_optuna(command: Command, study: str) -> None:
 
 def test_a_study_that_is_not_ours(command: Command) -> None:
     optuna.create_study(study_name="theirs", storage="sqlite:///nas-optuna.db")
-    refused(command, *RUN, "--study", "theirs", says=("was not made by nas-optuna; study create makes one",))
-    refused(command, "study", "show", "theirs", says=("was not made by nas-optuna",))
+    refused(
+        command, *RUN, "--study", "theirs", says=("was not made by nas-optuna", "study create makes one that knows")
+    )
+    refused(command, "study", "show", "theirs", says=("was not made by nas-optuna", "best shows what it has"))
     refused(command, "best", "--study", "theirs", says=("no complete trial yet",))
     assert "theirs" in command("study", "list").out
 

@@ -57,6 +57,10 @@ def test_no_command_is_advised_that_refuses_what_optuna_alone_made(command: Comm
     made.add_trial(create_trial(value=2.5))
     best = command("best", "--study", "other")
     assert (best.code, "2.5" in best.out, "next" in best.err) == (0, True, False)
+    two = optuna.create_study(study_name="two", storage="sqlite:///nas-optuna.db", directions=["minimize"] * 2)
+    two.add_trial(create_trial(values=[1.0, 2.0]))
+    best = command("best", "--study", "two")
+    assert (best.code, "study.best_trials" in best.err, "nas-optuna pareto" in best.err) == (0, True, False)
 
 
 def test_what_cannot_be_honoured_is_one_line(command: Command, study: str) -> None:
