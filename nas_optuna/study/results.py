@@ -83,7 +83,8 @@ class TrialRecord:
             accuracy=attribute(TrialKey.ACCURACY),
             feasible=attribute(TrialKey.FEASIBLE),
             origin=attribute(TrialKey.ORIGIN, ""),
-            cause=attribute(TrialKey.CAUSE),
+            # A complete trial may have that of a failed one whose attributes it got, to try it again.
+            cause=None if trial.state == TrialState.COMPLETE else attribute(TrialKey.CAUSE),
             duplicate_of=attribute(TrialKey.DUPLICATE_OF),
             continues=attribute(TrialKey.CONTINUES),
             spread=attribute(TrialKey.SPREAD),

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.cli.progress import Bars, RunDisplay
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.trial_files import KeepBest
-from nas_optuna.study.results import best_trial, best_trials, front_trials, ranked
+from nas_optuna.study.results import TrialRecord, best_trial, best_trials, front_trials, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import summaries
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
@@ -123,3 +123,10 @@ def test_what_a_fit_has_chosen_is_the_best_until_there_are_more_trials() -> None
     study.add_trial(of(0.6, None, 1))
     assert (found := best_trial(study)) is not None
     assert found.number == 0
+
+
+def test_a_trial_that_was_tried_again_has_no_cause_of_the_first_time() -> None:
+    attributes = {TrialKey.CAUSE: "RuntimeError: out of luck"}
+    failed = create_trial(state=TrialState.FAIL, user_attrs=attributes)
+    again = create_trial(value=0.9, user_attrs=attributes)  # enqueued with the attributes of the first
+    assert [TrialRecord.of(trial).cause for trial in (failed, again)] == ["RuntimeError: out of luck", None]
