@@ -158,7 +158,10 @@ class Callbacks(Callback):
             self._unclosed.clear()
 
     def _drop(self, callback: Callback, error: Exception) -> None:
-        self._callbacks.remove(callback)
+        try:
+            self._callbacks.remove(callback)
+        except ValueError:  # in another thread, it raised at the same time
+            return
         told = failure(error) or reason_of(error)
         if told != self._ended_by:  # which its caller reports
             logger.warning("%s is told nothing more: %s", type(callback).__name__, told)

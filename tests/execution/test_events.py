@@ -1,6 +1,8 @@
 """Every kind of training tells the same events: a search's are in `test_evaluator.py`, the others' here."""
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,5 +126,21 @@ def test_a_callback_that_raises_is_told_nothing_more(caplog: pytest.LogCaptureFi
     told.run_finished(run)
     assert [event[0] for event in listener.told] == ["run started", "run finished"]
     assert [record.getMessage() for record in caplog.records] == [
-        "Broken is told nothing more: RuntimeError: no log (test_events.py:119)"
+        "Broken is told nothing more: RuntimeError: no log (test_events.py:121)"
     ]
+
+
+def test_a_callback_that_raises_in_two_threads_at_once_fails_neither_trial(caplog: pytest.LogCaptureFixture) -> None:
+    both = threading.Barrier(2, timeout=20)
+
+    class Broken(Callback):
+        def step_finished(self, subject: Subject, measurement: Measurement) -> None:
+            both.wait()
+            raise RuntimeError
+
+    told = Callbacks([Broken()])
+    with ThreadPoolExecutor(2) as threads:
+        measured = Measurement(1, {}, 0.0)
+        ends = [threads.submit(told.step_finished, Subject(f"trial {i}"), measured) for i in range(2)]
+    assert [end.exception() for end in ends] == [None, None]
+    assert len(caplog.records) == 1
