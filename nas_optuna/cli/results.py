@@ -298,7 +298,8 @@ def dashboard(
     url = storage_url(storage)
     opened = open_storage(url)
     artifacts = files.folders(url)[0] / "artifacts"
-    artifacts.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):  # somebody may only look at a study, as with best and report
+        artifacts.mkdir(parents=True, exist_ok=True)
 
     def others() -> Iterator[Path]:
         for study in opened.get_all_studies():

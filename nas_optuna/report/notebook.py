@@ -9,7 +9,7 @@ from pathlib import Path
 
 from optuna.storages import BaseStorage
 
-from nas_optuna.errors import StudyError, checked
+from nas_optuna.errors import NasOptunaError, StudyError, checked
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.lazily import lazily
 from nas_optuna.report.rendering import save
@@ -117,7 +117,7 @@ class LoadedStudy:
     def _repr_svg_(self) -> str | None:
         try:
             return self.draw().svg
-        except StudyError:
+        except NasOptunaError:  # a notebook then shows its text
             return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from nas_optuna.digests import hex_digest
@@ -31,13 +32,14 @@ def require_trust(storage: str, study: str, code: Sequence[str], *, yes: bool = 
 
 
 def remember(storage: str, study: str, code: Sequence[str]) -> None:
-    """Remember that a study may import this code; one without a URL is asked for each time."""
+    """Remember that a study may import this code; without a URL, or a folder for it, somebody is asked each time."""
     if not (storage and code):
         return
     path = _path()
     keys = {*map(str, read_json(path, list)), _key(storage, study, code)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps(sorted(keys)))
+    with suppress(OSError):  # e.g. in a container, whose user has no home
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(sorted(keys)))
 
 
 def _key(storage: str, study: str, code: Sequence[str]) -> str:

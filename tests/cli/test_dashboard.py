@@ -295,3 +295,16 @@ def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: Trials) -
     assert len(list(folder.iterdir())) == 4
     assert command("study", "delete", "nas", "--yes").code == 0
     assert list(folder.iterdir()) == []
+
+
+def test_a_study_can_be_looked_at_where_no_folder_can_be_made(
+    command: Command, study: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(place / "nas-optuna-files")
+    (place / "nas-optuna-files").write_text("")
+
+    def served(*_: object) -> None:
+        raise OSError("so far")
+
+    monkeypatch.setattr("nas_optuna.report.dashboard.create_server", served)
+    assert "cannot serve on 127.0.0.1:8080 (so far)" in command("dashboard").err

@@ -145,6 +145,17 @@ def test_an_own_evaluator_says_its_steps(command: Command, steps: str) -> None:
     assert "evaluator 'own.py:Odd' has " in result.err.splitlines()[-1]
 
 
+def test_who_has_no_home_is_asked_each_time(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "home").write_text("")  # no folder, as where a container's user has none
+    monkeypatch.setattr("nas_optuna.study.trust._path", lambda: place / "home/state/trusted.json")
+    Path("own.py").write_text(OWN)
+    own = ("--set", "evaluator.name=own.py:Mine", "--set", "space.depth=1", "--sampler", "random")
+    assert command("run", "--trials", 1, *own).code == 0
+    assert "--trust" in command("run", "--trials", 1).err
+    assert command("run", "--trials", 1, "--trust").code == 0
+    assert states() == ["COMPLETE"] * 2
+
+
 def test_nobody_is_told_to_retrain_what_an_own_evaluator_trains(command: Command, place: Path) -> None:
     Path("own.py").write_text(OWN)
     own = ("--set", "evaluator.name=own.py:Mine", "--set", "space.depth=1", "--sampler", "random")

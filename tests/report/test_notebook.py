@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import nas_optuna
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import ArchitectureError, StudyError
 from tests.helpers import Command, tiny
 
 
@@ -28,6 +28,14 @@ def test_a_study_without_a_complete_trial_has_no_picture(command: Command, place
     assert loaded._repr_svg_() is None
     with pytest.raises(StudyError, match="no complete trial"):
         _ = loaded.best
+
+
+def test_a_network_that_cannot_be_drawn_has_no_picture(study: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(*_: object) -> None:
+        raise ArchitectureError("the space's code has changed")
+
+    monkeypatch.setattr("nas_optuna.report.drawing.draw_trial", changed)
+    assert nas_optuna.load_study("nas")._repr_svg_() is None
 
 
 def test_compare_two_studies(command: Command, study: str, place: Path) -> None:
