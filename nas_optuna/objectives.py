@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from nas_optuna.errors import SpecError, unknown
+from nas_optuna.errors import SpecError, TrainingError, unknown
 from nas_optuna.metrics import METRICS, Metric, find_metric
 from nas_optuna.quantities import Direction, Quantity
 from nas_optuna.registry import Registry
@@ -64,7 +64,10 @@ class Criterion(Quantity):
         value = metrics[self.metric]
         if self.cost is None or self.target is None:
             return value
-        return float(value * (costs[self.cost] / self.target) ** self.exponent)
+        share = costs[self.cost] / self.target
+        if share < 0 or (share == 0 and self.exponent < 0):
+            raise TrainingError(f"{self.cost} is {costs[self.cost]:g}, and {self.name} has a value only above 0")
+        return float(value * share**self.exponent)
 
 
 def parse_criteria(objectives: Sequence[str]) -> tuple[Criterion, ...]:

@@ -130,7 +130,7 @@ class Registry:
         for name in self.names():
             try:
                 factory = self.find(name)
-                advice, options = (inspect.getdoc(factory) or "").split("\n")[0], _options(factory)
+                advice, options = inspect.cleandoc(factory.__doc__ or "").split("\n")[0], _options(factory)
             except Exception as error:  # of somebody else's package
                 advice, options = reason_of(error, LONGEST_ERROR), {}
             found.append({"name": name, "advice": advice, "options": options})

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas_optuna.errors import SpecError
+from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.objectives import COSTS, parse_amount, parse_criteria, parse_criterion
 
 VALUES = {
@@ -35,6 +35,13 @@ def test_a_soft_target_is_mnasnets() -> None:
     assert soft.value({"accuracy": 0.9}, {"latency_ms": 1.0}) == pytest.approx(0.9 * 2**-0.07)
     assert soft.value({"accuracy": 0.9}, {"latency_ms": 0.25}) > 0.9
     assert parse_criterion(" accuracy * (macs / 2M) ^ -0.5 ").target == 2e6
+
+
+@pytest.mark.parametrize("cost", [0.0, -3.0])
+def test_a_soft_target_of_nothing_fails_its_trial_with_the_reason(cost: float) -> None:
+    soft = parse_criterion("accuracy*(macs/1M)^-0.07")
+    with pytest.raises(TrainingError, match=rf"macs is {cost:g}, and accuracy\*\(macs/1M\)\^-0.07 has a value only"):
+        soft.value({"accuracy": 0.9}, {"macs": cost})
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from nas_optuna import ConvSpace, ImageSet, SearchSpace, create_sampler, create_
 from nas_optuna.data import load_images
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.errors import SpecError, with_types
+from nas_optuna.execution.executors.contract import Executor
 from nas_optuna.pruners import create_pruner
 from nas_optuna.registry import Registry, check_options
 from nas_optuna.samplers.optuna_builtin import DistinctSampler, tpe
@@ -184,3 +185,12 @@ def test_what_comes_onto_the_search_path_later_is_found(tmp_path: Path, monkeypa
     (tmp_path / "later-1.0.dist-info" / "entry_points.txt").write_text("[nas_optuna.spaces]\nlater = later:Space\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert "later" in registry
+
+
+class Undescribed(Executor):
+    pass
+
+
+def test_a_class_without_a_docstring_has_no_advice_rather_than_its_bases() -> None:
+    registry = Registry("executor", "nas_optuna.nothing", {"mine": f"{__name__}:Undescribed"})
+    assert registry.describe() == [{"name": "mine", "advice": "", "options": {}}]

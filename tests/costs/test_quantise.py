@@ -47,6 +47,15 @@ def optimised(model: bytes, place: Path) -> tuple[Counter[str], onnxruntime.Infe
     return Counter(node.op_type for node in onnx.load(str(place / "optimised.onnx")).graph.node), session
 
 
+def test_a_number_by_default_is_no_input_of_the_model() -> None:
+    class Scaled(nn.Linear):
+        def forward(self, x: Tensor, scale: float = 2.0) -> Tensor:
+            return super().forward(x) * scale
+
+    graph = onnx.load_model_from_string(to_onnx(Scaled(4, 2).eval(), torch.zeros(2, 4))).graph
+    assert [given.name for given in graph.input] == ["images"]
+
+
 @pytest.mark.parametrize("kind", ["plain", "equal biases", "read twice"])
 def test_no_convolution_is_left_in_full_precision(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
