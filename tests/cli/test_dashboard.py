@@ -307,4 +307,4 @@ def test_a_study_can_be_looked_at_where_no_folder_can_be_made(
         raise OSError("so far")
 
     monkeypatch.setattr("nas_optuna.report.dashboard.create_server", served)
-    assert "cannot serve on 127.0.0.1:8080 (so far)" in command("dashboard").err
+    assert "cannot serve on 127.0.0.1:8080 (OSError: so far" in command("dashboard").err
