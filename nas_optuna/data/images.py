@@ -235,7 +235,7 @@ def divide(order: np.ndarray, fraction: float, problem: str = "") -> tuple[np.nd
         problem = (
             problem or f"cannot be split with {share}; one part would be empty; add images, or change the fraction"
         )
-        raise DataError(f"{len(order)} images {problem}")
+        raise DataError(f"{plural(len(order), 'image')} {problem}")
     return order[held_out:], order[:held_out]
 
 

@@ -67,7 +67,7 @@ class Augmentation:
         said = {
             f"shifted by up to {plural(self.shift, 'pixel')}": self.shift,
             "mirrored": self.flip,
-            f"blanked in a square of {self.cutout} pixels": self.cutout,
+            f"blanked in a square of {plural(self.cutout, 'pixel')}": self.cutout,
             f"mixed ({self.mix:.0%} of them)": self.mix,
         }
         return ", ".join(words for words, used in said.items() if used)

@@ -18,6 +18,7 @@ from nas_optuna.data.source import InputSize, Source
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import DataError, checked, require_kind
+from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
 
@@ -171,7 +172,7 @@ def _fitting(test: ImageSet, train: ImageSet) -> ImageSet:
 
 
 def _require_same(part: ImageSet, train: ImageSet, what: str) -> None:
-    found, wanted = (f"{each.channels} channels, classes {listing(each.classes)}" for each in (part, train))
+    found, wanted = (f"{plural(each.channels, 'channel')}, classes {listing(each.classes)}" for each in (part, train))
     if (part.channels, part.classes) != (train.channels, train.classes):
         raise DataError(f"the {what} part has {found}, and the training part {wanted}; give both the same in one order")
 

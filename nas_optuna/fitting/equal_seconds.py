@@ -28,6 +28,7 @@ from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator, diges
 from nas_optuna.execution.retrain import Stage
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Clock, Rung, TimeBudget
+from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
@@ -86,7 +87,7 @@ class EqualSeconds(TrainingEvaluator):
         fewest = 1 if self.alone or architecture == self.reference else FEWEST_STEPS
         steps = self._fixed_steps(architecture, resume, fewest)
         if steps < fewest:
-            raise optuna.TrialPruned(f"{steps} steps fit into {self.rung.seconds:.0f} s")
+            raise optuna.TrialPruned(f"only {plural(steps, 'step')} in {self.rung.seconds:.0f} s")
         recipe = paced(self.recipe, steps, self.steps, self.train_loader.size)
         plain = TrainingEvaluator.evaluate(self.with_recipe(recipe), architecture, resume=resume, stop=stop)
         for measured in plain:

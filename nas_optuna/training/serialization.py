@@ -26,6 +26,7 @@ from nas_optuna.data.pixels import PixelFormat
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError, checked, describe_error, named, reason_of, shown
 from nas_optuna.files import write_file
+from nas_optuna.quantities import plural
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spaces.architecture import Architecture, checked_input_size
@@ -277,7 +278,8 @@ def _space(header: Header, given: SearchSpace | Callable[..., Any] | None) -> Se
     if isinstance(given, SearchSpace):
         if (given.in_channels, given.classes, checked_input_size(given.input_size)) == (channels, classes, size):
             return given
-        raise DataError(f"it is for {channels} channels, {classes} classes and input size {size}; make such a space")
+        planned = f"{plural(channels, 'channel')}, {classes} classes and input size {size}"
+        raise DataError(f"it is for {planned}; make such a space")
     return create_space(header.space, header.space_options, in_channels=channels, classes=classes, input_size=size)
 
 

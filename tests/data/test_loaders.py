@@ -235,6 +235,7 @@ def test_an_automatic_shift_is_a_tenth_of_the_side(side: int, shift: int) -> Non
 
 def test_an_augmentation_says_what_it_does() -> None:
     assert str(Augmentation(shift=3, flip=True, mix=0.5)) == "shifted by up to 3 pixels, mirrored, mixed (50% of them)"
+    assert str(Augmentation(shift=1)) == "shifted by up to 1 pixel"
 
 
 @settings(deadline=None)

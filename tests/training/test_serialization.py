@@ -174,7 +174,7 @@ def test_a_space_of_ones_own_is_given_and_never_imported(tmp_path: Path) -> None
         load_network(path)
     for given in (space, UserSpace):
         assert len(load_network(path, space=given).predict(digits.images)) == 4
-    with pytest.raises(DataError, match="it is for 1 channels, 10 classes and input size 8"):
+    with pytest.raises(DataError, match="it is for 1 channel, 10 classes and input size 8"):
         load_network(path, space=UserSpace(classes=3))
 
 
