@@ -8,6 +8,9 @@ from typing import Literal
 
 Direction = Literal["maximize", "minimize"]
 
+LARGEST = 1e30
+"""Figures are smaller, or infinite: an error of 1e33 is that of a training that has exploded."""
+
 
 @dataclass(frozen=True)
 class Quantity:

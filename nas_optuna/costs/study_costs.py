@@ -14,7 +14,7 @@ from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.devices import network_failures
 from nas_optuna.errors import SpecError, TrainingError, shown
 from nas_optuna.objectives import COSTS, describe_cost
-from nas_optuna.quantities import Direction, Quantity
+from nas_optuna.quantities import LARGEST, Direction, Quantity
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, StudySpec
@@ -94,7 +94,7 @@ def _number(found: Any, name: str, architecture: Architecture) -> float:
         value = found if type(found) in (int, float) else float(found)
     except (TypeError, ValueError, RuntimeError):
         value = math.nan
-    if math.isnan(value):
+    if math.isnan(value) or LARGEST <= abs(value) < math.inf:
         raise SpecError(f"cost {name!r} gave {shown(found)} for {architecture}, not a number; correct its class")
     return value
 

@@ -26,6 +26,7 @@ from nas_optuna.devices import memory_format, network_failures
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TrainingError, shown, with_article
 from nas_optuna.metrics import find_metric
+from nas_optuna.quantities import LARGEST
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -214,7 +215,7 @@ def _require_sound(measured: object, step: int, needed: set[str]) -> None:
     for name, value in (*measured.metrics.items(), ("seconds", measured.seconds), ("epochs", measured.epochs)):
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TrainingError(f"the evaluator measured {name!r} as a {type(value).__name__}, not a number")
-        if name in needed and not math.isfinite(value):
+        if name in needed and not abs(value) < LARGEST:
             raise TrainingError(f"{name} is {value} in step {step}", f"non-finite {name}")
     if not math.isfinite(measured.seconds):
         raise TrainingError(f"the evaluator measured {measured.seconds} seconds")

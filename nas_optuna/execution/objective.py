@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,12 +38,13 @@ from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, forget, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
 from nas_optuna.objectives import parse_criteria, parse_limits
+from nas_optuna.quantities import LARGEST
 from nas_optuna.samplers.curves import PLAN, is_paused
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import LatencySpec, Recipe
 from nas_optuna.study import lease
 from nas_optuna.study.optuna_internals import is_enqueued, known_of, read_trial, trial_id_of
-from nas_optuna.study.schema import TrialKey, attribute, is_reserved
+from nas_optuna.study.schema import TrialKey, attribute, flaw_of_trial, is_reserved
 from nas_optuna.study.studies import study_uid
 from nas_optuna.study.transactions import set_trial_attributes
 from nas_optuna.training import CheckpointFolder
@@ -272,9 +272,11 @@ class EvaluatorObjective:
             attributes = {getattr(TrialKey, name): value for name, value in measured.details.items()}
             attributes |= {**_cost_keys(costs), TrialKey.EPOCHS: epochs, TrialKey.SECONDS: round(seconds, 3)}
             # JSON has no infinity.
-            attributes[TrialKey.METRICS] = {name: value for name, value in metrics.items() if math.isfinite(value)}
+            attributes[TrialKey.METRICS] = {name: value for name, value in metrics.items() if abs(value) < LARGEST}
             if "accuracy" in metrics:
                 attributes[TrialKey.ACCURACY] = metrics["accuracy"]
+            if (flaw := flaw_of_trial(attributes, {})) is not None:  # the trial could not be read any more
+                raise TrainingError(f"{architecture}: the evaluator or a cost gives what cannot be kept, {flaw}")
             value = decided.value(metrics, costs)
             report(trial, value, measured.step, attributes)
             folder.steps, folder.gain = measured.step, value if decided.maximize else -value

@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Required
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, Predicate
 from typing_extensions import TypedDict
 
+from nas_optuna.errors import shown
+from nas_optuna.quantities import LARGEST
+
 if TYPE_CHECKING:  # a listing of names must not import Optuna
     from optuna.study import Study
     from optuna.trial import BaseTrial, FrozenTrial
@@ -32,7 +35,7 @@ LONGEST = 2000
 
 # --- what a stored value must be --------------------------------------------------------------------------------------
 
-Number = Annotated[float, Predicate(lambda value: not math.isfinite(value) or abs(value) < 1e30)]
+Number = Annotated[float, Predicate(lambda value: not math.isfinite(value) or abs(value) < LARGEST)]
 Count = Annotated[int, Ge(0), Lt(2**53)]
 Positive = Annotated[int, Gt(0), Lt(2**53)]
 Seconds = Annotated[float, Ge(0), Lt(1e12)]
@@ -290,7 +293,8 @@ def _flaw(values: Mapping[str, Any], kind: Callable[[str], Any]) -> str | None:
             _type(kind(key)).validate_python(value, strict=True)
         except ValidationError as error:
             found = error.errors()[0]
-            return f"{'.'.join(map(str, (key.removeprefix(PREFIX), *found['loc'])))}: {found['msg']}"
+            said = f"it cannot be {shown(found['input'])}" if found["type"] == "predicate_failed" else found["msg"]
+            return f"{'.'.join(map(str, (key.removeprefix(PREFIX), *found['loc'])))}: {said}"
     return None
 
 

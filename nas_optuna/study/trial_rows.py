@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import ColumnElement, Connection, Table, func, literal_column, select
 
 from nas_optuna.errors import describe_error, printable, shortened, shown
+from nas_optuna.quantities import LARGEST
 from nas_optuna.study.optuna_internals import tables
 from nas_optuna.study.schema import TrialKey, flaw_of_trial
 
@@ -34,7 +35,6 @@ _PARTS = {
 }
 """Table → the columns that are read from it."""
 _NOT_FINITE = {"INF_POS": math.inf, "INF_NEG": -math.inf, "NAN": math.nan}
-_LARGEST = 1e30
 _SHOWN = 120
 
 
@@ -145,7 +145,7 @@ def _time(found: Any) -> datetime | None:
 def _number(value: Any, kind: Any = None) -> float:
     if kind in _NOT_FINITE:
         return _NOT_FINITE[kind]
-    if not isinstance(value, int | float) or not abs(value) < _LARGEST:
+    if not isinstance(value, int | float) or not abs(value) < LARGEST:
         raise Unreadable(f"a value is {shown(value)}")
     return float(value)
 

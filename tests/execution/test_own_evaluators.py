@@ -14,7 +14,10 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.errors import ArchitectureError, SpecError, TrainingError
 from nas_optuna.execution.evaluator import Measurement
+from nas_optuna.execution.loop import run
+from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.storage import open_storage
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
 
@@ -94,6 +97,10 @@ def test_a_figure_that_is_no_number_is_named() -> None:
         ({"seconds": 0.0, "metrics": {"accuracy": 0.5, "f1": "high"}}, "'f1' as a str, not a number"),
         ({"seconds": 0.0, "details": {"SPRAED": 1.0}}, "details are called as in TrialKey"),
         ({"seconds": 0.0, "details": {"SPREAD": object()}}, "object is not JSON serializable"),
+        ({"seconds": 0.0, "details": {"SPREAD": 1e31}}, "cannot be kept, spread: it cannot be 1e\\+31"),
+        ({"seconds": 0.0, "details": {"SEED": "first"}}, "cannot be kept, seed: Input should be a valid integer"),
+        ({"seconds": -1.0}, "cannot be kept, seconds: Input should be greater than or equal to 0"),
+        ({"seconds": 0.0, "epochs": 0.5}, "cannot be kept, epochs: Input should be a valid integer"),
     ],
 )
 def test_what_a_measurement_may_not_hold_fails_its_trial(given: dict[str, Any], says: str) -> None:
@@ -104,6 +111,23 @@ def test_what_a_measurement_may_not_hold_fails_its_trial(given: dict[str, Any], 
     objective = nas.EvaluatorObjective(Odd(nas.space(pixels)(**SHAPE), float), device="cpu")
     with pytest.raises(TrainingError, match=says):
         optuna.create_study(direction="maximize").optimize(objective, n_trials=1)
+
+
+def test_a_training_that_explodes_leaves_a_trial_that_can_be_read(tmp_path: Path) -> None:
+    class Exploding(Figures):
+        def evaluate(self, architecture: Any, *, resume: Path | None, stop: Any) -> Iterator[Measurement]:
+            huge = 1e33 if architecture.params["width"] == 2 else 0.5
+            yield Measurement(1, {"loss": huge, "norm": 1e35}, seconds=0.0)
+
+    evaluator = Exploding(nas.space(pixels)(**SHAPE), float)
+    objective = nas.EvaluatorObjective(evaluator, objectives=["loss:minimize"], device="cpu")
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/x.db", create=True))
+    for width in (2, 4):
+        study.enqueue_trial({"width": width})
+    assert run(study, objective, trials=2).trials == 2
+    exploded, sound = (TrialRecord.of(trial) for trial in study.trials)
+    assert (exploded.state, exploded.cause) == ("pruned", "non-finite loss")
+    assert (sound.state, sound.values) == ("complete", (0.5,))
 
 
 def test_a_figure_may_be_called_as_one_of_ours_and_epochs_be_of_numpy() -> None:
