@@ -300,7 +300,7 @@ class _Running:
             left=lambda: self.fit.budget.left,
         )
         left = self.fit.budget.left
-        self.fit.say(f"{plan.describe()}; then the best of all, for the rest of {max(left, 0.0):.0f} s")
+        self.fit.say(f"{plan.describe()}; what is left of {max(left, 0.0):.0f} s then trains the network that is taken")
         found = search.run(self.fit.say)
         if found is None:
             raise Interrupted
