@@ -86,7 +86,8 @@ def data_fetch(
     print_table(f"data set {name}", columns, rows, json=json)
     if not json:
         say(*dict.fromkeys(line for images in parts.values() for line in images.notes))
-        say(f"kept in {data_dir or data_directory()}")
+        if not (DATA_SETS.is_of_files(name) or name == "digits"):  # which stay where they are
+            say(f"kept in {data_dir or data_directory()}")
 
 
 def space_show(

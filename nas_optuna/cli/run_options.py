@@ -44,7 +44,11 @@ Data = Annotated[
     "data.name",
 ]
 Space = Annotated[str | None, option("Search space: {} or file.py:function.", "NAME", known=SPACES.names())]
-ImageSize = Annotated[int | None, option("Pixels a side that networks see.", "N"), "recipe.input_size"]
+ImageSize = Annotated[
+    int | None,
+    option("Pixels a side that networks see; other shapes by --set recipe.input_size=[HEIGHT,WIDTH].", "N"),
+    "recipe.input_size",
+]
 
 
 _UNTIMED = {"macs", "params", "memory", "flash", "arena", "energy_mj"}

@@ -142,3 +142,10 @@ def test_images_that_have_changed_since(command: Command, tmp_path: Path) -> Non
         refused(command, *words, says=("are not those that study 'nas' began with", "under another name"))
     image_folder(tmp_path / "animals", ("cow",))
     refused(command, *RUN, says=("study 'nas' began with other data (classes", "under another name"))
+
+
+def test_only_what_is_downloaded_is_said_to_be_kept(command: Command, tmp_path: Path) -> None:
+    for name in ("digits", f"folder:{image_folder(tmp_path / 'good')}"):
+        found = command("data", "fetch", name)
+        assert found.code == 0
+        assert "kept in" not in found.err
