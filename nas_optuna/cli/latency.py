@@ -43,7 +43,8 @@ class SpaceOptions:
     def make(self, name: str | None = None) -> SearchSpace:
         """The space, or that of another name with these options."""
         shape = {"in_channels": self.in_channels, "classes": self.classes, "input_size": self.input_size}
-        return create_space(name or self.space or "conv", with_overrides({}, self.set_ or [], "--set"), **shape)
+        given = [text.strip().removeprefix("space.") for text in self.set_ or ()]  # as other commands have them
+        return create_space(name or self.space or "conv", with_overrides({}, given, "--set"), **shape)
 
 
 BatchSize = Annotated[int, option("Images per call (default: 1).", "N", min=1)]

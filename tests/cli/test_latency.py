@@ -41,6 +41,12 @@ def test_measure_then_check(table: Path) -> None:
     assert LatencyTable.load(table) == before, "only --save-overhead writes"
 
 
+def test_options_of_the_space_may_be_written_as_for_a_run(table: Path) -> None:
+    as_for_a_run = [word.replace("depth=", "space.depth=").replace("filters=", "space.filters=") for word in SMALL]
+    assert as_for_a_run != SMALL
+    assert "Spearman" in run("check", str(table), "--networks", "3", *as_for_a_run)
+
+
 def test_check_writes_an_overhead_that_helps(table: Path) -> None:
     content = json.loads(table.read_text())
     content["entries"] = {
