@@ -64,9 +64,9 @@ class Header(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
     format: int = Field(ge=1)
-    space: str = Field(min_length=1, max_length=200)
+    space: str = Field(min_length=1, max_length=10_000)  # which may be a long path
     space_options: dict[str, Any] = Field(max_length=100)
-    architecture: str = Field(max_length=100_000)
+    architecture: str = Field(max_length=1_000_000)
     classes: list[str] = Field(min_length=2, max_length=MAX_CLASSES)
     pixels: dict[str, Any] = Field(max_length=20)
     origin: Origin | None = None
