@@ -127,9 +127,11 @@ def main() -> int:
         description="Measure the operations of a search space on this device, with ONNX Runtime alone.",
         epilog="Example: python measure.py > table.json    (Ctrl-C stops it, the same command goes on)",
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of weights and activations (fp32)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of one operation (1)")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"visits of each operation ({ROUNDS})")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, default="fp32", help="of weights and activations (default: fp32)"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="threads of one operation (default: 1)")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"visits of each operation (default: {ROUNDS})")
     parser.add_argument("--again", action="store_true", help="forget what an earlier call has measured")
     chosen = parser.parse_args()
     if chosen.threads < 1 or chosen.rounds < 1:
