@@ -1,4 +1,5 @@
 import json
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,20 @@ def test_help_ends_with_an_example_that_is_right(command: Command, words: tuple[
     assert program == "nas-optuna"
     assert example[: len(words)] == list(words)
     assert {word for word in example if word.startswith("--")} <= options(example)
+
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.stem
+)
+def test_pages_name_options_that_there_are(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^(?:\$ )?nas-optuna (.*)$", text, re.MULTILINE):
+        words = [word.partition("=")[0] for word in shlex.split(line, comments=True)]
+        assert {word for word in words if word.startswith("--")} - {"--help"} <= options(words), line
 
 
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
