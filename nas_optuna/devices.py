@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -46,7 +47,8 @@ def resolve_device(name: str = "auto") -> torch.device:
     """The device of a name."""
     kind, _, index = name.strip().lower().partition(":")
     if kind not in _TYPES or (index and not index.isdigit()):
-        raise DeviceError(unknown("device", name, _TYPES))
+        own = "mps" if sys.platform == "darwin" else "cuda"
+        raise DeviceError(unknown("device", name, _TYPES, dict.fromkeys(("gpu", "gpu0", "nvidia"), own)))
     counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     if kind == "auto":
         kind = next(k for k in ("cuda", "mps", "cpu") if counts[k])

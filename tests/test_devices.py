@@ -24,6 +24,14 @@ def test_other_names_are_refused(name: str) -> None:
         resolve_device(name)
 
 
+@pytest.mark.parametrize(("platform", "meant"), [("linux", "cuda"), ("win32", "cuda"), ("darwin", "mps")])
+def test_who_wants_a_gpu_is_told_its_name(monkeypatch: pytest.MonkeyPatch, platform: str, meant: str) -> None:
+    monkeypatch.setattr("sys.platform", platform)
+    for name in ("gpu", "GPU:0"):
+        with pytest.raises(DeviceError, match=f"did you mean '{meant}'"):
+            resolve_device(name)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 def test_an_absent_device_is_refused() -> None:
     with pytest.raises(DeviceError, match="device 'cuda' is not on this machine; choose auto, cpu"):
