@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from optuna.trial import FrozenTrial
@@ -21,7 +22,7 @@ class TensorBoardTracker(Callback):
     """Writes event files to ``FOLDER/STUDY/trial-N``."""
 
     def __init__(self, folder: str | Path = "runs") -> None:
-        self._folder = Path(folder)
+        self._folder = Path(os.path.expanduser(folder))  # no shell expands what stands behind a colon
         self._writers: dict[str, SummaryWriter] = {}
         self._run: Path = self._folder
 

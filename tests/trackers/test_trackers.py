@@ -58,6 +58,18 @@ def test_tensorboard_has_curves_choices_and_figures_of_each_trial(tmp_path: Path
         assert events.Scalars("final/macs")[0].value > 0
 
 
+def test_a_folder_below_the_home_is_found_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    tracker = create_tracker("tensorboard:~/logs")  # of which a shell expands nothing
+    tracker.run_started(Run("search", optuna.create_study(study_name="s"), 1, 2))
+    tracker.trial_started(Subject("trial 0"))
+    tracker.close()
+    assert list((tmp_path / "home/logs/s/trial-0").iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
 def test_mlflow_has_a_parent_and_a_child_run_per_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_db: Path
 ) -> None:
