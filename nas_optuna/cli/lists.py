@@ -100,7 +100,9 @@ def space_show(
     json: options.Json = False,
 ) -> None:
     """Show a spec's search space for its own data: the parameters, their choices, and how many architectures."""
-    given = SpecOptions(data=data, space=space, spec=spec, image_size=image_size, set_=set_).read()
+    asked = SpecOptions(data=data, space=space, spec=spec, image_size=image_size, set_=set_)
+    asked.refuse_twice()
+    given = asked.read()
     try:
         found = make_evaluator(given, data_dir, "cpu")[1].space
     except DataError:

@@ -76,6 +76,7 @@ def fit(
     command goes on.
     """
     refuse_stdout(out)
+    given.refuse_twice()
     say(f"nas-optuna fit: a network for {data} within {within}")
     if threads is not None:
         use_threads(threads)

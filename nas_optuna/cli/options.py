@@ -258,6 +258,16 @@ def named_overrides(given: object) -> list[tuple[str, str]]:
     return found
 
 
+def refuse_twice(given: Any, also: Mapping[str, str]) -> None:
+    """Refuse a key of a spec that ``--set`` and an option of its own set; `also` has further options and their keys."""
+    flags = {text.partition("=")[0]: flag for flag, text in named_overrides(given)}
+    flags |= {key: flag_of(name) for name, key in also.items() if getattr(given, name, None) is not None}
+    for text in given.set_ or ():
+        key = text.partition("=")[0].strip()
+        if key in flags:
+            raise SpecError(f"{flags[key]} and --set {key} set the same; leave one out")
+
+
 def flag_of(name: str) -> str:
     """The option of a field."""
     return f"--{name.replace('_', '-')}"

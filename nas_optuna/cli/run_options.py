@@ -121,6 +121,11 @@ class SpecOptions:
         str | None, option("Bytes of stopped trainings to keep (default: 1GB).", "BYTES", panel=DETAILS), "keep_paused"
     ] = None
 
+    def refuse_twice(self) -> None:
+        """Refuse what a command line says by ``--set`` and by an option of its own."""
+        parts = {"space": "space.name", "sampler": "sampler.name", "pruner": "pruner.name", "seed": "sampler.seed"}
+        options.refuse_twice(self, parts)
+
     @property
     def overrides(self) -> list[str]:
         """``--set`` and the options for one key each, as overrides of a spec."""
@@ -306,6 +311,7 @@ class RunOptions(StudyDataOptions):
     track: options.Track = None
 
     def __post_init__(self) -> None:
+        self.spec.refuse_twice()
         if self.timeout is not None and not self.timeout > 0:
             raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
         for alone, others in _ALONE.items():

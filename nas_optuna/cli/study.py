@@ -69,6 +69,7 @@ def create(
     """Create a study that remembers its spec; the spec's data set is loaded once, to check it."""
     stored = named_study.stored()
     name, url = stored.study, stored.url
+    given.refuse_twice()
     studies.check_name(name)
     experiment = Experiment.from_spec(given.read(), data_directory=data_dir)
     study = experiment.create(url, name)

@@ -78,6 +78,9 @@ class SupernetOptions:
     restart: Annotated[bool, option("Begin anew rather than go on.", None, "--restart")] = False
     device: options.Device = "auto"
 
+    def __post_init__(self) -> None:
+        options.refuse_twice(self, {"latency_table": "latency.table"})
+
     @property
     def overrides(self) -> list[str]:
         """The options for one key each, as overrides of a spec."""
@@ -113,6 +116,7 @@ def _prepare(
 ) -> tuple[Study, SupernetTraining]:
     """The study, which is created if it does not exist, and its supernet's training; also prints the cost."""
     device, given = resolve_device(wanted.device), SpecOptions(spec=wanted.spec, set_=wanted.set_, data=stored.data)
+    given.refuse_twice()
     study, spec = find_target(stored, given, wanted.overrides)
     where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}
     experiment = Experiment.from_spec(spec, **where) if study is None else Experiment.of_study(study, spec, **where)

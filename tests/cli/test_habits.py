@@ -171,6 +171,11 @@ def test_two_options_that_contradict_each_other_are_refused(command: Command, st
         (("draw", "--study", study, "--trial", 0, "--architecture", "f4k3s1-f4k3s1"), "give one of them"),
         (("draw", "--study", study, "--trial", "best", "--architecture", "f4k3s1-f4k3s1"), "give one of them"),
         (("study", "export", study, "--format", "csv", "--json"), "leave out --format csv"),
+        (("run", "--epochs", 3, "--set", "recipe.epochs=4"), "--epochs and --set recipe.epochs set the same; leave"),
+        (("run", "--set", "sampler.seed = 1", "--seed", 2), "--seed and --set sampler.seed set the same; leave one"),
+        (("run", "--sampler", "tpe", "--set", "sampler.name=random"), "--sampler and --set sampler.name set the same"),
+        (("supernet", "train", "--epochs", 3, "--set", "supernet.epochs=4"), "--epochs and --set supernet.epochs set"),
+        (("fit", "digits", "--batch-size", 8, "--set", "recipe.batch_size=9"), "--batch-size and --set recipe.batch"),
     ):
         result = command(*words)
         assert (result.code, result.out, len(result.err.splitlines())) == (2, "", 1)
