@@ -318,8 +318,7 @@ class EvaluatorObjective:
             attributes |= {TrialKey.RECIPE: recipe.fingerprint, TrialKey.SEED: recipe.seed}
         attributes |= getattr(self.evaluator, "attributes", {})
         if attribute(trial, TrialKey.ORIGIN) is None:
-            study = getattr(trial, "study", None)  # a FixedTrial has none
-            attributes[TrialKey.ORIGIN] = str(study.sampler) if study else "fixed"
+            attributes[TrialKey.ORIGIN] = _proposed_by(trial)
         if excess:
             attributes[TrialKey.FEASIBLE] = cause is None
         if cause is not None:
@@ -369,6 +368,12 @@ class EvaluatorObjective:
     def __getstate__(self) -> dict[str, Any]:
         """Without callbacks, which belong to the displaying process."""
         return vars(self) | {"callbacks": Callbacks()}
+
+
+def _proposed_by(trial: BaseTrial) -> str:
+    if not isinstance(trial, Trial):
+        return "fixed"
+    return "enqueued" if is_enqueued(trial) else str(trial.study.sampler)
 
 
 def _cost_keys(costs: Mapping[str, float]) -> dict[str, float]:

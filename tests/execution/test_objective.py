@@ -51,7 +51,8 @@ def test_it_works_on_a_fixed_trial(objective: Objective) -> None:
     value = objective(trial)
     assert 0.1 < value <= 1
     assert trial.user_attrs["nas_optuna:origin"] == "fixed"
-    assert evaluate(objective, WIDE)[0].value == value
+    enqueued = evaluate(objective, WIDE)[0]
+    assert (enqueued.value, enqueued.user_attrs["nas_optuna:origin"]) == (value, "enqueued")
 
 
 def test_a_fixed_trial_that_lacks_a_parameter_or_names_no_choice_is_told_so(objective: Objective) -> None:
