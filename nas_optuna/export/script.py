@@ -91,7 +91,8 @@ def load(path=None):
 def read_safetensors(path):
     """Weights by name: a length, a JSON header and the numbers."""
     types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-             "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+             "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8,
+             "BOOL": torch.bool, "C64": torch.complex64}
     data = bytearray(Path(path).read_bytes())
     length = struct.unpack("<Q", data[:8])[0]
     header = json.loads(data[8 : 8 + length])

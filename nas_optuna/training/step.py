@@ -279,7 +279,8 @@ def make_optimizer(
     groups, rate = parameter_groups(network, recipe), recipe.learning_rate
     if capturable:  # a graph replays fixed addresses: what changes between steps must be a tensor
         groups = [{**group, "lr": torch.tensor(rate, device=device)} for group in groups]
-    fused = device.type in ("cuda", "cpu", "mps")
+    real = all(p.is_floating_point() for group in groups for p in group["params"])
+    fused = real and device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=fused)
     return torch.optim.AdamW(groups, lr=rate, fused=fused, capturable=capturable)

@@ -188,6 +188,8 @@ class Odd(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.full((1, 4, 1, 1), 2.0))
         self.register_buffer("shift", torch.ones(()))
+        for dtype in (torch.int8, torch.int16, torch.complex64):
+            self.register_buffer(f"unused_{dtype}".replace(".", "_"), torch.ones(2, dtype=dtype))
         self.conv = nn.Conv2d(1, 4, (3, 1), padding="same", padding_mode="reflect", bias=False)
         self.norm = nn.LayerNorm([16, 16], elementwise_affine=False)
         self.end = nn.Sequential(nn.Dropout(0.3), nn.LazyLinear(10))

@@ -202,6 +202,26 @@ def test_bf16_trains_on_the_cpu_and_fp16_is_refused() -> None:
         resolve_precision("fp16", CPU)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_complex_weights_learn(optimizer: str) -> None:
+    """As those of a Fourier neural operator; torch's fused optimisers refuse them."""
+
+    class Fourier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.filter = nn.Parameter(torch.ones(15, dtype=torch.complex64))
+            self.end = nn.Linear(28 * 28, 10)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.end(torch.fft.irfft(torch.fft.rfft(x) * self.filter, n=28).flatten(1))
+
+    network = Fourier()
+    step = TrainStep(network, DOCUMENTS.model_copy(update={"optimizer": optimizer}), CPU, total_steps=2)
+    for images, labels in batches(2):
+        step(images, labels)
+    assert bool((network.filter != 1).any())
+
+
 def test_mixed_is_bf16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for fast, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast)
