@@ -1,8 +1,9 @@
 """Samplers by name. A new one is a file here and a line in `SAMPLERS`.
 
-None of these proposes a network twice while others are left. Each factory takes ``(space, seed, **options)``; a study
-spec sets the options in ``[sampler]``. Third parties register an entry point in the group ``nas_optuna.samplers``, or
-are named as ``package.module:factory``.
+Once a trial of the study has ended, none of these proposes a network twice while others are left. Before that, those
+that infer the parameters from trials draw each parameter by itself. Each factory takes ``(space, seed, **options)``; a
+study spec sets the options in ``[sampler]``. Third parties register an entry point in the group
+``nas_optuna.samplers``, or are named as ``package.module:factory``.
 """
 
 from __future__ import annotations
