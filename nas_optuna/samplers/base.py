@@ -64,8 +64,8 @@ class ArchitectureSampler(BaseSampler):
     stopped, resumed and shared by workers: proposals depend on the history alone.
 
     From then on, no two running trials get the same architecture while the space offers another, however many workers
-    propose at once. Each worker publishes its proposal in the study by one write, and then reads the study again. Of two workers
-    with the same proposal, at least one sees the other's, and it proposes anew.
+    propose at once. Each worker publishes its proposal in the study by one write, and then reads the study again. Of
+    two workers with the same proposal, at least one sees the other's, and it proposes anew.
 
     Threads of one process may share an instance; an instance follows one study at a time.
 
