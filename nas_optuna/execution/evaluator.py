@@ -265,6 +265,8 @@ class Search:
 class TrainingEvaluator:
     """The built-in training: images, a recipe, and metrics of the validation images."""
 
+    attributes: Mapping[str, Any] = {}  # of each of its trials, further ones
+
     def __init__(
         self,
         space: SearchSpace,

@@ -316,7 +316,8 @@ class EvaluatorObjective:
         recipe = getattr(self.evaluator, "recipe", None)
         if isinstance(recipe, Recipe):
             attributes |= {TrialKey.RECIPE: recipe.fingerprint, TrialKey.SEED: recipe.seed}
-        attributes |= getattr(self.evaluator, "attributes", {})
+        if isinstance(self.evaluator, TrainingEvaluator):  # another may have something else by that name
+            attributes |= self.evaluator.attributes
         if attribute(trial, TrialKey.ORIGIN) is None:
             attributes[TrialKey.ORIGIN] = _proposed_by(trial)
         if excess:

@@ -26,6 +26,7 @@ class Figures:
     """An evaluator of somebody's own: its networks give no logits, and it measures tensors and NumPy's numbers."""
 
     identity = "figures"
+    attributes = recipe = ("names", "that our own training has, too")
     steps = 1
 
     def __init__(self, space: Any, figure: Any) -> None:
