@@ -264,8 +264,9 @@ def refuse_twice(given: Any, also: Mapping[str, str]) -> None:
     flags |= {key: flag_of(name) for name, key in also.items() if getattr(given, name, None) is not None}
     for text in given.set_ or ():
         key = text.partition("=")[0].strip()
-        if key in flags:
-            raise SpecError(f"{flags[key]} and --set {key} set the same; leave one out")
+        flag = flags.get(key, flags.get(f"{key}.name"))  # sampler=random is short for sampler.name=random
+        if flag:
+            raise SpecError(f"{flag} and --set {key} set the same; leave one out")
 
 
 def flag_of(name: str) -> str:

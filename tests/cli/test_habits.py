@@ -174,6 +174,8 @@ def test_two_options_that_contradict_each_other_are_refused(command: Command, st
         (("run", "--epochs", 3, "--set", "recipe.epochs=4"), "--epochs and --set recipe.epochs set the same; leave"),
         (("run", "--set", "sampler.seed = 1", "--seed", 2), "--seed and --set sampler.seed set the same; leave one"),
         (("run", "--sampler", "tpe", "--set", "sampler.name=random"), "--sampler and --set sampler.name set the same"),
+        (("study", "create", "--space", "macro", "--set", "space=conv"), "--space and --set space set the same"),
+        (("run", "--data", "mnist", "--set", "data=digits"), "--data and --set data set the same; leave one out"),
         (("supernet", "train", "--epochs", 3, "--set", "supernet.epochs=4"), "--epochs and --set supernet.epochs set"),
         (("fit", "digits", "--batch-size", 8, "--set", "recipe.batch_size=9"), "--batch-size and --set recipe.batch"),
     ):
