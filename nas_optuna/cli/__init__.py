@@ -144,6 +144,13 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether an error has come up after Ctrl-C, e.g. from a module that was being imported."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 def _run(arguments: list[str] | None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     set_defaults(next((word for word in words if not word.startswith("-")), ""))
@@ -173,6 +180,9 @@ def _run(arguments: list[str] | None) -> int:
         discard(sys.stdout)
         return 2
     except Exception as error:
+        if _is_interrupted(error):
+            print_error("interrupted")
+            return 130
         if "optuna" in sys.modules and is_of_the_deleted(error):
             print_error("the study was deleted while this command used it")
             return Gone.exit_code

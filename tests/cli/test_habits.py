@@ -258,6 +258,16 @@ def test_ctrl_c_in_any_command_is_one_line(command: Command, study: str, monkeyp
     monkeypatch.setattr("nas_optuna.report.facts.StudyFacts.gain_of", press)
     result = command("best", "--study", study)
     assert (result.code, result.out, result.err) == (130, "", "error: interrupted\n")
+
+    def press_in_an_import(*_: object, **__: object) -> None:
+        try:
+            press()
+        except KeyboardInterrupt:
+            raise AttributeError("module 'sqlalchemy' has no attribute 'exc'") from None
+
+    monkeypatch.setattr("nas_optuna.report.facts.StudyFacts.gain_of", press_in_an_import)
+    result = command("best", "--study", study)
+    assert (result.code, result.out, result.err) == (130, "", "error: interrupted\n")
     monkeypatch.setattr("nas_optuna.cli.options.Command.make_context", press)  # while its words are read
     result = command("best", "--study", study)
     assert (result.code, result.out, result.err) == (130, "", "error: interrupted\n")
