@@ -7,6 +7,7 @@ A new space is a file here and a line in `SPACES`; third parties register an ent
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from nas_optuna.errors import SpecError, checked
@@ -77,8 +78,11 @@ def create_space(
 def _require_space(name: str) -> None:
     """Refuse a plain function, because it does not take a space's arguments."""
     found = SPACES.find(name)
-    if not inspect.isfunction(found):
-        return
-    parameters = inspect.signature(found).parameters.values()
-    if not any(p.name == "in_channels" or p.kind is p.VAR_KEYWORD for p in parameters):
+    if inspect.isfunction(found) and not makes_spaces(found):
         raise SpecError(f"space {name!r} is a plain function; write @nas_optuna.space above it")
+
+
+def makes_spaces(make: Callable[..., Any]) -> bool:
+    """Whether a function or class takes a space's arguments."""
+    parameters = inspect.signature(make).parameters.values()
+    return any(p.name == "in_channels" or p.kind is p.VAR_KEYWORD for p in parameters)

@@ -86,7 +86,7 @@ class FunctionSpace(BuiltSpace):
             except ArchitectureError as error:  # the function asks other questions than before
                 raise SpecError(f"space {self.name!r}: {error}; and let it depend on its choices alone") from error
             except TrainingError as error:
-                first = first or error.__cause__
+                first = first or error.__cause__ or error  # or the function's own
         assert first is not None
         told = (reason_of if type(first) is RuntimeError else describe_error)(first, 240)
         raise SpecError(f"space {self.name!r}: {told}") from first

@@ -28,9 +28,9 @@ from nas_optuna.errors import DataError, NasOptunaError, checked, describe_error
 from nas_optuna.files import write_file
 from nas_optuna.quantities import plural
 from nas_optuna.randomness import seeded
-from nas_optuna.spaces import SPACES, SearchSpace, create_space
+from nas_optuna.spaces import SPACES, SearchSpace, create_space, makes_spaces
 from nas_optuna.spaces.architecture import Architecture, checked_input_size
-from nas_optuna.spaces.built import SpaceFunction, of_network
+from nas_optuna.spaces.built import of_network
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_text import problem_of
 from nas_optuna.training.checkpoint import require_tensors
@@ -273,7 +273,7 @@ def _space(header: Header, given: SearchSpace | Callable[..., Any] | None) -> Se
         )
     if given is not None and not isinstance(given, SearchSpace):
         own = {option: value for option, value in header.space_options.items() if option != "fix"}
-        make = given if isinstance(given, SpaceFunction | type) else of_network(given, header.space)
+        make = given if makes_spaces(given) else of_network(given, header.space)
         given = make(in_channels=channels, classes=classes, input_size=size, **own)
     if isinstance(given, SearchSpace):
         if (given.in_channels, given.classes, checked_input_size(given.input_size)) == (channels, classes, size):

@@ -85,3 +85,15 @@ def test_a_network_without_a_weight_that_learns_is_told_so() -> None:
     objective = nas.Objective(nas.space(build), nas.load_data("digits"), RECIPE.model_copy(update={"input_size": 16}))
     with pytest.raises(TrainingError, match="no weight that learns"):
         objective(optuna.trial.FixedTrial({"learns": False}))
+
+
+def test_a_space_whose_networks_refuse_their_images_is_refused_with_their_reason() -> None:
+    class Refusing(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise TrainingError("too few channels")
+
+    def refusing(c: Any, task: Any) -> nn.Module:
+        return Refusing()
+
+    with pytest.raises(SpecError, match="space 'refusing': TrainingError: too few channels"):
+        nas.space(refusing)(**SHAPE)

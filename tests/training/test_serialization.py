@@ -172,10 +172,15 @@ def test_a_space_of_ones_own_is_given_and_never_imported(tmp_path: Path) -> None
     )
     with pytest.raises(DataError, match=r"neither built in nor installed.*load_network\(file, space=\.\.\.\)"):
         load_network(path)
-    for given in (space, UserSpace):
+    for given in (space, UserSpace, lambda in_channels, **more: UserSpace(in_channels=in_channels, **more)):
         assert len(load_network(path, space=given).predict(digits.images)) == 4
     with pytest.raises(DataError, match="it is for 1 channel, 10 classes and input size 8"):
         load_network(path, space=UserSpace(classes=3))
+
+
+class Alone(torch.nn.Sequential):
+    def __init__(self, task: Any) -> None:
+        super().__init__(torch.nn.Flatten(), torch.nn.LazyLinear(task.classes))
 
 
 def two_widths(c: Any, task: Any, most: int = 2) -> torch.nn.Module:
@@ -199,10 +204,9 @@ def test_a_function_of_ones_own_is_given_as_it_was_searched(
     architecture, digits = space.parse(text), load_images("digits", True).subset(range(4))
     network, path = make_network(space, architecture, spec.recipe, CPU, seed=0), tmp_path / "n.safetensors"
     save_network(path, network, make_header(architecture, spec, digits))
-    given = make if make is alone else function
-    assert load_network(path, space=given).predict(digits.images) == load_network(path, space=space).predict(
-        digits.images
-    )
+    for given in (alone, Alone) if make is alone else (function,):
+        found = load_network(path, space=given).predict(digits.images)
+        assert found == load_network(path, space=space).predict(digits.images)
     with pytest.raises(
         DataError, match=r"n\.safetensors': its space '/a long.*my_net\.py:net' is neither built in nor"
     ):
