@@ -40,12 +40,36 @@ def write_source(network: nn.Module, example: Tensor) -> tuple[list[str], list[s
         ['x = self.layer0(x)  # [2]', 'x = self.layer1(x)  # [2]', 'return x']
     """
     try:
-        traced = fx.symbolic_trace(network)
+        traced = _traced(network)
         with torch.no_grad():
             _Shapes(traced).run(example)
     except Exception as error:  # of a user's network, too
         raise NotWritable(f"its code cannot be traced: {describe_error(error)}") from error
     return list(_layers(traced)), list(_steps(traced))
+
+
+class _OfImages(fx.Tracer):
+    """Traces a network for one argument, the images; further ones have their defaults."""
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """The function to trace, and what it is called with."""
+        _, *others = list(inspect.signature(root_fn).parameters.values())[1:]
+        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
+        if all(other.default is not inspect.Parameter.empty for other in others):
+            return root_fn, arguments[:2]
+        return function, arguments
+
+
+def _traced(network: nn.Module) -> fx.GraphModule:
+    tracer = _OfImages()
+    graph = tracer.trace(network)
+    images, *others = [node for node in graph.nodes if node.op == "placeholder"]
+    images.target = images.target.lstrip("*")
+    for node in others:
+        if node.users:
+            raise ValueError(f"forward uses {node.target}, and gets only images")
+        graph.erase_node(node)
+    return fx.GraphModule(tracer.root, graph)
 
 
 class _Shapes(fx.Interpreter):
@@ -134,7 +158,7 @@ def _steps(traced: fx.GraphModule) -> Iterator[str]:
     for number, node in enumerate(traced.graph.nodes):
         if node.op in ("call_module", "get_attr"):
             node.target = attribute(node.target)
-        node.name = f"value{number}"
+        node.name, node.type = f"value{number}", None  # an annotation may name what only its own module knows
         if node.op == "placeholder":
             node.target = node.name
         shapes[node.name] = node.meta.get("shape", ())
