@@ -16,7 +16,7 @@ from itertools import product
 
 import torch
 
-from nas_optuna.devices import remembered, usable_cores, use_threads
+from nas_optuna.devices import network_failures, remembered, usable_cores, use_threads
 from nas_optuna.errors import NasOptunaError
 from nas_optuna.execution.evaluator import Evaluator, TrainingEvaluator, digest, space_identity
 from nas_optuna.training import make_network
@@ -100,13 +100,14 @@ def measure_steps(evaluator: Evaluator) -> StepTimes | None:
     key = f"training steps of {digest(evaluator.identity, space_identity(evaluator.space))} with up to {cores} threads"
     try:
         known = remembered(key, evaluator.device, lambda: _probe(evaluator, counts, share))
-    except (NasOptunaError, RuntimeError):  # its trial will report the error
+    except NasOptunaError:  # its trial will report the error
         return None
     finally:
         torch.set_num_threads(before)
     return None if known is None else StepTimes({int(n): seconds for n, seconds in known.items()})
 
 
+@network_failures("a training step cannot be timed")
 def _probe(evaluator: TrainingEvaluator, counts: list[int], share: float) -> dict[str, float] | None:
     """The mean of the fastest steps of a few networks, by number of threads, measured for as long as `share` steps."""
     recipe, device, rng = evaluator.recipe, evaluator.device, random.Random(0)

@@ -180,6 +180,7 @@ class Timed:
         return MARGIN * self.forward * batches
 
 
+@network_failures("a training step cannot be timed")
 def time_network(training: TrainingEvaluator, architecture: Architecture, space: SearchSpace | None = None) -> Timed:
     """The fastest of a few steps and forward passes of a temporary network, possibly of another space."""
     device, train = training.device, training.train_loader

@@ -1,3 +1,4 @@
+import random
 import time
 from pathlib import Path
 
@@ -5,12 +6,14 @@ import pytest
 import torch
 
 from nas_optuna import ConvSpace, Objective, SearchData
+from nas_optuna.errors import TrainingError
 from nas_optuna.execution import threads
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.executors import local
 from nas_optuna.execution.executors.contract import WorkerOptions
 from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.threads import StepTimes, measure_steps
+from nas_optuna.fitting.equal_seconds import time_network
 from nas_optuna.spec import Recipe
 from tests.helpers import RECIPE
 
@@ -98,6 +101,21 @@ def test_nothing_is_measured_where_there_is_nothing_to_choose(
     assert measure_steps(evaluator.with_recipe(Recipe(epochs=50, batch_size=32, input_size=8))) is None, (
         "its trials say what is wrong"
     )
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_network_that_fails_in_training_ends_no_measurement(
+    space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("of a user's code")
+
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads.TrainStep, "__call__", fail)
+    evaluator = TrainingEvaluator(space, data, RECIPE.model_copy(update={"epochs": 50}), torch.device("cpu"))
+    assert measure_steps(evaluator) is None
+    with pytest.raises(TrainingError, match="ValueError: of a user's code"):
+        time_network(evaluator, space.reference or space.sample(random.Random(0)))
 
 
 @pytest.mark.usefixtures("patient")
