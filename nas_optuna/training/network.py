@@ -195,6 +195,16 @@ def _require_memory(space: SearchSpace, architecture: Architecture, device: torc
         raise TrainingError(f"{architecture} has {has}, and {free / 1e9:,.0f} GB of memory are free", "oom")
 
 
+def _require_tensors_only(network: nn.Module) -> None:
+    """Refuse a network whose state is not only tensors, since no file of weights could hold the rest."""
+    for name, value in network.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise TrainingError(
+                f"{name} of its state is {kind_of(value)}, which no file of weights can hold; let get_extra_state"
+                " return a tensor, or register a buffer"
+            )
+
+
 def make_network(
     space: SearchSpace, architecture: Architecture, recipe: Recipe, device: torch.device, seed: int
 ) -> nn.Module:
@@ -210,6 +220,7 @@ def make_network(
         except SpecError as error:  # other networks of the space may give logits
             raise TrainingError(f"{architecture}: {error}", str(error)) from error
         network = require_module(space.build(architecture), space.name)
+        _require_tensors_only(network)
         if recipe.init == "kaiming" and space.draws_weights:
             network.apply(kaiming)
         for module in network.modules():

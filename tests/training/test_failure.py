@@ -148,3 +148,13 @@ def test_batches_of_one_image_are_not_left_out() -> None:
     network = make_network(SPACE, SPACE.parse("norm"), RECIPE, CPU, seed=0)
     with pytest.raises(TrainingError, match="Expected more than 1 value per channel"):
         next(fit(network, loader, None, RECIPE, CPU, seed=0))
+
+
+def test_state_that_no_file_of_weights_can_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Remembering(nn.Flatten):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"calls": 1}
+
+    monkeypatch.setattr(UserSpace, "build", lambda *_: nn.Sequential(Remembering(), nn.Linear(64, 10)))
+    with pytest.raises(TrainingError, match=r"0\._extra_state of its state is a dict.*get_extra_state return a tensor"):
+        make_network(SPACE, SPACE.parse("plain"), RECIPE, CPU, seed=0)
