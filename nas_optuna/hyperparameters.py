@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -78,6 +78,18 @@ def suggest(trial: BaseTrial, searched: Mapping[str, BaseDistribution]) -> dict[
     return found
 
 
+def extremes(searched: Mapping[str, BaseDistribution]) -> Iterator[tuple[str, Any]]:
+    """Every choice of each setting, and both ends of each range.
+
+    Examples:
+        >>> list(extremes({"recipe.batch_size": IntDistribution(8, 64)}))
+        [('recipe.batch_size', 8), ('recipe.batch_size', 64)]
+    """
+    for name, d in searched.items():
+        for value in d.choices if isinstance(d, CategoricalDistribution) else (vars(d)["low"], vars(d)["high"]):
+            yield name, value
+
+
 def of_architecture(params: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's params without those of the recipe.
 
@@ -100,7 +112,7 @@ def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
 def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistribution:
     kind = Recipe.model_fields[name].annotation
     if kind not in (int, float):
-        raise SpecError(f"recipe.{name} is no number; give a list of choices")
+        raise SpecError(f"recipe.{name} need not be a number; give a list of choices")
     if not {"low", "high"} <= value.keys() <= {"low", "high", "log"} or not isinstance(value.get("log", False), bool):
         raise SpecError(f"recipe.{name} has a range of low, high and maybe log = true, or a list, got {shown(value)}")
     for end in ("low", "high"):

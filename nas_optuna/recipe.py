@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from nas_optuna.digests import hex_digest
+from nas_optuna.quantities import LARGEST
 from nas_optuna.spec_text import Settings
 
 Fill = Literal["black", "reflect"]
@@ -67,16 +68,16 @@ class Recipe(Settings):
     epoch_size: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=64, ge=1)
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: float = Field(default=3e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0, lt=LARGEST)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0, lt=LARGEST)
     decay_norms: bool = True
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     schedule: Literal["constant", "cosine", "one-cycle"] = "cosine"
     init: Literal["default", "kaiming"] = "kaiming"
     input_size: _Pixels | tuple[_Pixels, _Pixels] | None = None
     precision: Literal["auto", "mixed", "fp32", "bf16", "fp16"] = "auto"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**52)  # further repeats have the next ones
     repeats: int = Field(default=1, ge=1)
     shift: Annotated[int, Field(ge=0)] | Literal["auto"] = 0
     flip: bool | Literal["auto"] = False

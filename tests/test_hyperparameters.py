@@ -61,7 +61,7 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
         ("learning_rate", "{a=1}", "recipe.learning_rate: it must be a number, got '{a=1}'"),
         ("learning_rate", "2026-01-01", "recipe.learning_rate: it must be a number, got '2026-01-01'"),
         ("optimizer", ["sgd", "rmsprop"], "recipe.optimizer: it must be 'sgd' or 'adamw', got 'rmsprop'"),
-        ("optimizer", "1..2", "no number; give a list"),
+        ("optimizer", "1..2", "need not be a number; give a list"),
         ("batch_size", "16.5..64", "it must be a whole number, got 16.5"),
         ("batch_size", IntDistribution(16, 64, step=16), "low, high and maybe log = true, or a list"),
         ("learning_rate", FloatDistribution(1, 3, step=1), "low, high and maybe log = true, or a list"),

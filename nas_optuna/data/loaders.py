@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nas_optuna.data.images import ImageSet, pieces
 from nas_optuna.data.pixels import PixelFormat, fit_into
 from nas_optuna.devices import memory_format
+from nas_optuna.errors import SpecError
 from nas_optuna.quantities import plural
 from nas_optuna.recipe import Fill, Recipe
 
@@ -110,6 +111,17 @@ class Augmentation:
         image = torch.arange(batch, device=images.device)[:, None, None, None]
         channel = torch.arange(channels, device=images.device)[:, None, None]
         return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def require_visible(recipe: Recipe, images: ImageSet) -> None:
+    """Refuse an augmentation that can leave nothing of an image."""
+    sides = images.images.shape[2:]
+    for name, value, side in (("shift", recipe.shift, min(sides)), ("cutout", recipe.cutout, max(sides))):
+        if value != "auto" and value >= side:
+            raise SpecError(
+                f"recipe.{name}={value} can leave nothing of images of {sides[0]}×{sides[1]} pixels; make it smaller"
+                f" than {side}"
+            )
 
 
 def _mirrored(index: Tensor, size: int) -> Tensor:

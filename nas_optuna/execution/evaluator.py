@@ -22,6 +22,7 @@ from torch import Tensor
 
 from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData
+from nas_optuna.data.loaders import require_visible
 from nas_optuna.devices import memory_format, network_failures
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TrainingError, shown, with_article
@@ -343,6 +344,7 @@ class TrainingEvaluator:
     def with_recipe(self, recipe: Recipe) -> TrainingEvaluator:
         """Return a copy that trains by another recipe, with the same loaders if that recipe allows it."""
         other = copy.copy(self)
+        require_visible(recipe, self.data.train)
         other.recipe, other.steps = recipe, recipe.epochs
         other.precision = str(resolve_precision(recipe.precision, self.device)).removeprefix("torch.")
         varied = [Augmentation.of(used, self.data.train) for used in (recipe, self.recipe)]
@@ -386,3 +388,4 @@ def _require_fit(space: SearchSpace, data: SearchData, recipe: Recipe) -> None:
             f"the recipe's input_size is {size} and the space's {space.input_size}; leave the recipe's out, or make"
             f" the space with input_size={size}"
         )
+    require_visible(recipe, data.train)

@@ -36,7 +36,7 @@ from nas_optuna.execution.evaluator import (
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, forget, has_state, training_folder
-from nas_optuna.hyperparameters import PREFIX, applied, parse_range, suggest
+from nas_optuna.hyperparameters import PREFIX, applied, extremes, parse_range, suggest
 from nas_optuna.objectives import parse_criteria, parse_limits
 from nas_optuna.quantities import LARGEST
 from nas_optuna.samplers.curves import PLAN, is_paused
@@ -123,6 +123,9 @@ class EvaluatorObjective:
         for given, part in {"search": self.searched, "keep_weights": keep_weights}.items():
             if part and not isinstance(evaluator, TrainingEvaluator):
                 raise SpecError(f"{given} belongs to our own training, and the study has an evaluator of its own")
+        if isinstance(evaluator, TrainingEvaluator):
+            for name, value in extremes(self.searched):  # refused now rather than when a trial chooses it
+                evaluator.with_recipe(applied(evaluator.recipe, {name: value}))
         self.space = evaluator.space
         if taken := [name for name in self.space.parameters if name.startswith(PREFIX)]:
             raise SpecError(
