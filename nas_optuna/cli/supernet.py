@@ -133,7 +133,8 @@ def _prepare(
     training = SupernetTraining(study, search, table, device, files, restart=wanted.restart, interrupted=interrupted)
     how = f"strategy {spec.supernet.strategy}" if training.strategy else "without shared weights"
     say(f"{stored.study}: supernet of space {search.space.name}, {how}, costs from {table.source}")
-    say(_price(training))
+    done = "this supernet is trained already, so nothing is left to do; --restart trains it anew"
+    say(done if training.finished() else _price(training))
     return study, training
 
 

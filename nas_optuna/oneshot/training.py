@@ -144,8 +144,7 @@ class SupernetTraining:
             return self._train(told, short)
 
     def _train(self, told: Callback, short: ShortTrainer) -> SupernetResult:
-        stored = find_result(self.study)
-        if stored is not None and len(self.history) == self.length and self._is_mine(stored):
+        if (stored := self.finished()) is not None:
             return stored
         subject = Subject("supernet")
         told.trial_started(subject)
@@ -162,6 +161,11 @@ class SupernetTraining:
         result = self._store(short, stopped=None)
         told.trial_finished(subject, None)
         return result
+
+    def finished(self) -> SupernetResult | None:
+        """The study's result if nothing is left to do for it."""
+        stored = None if self.restart or len(self.history) != self.length else find_result(self.study)
+        return stored if stored is not None and self._is_mine(stored) else None
 
     def _is_mine(self, stored: SupernetResult) -> bool:
         """Whether a result has these weights and a ranking with these settings."""

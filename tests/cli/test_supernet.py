@@ -209,6 +209,9 @@ def test_a_budget_of_nothing_ranks_by_sizes_and_short_trainings(
     attributes = study().user_attrs
     assert main(train) == 0
     assert study().user_attrs == attributes, "nothing is trained anew"
+    assert "trained already" in capsys.readouterr().err
+    assert main([*train, "--restart"]) == 0
+    assert "short training 1," in capsys.readouterr().err, "everything is trained anew"
     assert main(["supernet", "export", "--study", "s", "--top", "2"]) == 0
     warm = ["--trials", "3", "--warm-start", "supernet", "--warm-trials", "2"]
     assert main(["run", "--study", "s", "--sampler", "arch", *warm]) == 0
