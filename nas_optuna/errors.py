@@ -98,6 +98,16 @@ class TrainingError(NasOptunaError):
         return type(self), (str(self), self.cause)  # an exception is pickled by its message alone
 
 
+@contextlib.contextmanager
+def needing_every_network(what: str) -> Iterator[None]:
+    """Say of a network that cannot be built or run why it matters, and what to do."""
+    try:
+        yield
+    except TrainingError as error:
+        remedy = f"{what} needs every network of its space, so mend this one, or take its choice out of the space"
+        raise TrainingError(f"{str(error).rstrip('.')}; {remedy}", error.cause) from error
+
+
 def require_kind(value: object, kind: type | UnionType, what: str, remedy: str) -> None:
     """Refuse an argument of another type than its function takes."""
     if not isinstance(value, kind):

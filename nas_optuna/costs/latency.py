@@ -14,8 +14,8 @@ from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
 from nas_optuna.costs.runtimes import Conditions, make_runtime
 from nas_optuna.costs.timing import Visit, fastest, visit, visit_in_rounds
-from nas_optuna.devices import current
-from nas_optuna.errors import TableError
+from nas_optuna.devices import current, network_failures
+from nas_optuna.errors import TableError, needing_every_network
 from nas_optuna.lazily import lazily
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace, Shape
@@ -67,7 +67,8 @@ def measure_table(
         table.require_space(space, path)
     else:
         table = LatencyTable(space=space.name, conditions=conditions, date=datetime.now(UTC).isoformat("T", "seconds"))
-    operations = measurable_operations(space, table.conditions.runtime)
+    with needing_every_network("a latency table"):
+        operations = measurable_operations(space, table.conditions.runtime)
     drawn = space.sample_distinct(BESIDE if operations else WHOLE_NETWORKS, random.Random(0))
     modules = {("entries", op.key): partial(_drawn, op.make, op.input_shape) for op in operations}
     modules |= {
@@ -82,7 +83,11 @@ def measure_table(
                 getattr(table, kind)[key] = found
         table.save(path)
 
-    visit_in_rounds(visits, lambda place: measure(*modules[place](), conditions, seconds), rounds, progress, save)
+    def timed(place: tuple[str, str]) -> Visit:
+        with needing_every_network("a latency table"), network_failures(f"{place[1]} cannot be measured"):
+            return measure(*modules[place](), conditions, seconds)
+
+    visit_in_rounds(visits, timed, rounds, progress, save)
     if table.entries and table.networks and not finished:
         table.overhead_ms = 0.0
         told, measured = table.own_networks(space)

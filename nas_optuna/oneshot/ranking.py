@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from nas_optuna.errors import needing_every_network
 from nas_optuna.oneshot.price import cost_of, with_cost
 from nas_optuna.oneshot.score import MIN_TRAININGS, Score, SharedFigures, distil, features, logits
 from nas_optuna.oneshot.short_trainings import ShortTrainer
@@ -274,7 +275,8 @@ class ArchitectureRanker:
         if new:
             architectures = [self.space.from_tokens(t) for t in new]
             shared = self.shared(architectures) if self.shared else [UNKNOWN] * len(new)
-            rows = features(self.space, architectures, shared)
+            with needing_every_network("a supernet's score"):
+                rows = features(self.space, architectures, shared)
             self._known |= {t: (s, row) for t, s, row in zip(new, shared, rows, strict=True)}
         return np.array([self._known[t][1] for t in tokens])
 

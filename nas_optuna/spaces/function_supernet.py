@@ -22,7 +22,7 @@ from nas_optuna.spaces.base import Operation, SearchSpace
 from nas_optuna.spaces.built import BuiltSpace, ChainSpace, Part
 from nas_optuna.spaces.layers import ElasticLayer
 from nas_optuna.spaces.mixing import MixedLayer, Mixing, Optional, copied
-from nas_optuna.spaces.shapes import TensorSpec, not_logits
+from nas_optuna.spaces.shapes import TensorSpec, blaming, not_logits
 from nas_optuna.spaces.supernet import ChoiceWeights, CostModel, Nested, Stage, Supernet
 
 logger = logging.getLogger(__name__)
@@ -246,7 +246,11 @@ def _probe(space: BuiltSpace) -> tuple[BuiltSpace, dict[str, Choice]]:
     try:
         with torch.device("meta"):
             network, images = space.build_with(mixing), torch.empty(2, *space.input_shape)
-        with torch.no_grad():  # a layer may draw a number on the CPU
+        mixed = [module for module in network.modules() if isinstance(module, MixedLayer)]
+        called = {
+            m: f"candidate {x!r} of {each.name!r}" for each in mixed for x, m in zip(each.labels, each, strict=True)
+        }
+        with torch.no_grad(), blaming(network, called):  # a layer may draw a number on the CPU
             logits = network(images)
     except NasOptunaError:
         raise

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -190,8 +191,9 @@ def not_logits(output: Any, classes: int) -> str | None:
 
 
 @contextmanager
-def blaming(network: nn.Module) -> Iterator[None]:
+def blaming(network: nn.Module, called: Mapping[nn.Module, str] = MappingProxyType({})) -> Iterator[None]:
     """Let an exception inside the block name the innermost running layer and the shape of its input."""
+    # A module around it that is `called` something is named as well.
     running: list[tuple[str, nn.Module, Any]] = []
 
     def enter(name: str, module: nn.Module, args: Any) -> None:
@@ -213,9 +215,12 @@ def blaming(network: nn.Module) -> Iterator[None]:
         if "meta tensor" in words:
             words += "; networks are tried on meta tensors, so forward must not depend on what values tensors have"
         place = f"layer {name!r}" if name else "the network"
+        around = [f"{called[outer]}: " for _, outer, _ in running if outer in called]
         weight = getattr(module, "weight", None)
         made = f", weights {list(weight.shape)}" if isinstance(weight, Tensor) and not is_lazy(weight) else ""
-        raise RuntimeError(f"{place} ({type(module).__name__}{made}) cannot take {shape}: {words}") from error
+        raise RuntimeError(
+            f"{''.join(around)}{place} ({type(module).__name__}{made}) cannot take {shape}: {words}"
+        ) from error
 
 
 class Standin(nn.Module):

@@ -207,6 +207,39 @@ def test_a_latency_table_of_a_function_is_measured_checked_and_used(command: Com
     assert run.code == 0, run.err
 
 
+BROKEN = """
+import nas_optuna as nas
+from torch import nn
+
+class Picky(nn.Module):
+    def forward(self, x):
+        raise ValueError("never")
+
+@nas.space
+def net(c, task):
+    layer = c.layer("block0", {"ok": nn.Identity, "bad": lambda: nn.Sequential(nn.ReLU(), Picky())})
+    return nn.Sequential(nn.Conv2d(1, 4, 3), layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, task.classes))
+"""
+
+
+def test_what_needs_every_network_names_the_broken_one_and_a_remedy(command: Command, place: Path) -> None:
+    (place / "broken.py").write_text(BROKEN)
+    size = ("--space", "broken.py:net", "--input-size", 8, "--out")
+    train = ("supernet", "train", "--set", "space.name=broken.py:net", "--set", "recipe.input_size=8")
+    for words in (
+        ("latency", "measure", *size, "t.json", "--rounds", 1),
+        ("latency", "kit", *size, "kit"),
+        (*train, "--study", "s", "--budget", 0),
+    ):
+        said = command(*words)
+        assert said.code == 2
+        assert "block0=bad cannot be built" in said.err
+        assert "needs every network of its space, so mend this one, or take its choice out" in said.err
+    said = command(*train, "--study", "weights")
+    assert said.code == 2
+    assert "candidate 'bad' of 'block0': layer '1.1.1' (Picky) cannot take [2, 4, 6, 6]: never" in said.err
+
+
 def test_a_file_whose_network_cannot_take_the_images_costs_one_line_and_makes_nothing(
     command: Command, place: Path
 ) -> None:
