@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sized
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -156,9 +157,10 @@ def kit(
         counts = {"operations": len(written["operations"]), "networks": len(written["networks"])}
         print_json({"kit": str(out), "id": written["id"], "precisions": written["precisions"], **counts})
         return
+    script = shlex.quote(f"{out.resolve().name}/measure.py")
     say(
         f"{_held(written['operations'], written['networks'])} of space {space.name!r} in {out}",
-        f"on the device: pip install onnxruntime && python {out.name}/measure.py > table.json",
+        f"copy the folder to the device, and run there: pip install onnxruntime && python {script} > table.json",
         "then here: nas-optuna run --max-latency MS --latency-table table.json …",
     )
 

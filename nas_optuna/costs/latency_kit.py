@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -16,7 +17,7 @@ from nas_optuna.costs.latency_table import least_networks, measurable_operations
 from nas_optuna.costs.quantise import quantised
 from nas_optuna.costs.runtimes import to_onnx
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import SpecError, TableError, unknown
+from nas_optuna.errors import SpecError, TableError, needing_every_network, unknown
 from nas_optuna.files import write_file
 from nas_optuna.lazily import lazily
 from nas_optuna.spaces import SearchSpace, require_operations
@@ -32,6 +33,8 @@ with lazily():
 
 _SHARED_BYTES = 256
 """Weights of at least this many bytes are shared by all models."""
+_MODEL = re.compile(r"[0-9a-f]{16}\.onnx|weights-(fp32|int8)\.bin")
+"""The names of the files of models."""
 _WEIGHTS = {"fp32": "weights-fp32.bin", "int8": "weights-int8.bin"}
 
 
@@ -49,7 +52,8 @@ def write_kit(
     # cannot be measured alone, there are more whole networks instead.
     for precision in sorted(set(precisions) - set(timing.PRECISIONS)):
         raise SpecError(unknown("precision of a latency kit:", precision, timing.PRECISIONS))
-    operations = measurable_operations(space, "onnxruntime")
+    with needing_every_network("a latency kit"):
+        operations = measurable_operations(space, "onnxruntime")
     count = networks or (BESIDE if operations else WHOLE_NETWORKS)
     if not operations and count < (least := least_networks(space)):
         raise SpecError(f"a kit of space {space.name!r} needs at least {least} networks, to tell the latency of all")
@@ -67,8 +71,9 @@ def write_kit(
     try:
         _begin(folder)
         for done, ((kind, key), (build, shape, inner)) in enumerate(modules.items(), start=1):
-            models = _models(build, (batch_size, *shape), precisions, inner)
-            kit[kind][key] = {precision: _written(folder, model, longest) for precision, model in models}
+            with needing_every_network("a latency kit"):
+                models = _models(build, (batch_size, *shape), precisions, inner)
+                kit[kind][key] = {precision: _written(folder, model, longest) for precision, model in models}
             progress(done, len(modules))
         _write_weights(folder / "models", longest)
         for each in architectures:
@@ -87,10 +92,17 @@ def _begin(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise TableError(f"{folder} is a file; choose a folder for the kit: --out (folder)")
     inside = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if inside and not (inside >= {"kit.json", "measure.py"} or inside == {"models"}):
+    if inside and not (
+        inside >= {"kit.json", "measure.py"} or (inside == {"models"} and _only_ours(folder / "models"))
+    ):
         raise TableError(f"{folder} holds something else than a latency kit; choose a new or empty one: --out (folder)")
     shutil.rmtree(folder / "models", ignore_errors=True)
     (folder / "models").mkdir(parents=True)
+
+
+def _only_ours(models: Path) -> bool:
+    """Whether a folder holds only what a kit that was not finished has written."""
+    return models.is_dir() and all(_MODEL.fullmatch(path.name) for path in models.iterdir())
 
 
 def _models(

@@ -101,10 +101,24 @@ def test_a_kit_replaces_a_kit_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="something else"):
         write_kit(ConvSpace(**SPACE), tmp_path / "mine", networks=3)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["photo.jpg"]
+    (tmp_path / "project" / "models").mkdir(parents=True)
+    (tmp_path / "project" / "models" / "best.onnx").write_bytes(b"precious")
+    with pytest.raises(TableError, match="something else"):
+        write_kit(ConvSpace(**SPACE), tmp_path / "project", networks=3)
+    assert (tmp_path / "project" / "models" / "best.onnx").read_bytes() == b"precious"
+    (tmp_path / "kit" / "models").mkdir(parents=True)
+    (tmp_path / "kit" / "models" / "0123456789abcdef.onnx").write_bytes(b"of a kit that was not finished")
     for _ in range(2):
         write_kit(ConvSpace(**SPACE), tmp_path / "kit", precisions=["fp32"], networks=3)
     with pytest.raises(SpecError, match="precision of a latency kit"):
         write_kit(ConvSpace(**SPACE), tmp_path / "kit", precisions=["int4"], networks=3)
+
+
+def test_a_kit_says_how_it_is_measured(command: Command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "my kit").mkdir()
+    monkeypatch.chdir(place / "my kit")
+    words = ["latency", "kit", *OF_THE_SPACE, "--input-size", "8", "--precision", "fp32", "--networks", "3"]
+    assert "python 'my kit/measure.py' > table.json" in command(*words, "--out", ".").err
 
 
 def test_a_device_that_throttles_is_told_in_one_line(
