@@ -118,6 +118,9 @@ def _prepare(
     device, given = resolve_device(wanted.device), SpecOptions(spec=wanted.spec, set_=wanted.set_, data=stored.data)
     given.refuse_twice()
     study, spec = find_target(stored, given, wanted.overrides)
+    said = [text.partition("=")[0].strip() for text in (*given.overrides, *wanted.overrides)]
+    keys = [key.removeprefix("supernet.") for key in said if key.startswith("supernet.")]
+    spec = spec.model_copy(update={"supernet": strategies.without_displaced(spec.supernet, keys)})
     where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}
     experiment = Experiment.from_spec(spec, **where) if study is None else Experiment.of_study(study, spec, **where)
     search = experiment.search

@@ -12,7 +12,7 @@ from nas_optuna import ConvSpace, load_data
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.price import CostTable
-from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, strategy_options
+from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, strategy_options, without_displaced
 from nas_optuna.oneshot.strategies.base import RankedOptions, Strategy
 from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.spec import StudySpec, SupernetSpec
@@ -215,3 +215,14 @@ def test_a_strategy_says_what_it_needs_to_be_ranked() -> None:
         strategy = find_strategy(name)
         assert strategy.learns_alphas != issubclass(strategy.Options, RankedOptions)
         assert strategy.__doc__, "listings show it"
+
+
+def test_what_is_said_displaces_another_length_and_the_options_of_another_strategy() -> None:
+    """A study remembers the settings of its first supernet, of which nobody can leave one out."""
+    earlier = SupernetSpec(budget=0, short_trainings=3, seed=2)
+    length = without_displaced(earlier, ["epochs", "seed"])
+    assert length == SupernetSpec(short_trainings=3, seed=2)
+    darts = SupernetSpec(strategy="darts", budget=0, short_trainings=3, learning_rate=0.1)
+    assert without_displaced(darts, ["strategy"]) == SupernetSpec(strategy="darts", learning_rate=0.1)
+    assert without_displaced(darts, ["strategy", "budget"]).strategy_options.keys() == {"budget", "learning_rate"}
+    assert without_displaced(earlier, ["short_trainings"]) == earlier

@@ -6,6 +6,7 @@ A strategy is a subclass of `Strategy` with an options class of its own: a file 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -51,6 +52,21 @@ def strategy_options(spec: SupernetSpec) -> StrategyOptions:
         return wanted.model_validate(spec.strategy_options)
     except ValidationError as error:
         raise SpecError(problem_of(error, "supernet")) from None
+
+
+_LENGTHS = {"budget", "epochs"}
+"""Either says how long a training is."""
+
+
+def without_displaced(spec: SupernetSpec, said: Collection[str]) -> SupernetSpec:
+    """A section without what keys that were said just now displace: the options of another strategy, another length.
+
+    Those may be of an earlier supernet, whose settings a study remembers.
+    """
+    known = find_strategy(spec.strategy).Options.model_fields if "strategy" in said else spec.strategy_options
+    length = _LENGTHS if _LENGTHS & set(said) else set()
+    stale = {key for key in spec.strategy_options if key not in said and (key not in known or key in length)}
+    return SupernetSpec.model_validate(spec.model_dump(exclude=stale))
 
 
 def is_without_weights(spec: SupernetSpec) -> bool:
