@@ -201,8 +201,9 @@ def _exported(module: nn.Module, images: torch.Tensor, any_batch: bool) -> bytes
     names = {"input_names": ["images"], "output_names": ["logits"], "dynamic_axes": batch}
     with warnings.catch_warnings(), _unlogged():
         warnings.simplefilter("ignore")
-        if len(inspect.signature(module.forward).parameters) > 1:
-            module = nn.Sequential(module)  # a further one, if its default is a number, would be an input of the model
+        with suppress(ValueError):  # one that torch.jit has traced tells no signature, and has one input
+            if len(inspect.signature(module.forward).parameters) > 1:
+                module = nn.Sequential(module)  # a further one, if its default is a number, would be one of the model
         # The exporter built on torch.export takes about a second a module, this one 20 ms.
         torch.onnx.export(module, (images,), file, dynamo=False, **names)  # type: ignore[arg-type]
     return file.getvalue()

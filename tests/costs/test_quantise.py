@@ -56,6 +56,11 @@ def test_a_number_by_default_is_no_input_of_the_model() -> None:
     assert [given.name for given in graph.input] == ["images"]
 
 
+def test_a_network_that_torch_jit_has_traced_can_be_written() -> None:
+    traced = torch.jit.trace(nn.Linear(4, 2).eval(), torch.zeros(2, 4))
+    assert onnx.load_model_from_string(to_onnx(traced, torch.zeros(2, 4))).graph.input[0].name == "images"
+
+
 @pytest.mark.parametrize("kind", ["plain", "equal biases", "read twice"])
 def test_no_convolution_is_left_in_full_precision(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
