@@ -75,7 +75,9 @@ def _traced(network: nn.Module) -> fx.GraphModule:
 class _Shapes(fx.Interpreter):
     """Notes the shape of each result; torch's own ``ShapeProp`` would print a traceback where one fails."""
 
-    extra_traceback = False
+    def __init__(self, traced: fx.GraphModule) -> None:
+        super().__init__(traced)
+        self.extra_traceback = False  # or an error's message would end in a part of the graph
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node."""

@@ -392,3 +392,5 @@ def test_layers_are_written_as_people_write_them() -> None:
         constructor(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
     with pytest.raises(NotWritable):
         write_source(nn.MultiheadAttention(4, 1), torch.zeros(1, 4))
+    with pytest.raises(NotWritable, match=r"RuntimeError: mat1 and mat2 [^:…]*$"):  # without a part of torch's graph
+        write_source(nn.Linear(4, 2), torch.zeros(1, 3))
