@@ -296,7 +296,7 @@ def test_an_explosion_is_one_line_and_keeps_the_last_good_epoch(
         (["run", "--study", "s", "--fixed", "none.json", "--trials", "2"], "--fixed"),
         (["supernet", "train", "--study", "s", "--mode", "mixed"], "mode is mixture"),
         (["supernet", "train", "--study", "s", "--strategy", "drats"], "did you mean 'darts'"),
-        (["supernet", "train", "--study", "s", "--strategy", "fair"], "belongs to strategy darts or gumbel"),
+        (["supernet", "train", "--study", "s", "--strategy", "fair", "--set", "supernet.order=2"], "darts or gumbel"),
         (["supernet", "train", "--study", "s", "--strategy", "fair", "--set", "supernet.epochs=0"], "supernet"),
         (["supernet", "train", "--study", "s", *DARTS, "--epochs", "1"], "warmup_epochs"),
         (["supernet", "train", "--study", "s", *DARTS, "--set", "supernet.temperature=1"], "supernet.temperature"),

@@ -226,3 +226,5 @@ def test_what_is_said_displaces_another_length_and_the_options_of_another_strate
     assert without_displaced(darts, ["strategy"]) == SupernetSpec(strategy="darts", learning_rate=0.1)
     assert without_displaced(darts, ["strategy", "budget"]).strategy_options.keys() == {"budget", "learning_rate"}
     assert without_displaced(earlier, ["short_trainings"]) == earlier
+    misspelt = SupernetSpec(strategy="darts", epoch=3)
+    assert without_displaced(misspelt, ["strategy"]) == misspelt, "which is refused"

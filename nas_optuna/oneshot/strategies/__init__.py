@@ -63,9 +63,13 @@ def without_displaced(spec: SupernetSpec, said: Collection[str]) -> SupernetSpec
 
     Those may be of an earlier supernet, whose settings a study remembers.
     """
-    known = find_strategy(spec.strategy).Options.model_fields if "strategy" in said else spec.strategy_options
+    known = find_strategy(spec.strategy).Options.model_fields
     length = _LENGTHS if _LENGTHS & set(said) else set()
-    stale = {key for key in spec.strategy_options if key not in said and (key not in known or key in length)}
+
+    def is_stale(key: str) -> bool:
+        return key in length or ("strategy" in said and key not in known and bool(_owners(key)))
+
+    stale = {key for key in spec.strategy_options if key not in said and is_stale(key)}
     return SupernetSpec.model_validate(spec.model_dump(exclude=stale))
 
 
@@ -74,8 +78,12 @@ def is_without_weights(spec: SupernetSpec) -> bool:
     return getattr(strategy_options(spec), "budget", None) == 0
 
 
+def _owners(key: str) -> list[str]:
+    """The built-in strategies that have an option."""
+    return [name for name in STRATEGIES.builtin if key in find_strategy(name).Options.model_fields]
+
+
 def _misplaced(key: str, strategy: str, known: set[str]) -> str:
-    owners = [name for name in STRATEGIES.builtin if key in find_strategy(name).Options.model_fields]
-    if owners:
+    if owners := _owners(key):
         return f"supernet.{key} belongs to strategy {' or '.join(owners)}, not to {strategy!r}; leave one out"
     return f"{unknown('key', key, known)} (in [supernet], strategy {strategy!r})"
