@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any
@@ -82,8 +83,9 @@ def _earlier(plan: RunOptions, experiment: Experiment) -> Study | None:
     """The study of ``--learn-from NAME`` or ``NAME@STORAGE``, which must have usable trials."""
     if plan.learn_from is None:
         return None
-    name, _, elsewhere = plan.learn_from.partition("@")
-    study = StudyOptions(name, elsewhere or plan.storage).open()
+    found = re.fullmatch(r"(.+?)@([^@]*:.*)", plan.learn_from, re.DOTALL)  # a study's name may have an @, too
+    name, elsewhere = found.groups() if found else (plan.learn_from, plan.storage)
+    study = StudyOptions(name, elsewhere).open()
     direction = optuna_study.StudyDirection[parse_criterion(experiment.spec.objectives[0]).direction.upper()]
     beforehand.complete_trials(study, direction, experiment.space.parameters)
     return study

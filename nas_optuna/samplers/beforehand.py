@@ -27,6 +27,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import METRIC_NAMES, study_system_attributes, study_user_attributes
 from nas_optuna.study.schema import StudyKey, read_parts, write_parts
 from nas_optuna.study.significance import remembered_images
+from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import find_predictor
 
 MOST = 200
@@ -49,7 +50,7 @@ def complete_trials(other: Study, direction: StudyDirection, names: Iterable[str
     if len(complete) < FEWEST:
         raise StudyError(
             f"study {name!r} has too few complete trials to learn from ({len(complete)}, and it takes {FEWEST});"
-            f" run: nas-optuna run --study {name}"
+            f" run: {command(other, 'run', '--study', name)}"
         )
     if not set(names) & {name for trial in complete for name in trial.params}:
         raise StudyError(f"study {name!r} has no parameter of this space; learn from a study of the same space")

@@ -111,14 +111,15 @@ def test_weights_are_kept_for_export(command: Command, which: str, kept: int) ->
 
 def test_a_study_learns_from_an_earlier_one_and_remembers_its_trials(command: Command) -> None:
     assert (
-        command("run", "--study", "first", "--trials", 6, *tiny(), "--sampler", "random", "--pruner", "none").code == 0
+        command("run", "--study", "me@home", "--trials", 6, *tiny(), "--sampler", "random", "--pruner", "none").code
+        == 0
     )
-    result = command("run", "--trials", 1, *tiny(), "--sampler", "arch", "--learn-from", "first")
+    result = command("run", "--trials", 1, *tiny(), "--sampler", "arch", "--learn-from", "me@home")
     assert result.code == 0, result.err
-    assert "learning from 6 trials of first; in the queue: 1 of its best" in result.err
-    first = optuna.load_study(study_name="first", storage="sqlite:///nas-optuna.db")
+    assert "learning from 6 trials of me@home; in the queue: 1 of its best" in result.err
+    first = optuna.load_study(study_name="me@home", storage="sqlite:///nas-optuna.db")
     assert trials()[0].params == first.best_params
-    again = command("run", "--trials", 1, "--learn-from", "first@sqlite:///nas-optuna.db")
+    again = command("run", "--trials", 1, "--learn-from", "me@home@sqlite:///nas-optuna.db")
     assert "in the queue: 0 of its best" in again.err, "it was tried already"
 
 
