@@ -15,7 +15,7 @@ from nas_optuna.cli import options
 from nas_optuna.cli.options import option
 from nas_optuna.cli.printing import print_facts, print_json, require_writable, say
 from nas_optuna.devices import current, resolve_device
-from nas_optuna.errors import Interrupted, TableError
+from nas_optuna.errors import Interrupted, SpecError, TableError
 from nas_optuna.lazily import lazily
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 
@@ -93,8 +93,8 @@ def check(
     wanted: SpaceOptions,
     space: Annotated[str | None, option("FILE.py:FUNCTION, where the table is of a function.", "NAME")] = None,
     device: options.Device = "auto",
-    networks: Annotated[int, option("Random networks to measure (default: 30).", "N", min=3)] = 30,
-    seed: Annotated[int, option("Seed of the networks (default: 0).", "N", min=0)] = 0,
+    networks: Annotated[int | None, option("Random networks to measure (default: 30).", "N", min=3)] = None,
+    seed: Annotated[int | None, option("Seed of the networks (default: 0).", "N", min=0)] = None,
     save_overhead: Annotated[
         bool, option("Write a fitted overhead into the table, if it helps.", None, "--save-overhead")
     ] = False,
@@ -105,7 +105,11 @@ def check(
     loaded = latency_table.LatencyTable.load(table)
     theirs = loaded.conditions
     here, chosen = theirs, resolve_device("cpu")
-    if not loaded.kit and not loaded.whole:
+    if loaded.kit or loaded.whole:
+        asked = {"--networks": networks, "--seed": seed, "--device": None if device == "auto" else device}
+        if given := [flag for flag, value in asked.items() if value is not None]:
+            raise SpecError(f"{table} holds networks that were measured with it; leave out {' and '.join(given)}")
+    else:
         chosen = resolve_device(device)
         here = runtimes.Conditions.here(
             chosen,
@@ -121,13 +125,14 @@ def check(
     measured = loaded.model_copy(update={"conditions": here})
     with bars(time_left=True) as shown, current(chosen):
         result = latency.check_table(
-            measured, made, networks=networks, seed=seed, progress=partial(shown.show, "measuring")
+            measured, made, networks=networks or 30, seed=seed or 0, progress=partial(shown.show, "measuring")
         )
-    if save_overhead and result.overhead_helps and not loaded.whole:
+    helps = result.overhead_helps and not loaded.whole
+    if save_overhead and helps:
         loaded.model_copy(update={"overhead_ms": result.overhead_ms}).save(table)
     _print_check(table, here, result, margin, json)
-    if save_overhead and result.overhead_helps and not loaded.whole:
-        say(f"overhead written to {table}")
+    if save_overhead:
+        say(f"overhead written to {table}" if helps else f"no overhead written to {table}, since none would help")
 
 
 def kit(

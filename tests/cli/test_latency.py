@@ -57,6 +57,12 @@ def test_check_writes_an_overhead_that_helps(table: Path) -> None:
     assert LatencyTable.load(table).overhead_ms > 0
 
 
+def test_what_a_table_with_networks_of_its_own_does_not_need_is_refused(table: Path) -> None:
+    table.write_text(json.dumps(json.loads(table.read_text()) | {"kit": "0123456789abcdef"}))
+    with pytest.raises(SpecError, match="leave out --networks and --seed and --device"):
+        run("check", str(table), "--networks", "9", "--seed", "0", "--device", "cpu", *SMALL)
+
+
 def test_a_foreign_table_needs_force(table: Path) -> None:
     table.write_text(table.read_text().replace('"device_name":"', '"device_name":"Z80 and '))
     with pytest.raises(TableError, match="device name 'Z80 and"):
