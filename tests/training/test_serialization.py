@@ -196,7 +196,7 @@ def alone(task: Any) -> torch.nn.Module:
 def test_a_function_of_ones_own_is_given_as_it_was_searched(
     make: Any, text: str, options: dict[str, int], tmp_path: Path
 ) -> None:
-    """As a space, and as the reference of a fit."""
+    """The function of a space, and the function of a network that was the reference of a fit."""
     name = f"/{'/'.join(['a long folder'] * 40)}/my_net.py:net"
     spec = StudySpec.from_dict({"space": {"name": name, **options}, "recipe": {"input_size": 8}})
     function = of_network(make, "alone") if make is alone else nas.space(make)

@@ -204,7 +204,7 @@ def test_bf16_trains_on_the_cpu_and_fp16_is_refused() -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_complex_weights_learn(optimizer: str) -> None:
-    """As those of a Fourier neural operator; torch's fused optimisers refuse them."""
+    """A Fourier neural operator has complex weights, which torch's fused optimisers refuse."""
 
     class Fourier(nn.Module):
         def __init__(self) -> None:
