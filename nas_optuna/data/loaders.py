@@ -285,9 +285,9 @@ class BatchLoader:
         """All images once, or those of an order; without a seed in the stored order and not augmented."""
         generator = torch.Generator(self._device).manual_seed(seed or 0)
         if seed is not None and order is None:
-            # A CUDA generator cannot draw an order for the host; otherwise one serves order and augmentation.
-            drawing = generator if self._home.type == self._device.type else torch.Generator().manual_seed(seed)
-            order = torch.randperm(self.size, device=self._home, generator=drawing)
+            # The host draws the order wherever the images live, which depends on the memory that is free at the moment.
+            drawing = generator if self._device.type == "cpu" else torch.Generator().manual_seed(seed)
+            order = torch.randperm(self.size, generator=drawing)
         raw = self._raw(None if seed is None else order)
         for images, labels in raw if self.kind == "resident" else self._copied(raw):
             if seed is not None and self._augmentation is not None:

@@ -100,10 +100,13 @@ def test_out_of_memory_halves_the_micro_batch(caplog: pytest.LogCaptureFixture) 
     assert "without CUDA graphs" in caplog.text
 
 
-def test_streaming_gives_the_resident_batches() -> None:
+@pytest.mark.parametrize("seed", [None, 3])
+def test_streaming_gives_the_resident_batches(seed: int | None) -> None:
     device = torch.device("cuda")
     images = load_data().train
-    loaders = [BatchLoader(images, 64, 16, device, Augmentation(), resident=r).epoch() for r in (True, False)]
+    loaders = [
+        BatchLoader(images, 64, 16, device, Augmentation(shift=2), resident=r).epoch(seed) for r in (True, False)
+    ]
     for (a, b), (c, d) in zip(*loaders, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
