@@ -1,15 +1,17 @@
-"""Small studies in a SQLite file, which many processes open and run."""
+"""Small studies: in a SQLite file, which many processes open and run, and in Python."""
 
 from __future__ import annotations
 
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import optuna
 
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.loop import run
+from nas_optuna.experiment import Experiment
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.storage import open_storage
@@ -50,3 +52,10 @@ def created(address: str) -> Work:
         return 0 if run(study, cheap, trials=2).trials == 2 else 1
 
     return work
+
+
+def experiment(**values: Any) -> Experiment:
+    recipe = {"epochs": 2, "input_size": 8}
+    space = {"name": "conv", "depth": 1}
+    spec = {"space": space, "recipe": recipe, "data": {"name": "digits", "train_limit": 100}, **values}
+    return Experiment.from_spec(StudySpec.from_dict({"sampler": "random", "pruner": "none", **spec}), device="cpu")

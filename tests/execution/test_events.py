@@ -1,4 +1,4 @@
-"""Every kind of training tells the same events: a search's are in `test_evaluator.py`, the others' here."""
+"""Every kind of training tells the same events: a search's are in `test_experiment.py`, the others' here."""
 
 import threading
 from collections.abc import Iterator

@@ -1,7 +1,6 @@
 import html
 import re
 import shlex
-import time
 import warnings
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -11,11 +10,8 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
-from playwright.sync_api import sync_playwright
 
 from nas_optuna.cli.results import print_ranking
-from nas_optuna.report import charts
-from nas_optuna.report.charts import Series
 from nas_optuna.report.comparison import comparison_page, summary_of
 from nas_optuna.report.facts import StudyFacts, rows
 from nas_optuna.report.notes import study_note
@@ -27,7 +23,7 @@ from nas_optuna.study.results import REFERENCE, TrialRecord, front_of
 from nas_optuna.study.schema import StudyKey, TrialKey, flaw_of_study
 from nas_optuna.study.studies import create_study
 from nas_optuna.study.supernet_result import SupernetResult, write_result
-from tests.helpers import Command, files_in
+from tests.helpers import Command
 
 SPACE = ConvSpace(depth=2, input_size=8)
 EVIL = '<img src=x onerror="document.title=1">'
@@ -344,41 +340,6 @@ def test_searched_settings_of_the_recipe_stand_beside_the_architecture() -> None
     assert "settings" not in rows(study)[0]
 
 
-def test_a_cost_that_the_study_maximises_has_its_front_at_the_upper_end() -> None:
-    study = made(objectives=("accuracy", "params:maximize"))
-    for number in range(4):
-        add(study, number)
-    legends = re.findall(r"front: (nothing [^<]*)<", report(study))
-    assert legends == ["nothing cheaper is better", "nothing with more is better"]  # of MACs and of weights
-
-
-def test_a_single_dot_is_no_chart() -> None:
-    study = made()
-    add(study, 1, epochs=1)
-    assert "Learning curves" not in report(study)
-    add(study, 2, epochs=1)
-    assert "Learning curves" in report(study)
-
-
-def test_axes_tell_values_apart_and_no_accuracy_is_above_1() -> None:
-    def ticks(chart: str, kind: str) -> list[str]:
-        return re.findall(rf'<text class="{kind}" x="[^>]*>([^<]*)</text>', chart)
-
-    close = Series([(1001.0, 1.0), (1029.0, 0.99)], "dot s0", errors=[0.1, 0.1])
-    chart = charts.plot([close], "MACs", "accuracy", log_x=True, share=True)
-    cheap, accurate = ticks(chart, "middle")[:-2], ticks(chart, "end")
-    assert len({*cheap}) == len(cheap) > 2
-    assert float(accurate[-1]) == 1
-    one = re.search(rf'class="end"[^>]* y="([^"]+)">{accurate[-1]}<', chart)
-    tops = re.findall(r'class="error s0" d="M[\d.]+ [\d.]+V([\d.]+)"', chart)
-    assert one is not None
-    assert [float(top) >= float(one[1]) - 4.1 for top in tops] == [True, True]
-    assert ticks(charts.plot([Series([(0.0, 1.0), (1.0, 1.0)], "line")], "trial", "s", share=True), "end")[-1] == "1"
-    near = Series([(1.0, 0.9999), (2.0, 1.0)], "line")
-    assert ticks(charts.plot([near], "trial", "s", share=True), "end")[-1] == "1"
-    assert float(ticks(charts.plot([Series([(0.0, 1.0), (1.0, 1.1)], "line")], "trial", "s"), "end")[-1]) > 1
-
-
 def test_the_test_set_is_shown_once() -> None:
     study = made()
     add(study, 1)
@@ -414,51 +375,6 @@ def test_a_supernet_of_other_choices_costs_no_page() -> None:
     choices = plain(report(study)).partition("What it would choose")[2]
     assert "conv1.filters" in choices
     assert "conv1.kernel" not in choices.partition("Whether to believe it")[0]
-
-
-def test_a_thousand_trials_fit_into_a_page_that_opens_at_once(tmp_path: Path) -> None:
-    study = made()
-    for number in range(1000):
-        add(study, number, TrialState.PRUNED if number % 3 else TrialState.COMPLETE, epochs=10)
-    path = tmp_path / "report.html"
-    path.write_text(report(study), encoding="utf-8")
-    assert path.stat().st_size < 3e6
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 400, "height": 800})
-        asked: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        began = time.monotonic()
-        page.goto(path.as_uri())
-        assert time.monotonic() - began < 20  # on a busy machine
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
-        assert [url for url in asked if not url.startswith("file:")] == []
-        cells = page.locator("td", has_text="f").filter(has_text="k").all()  # the architectures, whole
-        assert len(cells) >= 11
-        for cell in cells:
-            box = cell.bounding_box()
-            assert box is not None
-            assert box["x"] + box["width"] <= 400
-        browser.close()
-
-
-def test_report_of_a_real_study(command: Command, study: str, place: Path) -> None:
-    result = command("report", "--out", "r.html")
-    assert result.code == 0, result.err
-    assert "wrote r.html" in result.err
-    page = (place / "r.html").read_text("utf-8")
-    tags(page)
-    assert "Drawing of the network" in page
-
-
-@pytest.mark.parametrize("arguments", [("--out", "no/such/r.html"), ("--study", "nobody"), ("--out", ".")])
-def test_report_refuses_in_one_line(command: Command, study: str, place: Path, arguments: tuple[str, ...]) -> None:
-    before = files_in(place)
-    result = command("report", *arguments)
-    assert result.code == 2
-    assert result.err.startswith("error: ")
-    assert len(result.err.splitlines()) == 1
-    assert files_in(place) == before
 
 
 def test_the_study_in_which_importances_are_computed_is_not_announced(caplog: pytest.LogCaptureFixture) -> None:
