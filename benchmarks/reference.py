@@ -34,6 +34,27 @@ def mnist(input_size: int) -> Any:
     return datasets.MNIST(os.environ["NAS_OPTUNA_DATA"], train=True, transform=pipeline(input_size))
 
 
+class EnlargedDigits:
+    """scikit-learn's digits, repeated to 6,000 images, behind the interface of a torchvision data set."""
+
+    def __init__(self, pipeline: Any) -> None:
+        from sklearn.datasets import load_digits
+
+        bunch = load_digits()
+        self.images, self.labels, self.pipeline = bunch.images, bunch.target, pipeline
+
+    def __len__(self) -> int:
+        return 6000
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        import numpy as np
+        from PIL import Image
+
+        at = index % len(self.images)
+        picture = Image.fromarray(np.rint(self.images[at] * (255 / 16)).astype(np.uint8))
+        return self.pipeline(picture.resize((28, 28))), int(self.labels[at])
+
+
 def loader(images: Any, chosen: range, batch_size: int, shuffle: bool = True) -> DataLoader[Any]:
     """Batches of some of the images."""
     return DataLoader(Subset(images, chosen), shuffle=shuffle, batch_size=batch_size)

@@ -15,9 +15,7 @@ medians; the spread is the range over the rounds.
 With an instruction set, both sides do as if the CPU had no newer one: each set is a run of its own, of new processes.
 
 The last compares what both learn in that epoch instead of their speed: accuracy on held-out training images, seed by
-seed (each side draws its own initial weights and order).
-
-Without MNIST in NAS_OPTUNA_DATA the built-in digits are enlarged.
+seed (each side draws its own initial weights and order). Without MNIST in NAS_OPTUNA_DATA the digits are enlarged.
 """
 
 from __future__ import annotations
@@ -85,7 +83,7 @@ def reference_side(images: int, input_size: int, batch_size: int) -> Any:
     import reference
     import torch
 
-    whole = reference.mnist(input_size) if has_mnist() else EnlargedDigits(reference.pipeline(input_size))
+    whole = reference.mnist(input_size) if has_mnist() else reference.EnlargedDigits(reference.pipeline(input_size))
     loader = reference.loader(whole, range(min(images, len(whole) - HELD_OUT)), batch_size)
     held_out = reference.loader(whole, range(len(whole) - HELD_OUT, len(whole)), batch_size, shuffle=False)
 
@@ -109,27 +107,6 @@ def reference_side(images: int, input_size: int, batch_size: int) -> Any:
         return len(alone.dataset) / (time.perf_counter() - began)
 
     return train, accuracy, load_only, len(loader.dataset)
-
-
-class EnlargedDigits:
-    """scikit-learn's digits, repeated to 6,000 images, behind the interface of a torchvision data set."""
-
-    def __init__(self, pipeline: Any) -> None:
-        from sklearn.datasets import load_digits
-
-        bunch = load_digits()
-        self.images, self.labels, self.pipeline = bunch.images, bunch.target, pipeline
-
-    def __len__(self) -> int:
-        return 6000
-
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        import numpy as np
-        from PIL import Image
-
-        at = index % len(self.images)
-        picture = Image.fromarray(np.rint(self.images[at] * (255 / 16)).astype(np.uint8))
-        return self.pipeline(picture.resize((28, 28))), int(self.labels[at])
 
 
 def our_side(images: int, input_size: int, batch_size: int) -> Any:
