@@ -172,6 +172,8 @@ def test_two_options_that_contradict_each_other_are_refused(command: Command, st
         (("draw", "--study", study, "--trial", "best", "--architecture", "f4k3s1-f4k3s1"), "give one of them"),
         (("study", "export", study, "--format", "csv", "--json"), "leave out --format csv"),
         (("run", "--epochs", 3, "--set", "recipe.epochs=4"), "--epochs and --set recipe.epochs set the same; leave"),
+        (("run", "--epochs", 3, "--set", "recipe={epochs=4}"), "--epochs and --set recipe.epochs set the same; leave"),
+        (("run", "--epochs", 3, "--set", "recipe . epochs=4"), "--epochs and --set recipe.epochs set the same; leave"),
         (("run", "--set", "sampler.seed = 1", "--seed", 2), "--seed and --set sampler.seed set the same; leave one"),
         (("run", "--sampler", "tpe", "--set", "sampler.name=random"), "--sampler and --set sampler.name set the same"),
         (("study", "create", "--space", "macro", "--set", "space=conv"), "--space and --set space set the same"),
