@@ -157,6 +157,7 @@ def retrain(
     if path.is_dir():
         raise SpecError(f"{path} is a folder; give a file with --out")
     study_files.remember(study, stored.url)
+    checkpoints = studies.checkpoint_folder(files, stored.study)
     stop = StopRequest()
     say(f"{stored.study}: retraining trial {chosen.number}, {architecture}")
     with bars(time_left=True) as shown, interruptible(stop):
@@ -167,11 +168,12 @@ def retrain(
             seeds=seeds,
             device=device,
             data_directory=stored.data_dir,
-            checkpoints=studies.checkpoint_folder(files, stored.study),
+            checkpoints=checkpoints,
             interrupted=stop,
             callbacks=[RetrainingDisplay(shown), *create_trackers(track)],
         )
     report, looks = trained[0], _remember(study, chosen, search, trained, path, files / "artifacts")
+    retraining.remove_checkpoints(study, architecture, recipe, checkpoints)
     if json:
         print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})
     else:

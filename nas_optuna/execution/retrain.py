@@ -168,9 +168,12 @@ def retrain(
             mistakes=find_mistakes(tests, results[0].predicted.tolist()),
         )
         told.tested(run, report)
-    if folder and parts is None:  # a fit removes it when the network is saved
-        shutil.rmtree(folder, ignore_errors=True)
     return report, networks[0], images
+
+
+def remove_checkpoints(study: Study, architecture: Architecture, recipe: Recipe, checkpoints: Path) -> None:
+    """Remove what a training would go on from, once its network and its figures are kept."""
+    shutil.rmtree(checkpoints / _identity(study, architecture, recipe), ignore_errors=True)
 
 
 def _trained(

@@ -1,6 +1,8 @@
 """``retrain``: the test set is looked at once, for what was chosen."""
 
+import errno
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -40,6 +42,22 @@ def test_it_reports_test_figures_and_saves_a_network(place: Path, capsys: pytest
     assert "looked at 1 time before" in printed.err
     assert "test accuracy of each class" in printed.out
     assert re.search(r"test accuracy +0\.\d{4} ± 0\.\d{4}", printed.out)
+
+
+def test_what_cannot_be_saved_need_not_be_trained_again(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert main(["run", "--sampler", "random", "--trials", "1", *SMALL]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("nas_optuna.cli.networks.save_network", full)
+        assert main(["retrain"]) == 2
+    assert "No space left" in capsys.readouterr().err
+    monkeypatch.setattr("nas_optuna.training.TrainStep.__call__", full)
+    assert main(["retrain"]) == 0
+    assert not list(place.glob("nas-optuna-files/checkpoints/*/retrain-*"))
 
 
 def report_of(classes: int, seeds: int) -> TestReport:
