@@ -194,7 +194,7 @@ class _Running:
     @classmethod
     def begin(cls, fit: Fit, storage: Any, study: Study | None, state: dict[str, Any], url: str) -> _Running:
         """Load the pictures, and create the study or open it."""
-        files = folders(url)[0]
+        files = folders(url)[-1]  # beside its database: in a named folder, fits would share the place of study `fit`
         fit.say(f"reading {fit.spec.data.name}")
         settings: dict[str, Any] = {
             "data_directory": fit.data_directory,
