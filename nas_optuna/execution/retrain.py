@@ -251,9 +251,8 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
 
 
 def stored_report(attributes: Mapping[str, Any], look: int = 0) -> TestReport | None:
-    """The report of a retraining that a study remembers, -1 is the latest; its matrix is the sum over the seeds."""
+    """The report of a retraining that a study remembers; its matrix is the sum over the seeds."""
     reports = dict(enumerate(attributes.get(StudyKey.RETRAINED, [])))
-    look = len(reports) - 1 if look == -1 else look
     if look not in reports:
         return None
     entry: dict[str, Any] = reports[look]

@@ -21,7 +21,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
 from nas_optuna.execution.finished_network import kept_network, origin_of
 from nas_optuna.execution.loop import StopRequest, interruptible
 from nas_optuna.execution.reference import require_training
-from nas_optuna.execution.retrain import TestReport, record, retrain, stored_report
+from nas_optuna.execution.retrain import TestReport, record, retrain
 from nas_optuna.experiment import Experiment
 from nas_optuna.export import Exported, export_network
 from nas_optuna.export.int8 import EightBits
@@ -32,7 +32,7 @@ from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of,
 from nas_optuna.fitting.pretrained import may_begin_pretrained
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_before, larger_space, new_experiment, spec_for
-from nas_optuna.fitting.winner import Fitted, Winner, winner_of
+from nas_optuna.fitting.winner import Fitted, Winner, report_of, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
 from nas_optuna.report.facts import StudyFacts
@@ -173,7 +173,7 @@ class Fit:
     def _fitted(self, study: Study) -> Fitted:
         winner = winner_of(study, StudyFacts(study).space, self.spec.reference)
         network = load_network(self.folder / WEIGHTS, space=winner.space)
-        report = stored_report(study.user_attrs, -1)
+        report = report_of(study)
         if report is None:
             raise StudyError("the network was not tested yet")
         return Fitted(network, report, study, winner.gain(study), self.folder, self.budget.spent)
@@ -247,7 +247,7 @@ class _Running:
 
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
         """The network that an earlier run has trained and tested, if only the export is missing."""
-        file, report = self.files / TRAINED, stored_report(self.study.user_attrs, -1)
+        file, report = self.files / TRAINED, report_of(self.study)
         if report is None or not file.is_file():
             return None
         winner = winner_of(self.study, self.experiment.space, self.fit.spec.reference)
@@ -265,7 +265,7 @@ class _Running:
         architecture, origin = winner.architecture, None if winner.own else origin_of(self.study, winner.trial, report)
         header = make_header(architecture, winner.in_search(search).spec, self.images, origin)
         save_network(self.files / TRAINED, network, header)  # before the record, by which a later run expects it
-        record(self.study, report, None if winner.own else winner.trial.number)
+        self.progress.remember(look=record(self.study, report, None if winner.own else winner.trial.number))
         own = checkpoint_folder(self.files, STUDY)
         for folder in (*own.glob("retrain-*"), *own.glob("trial-*")):  # of settings, too, with which it does not go on
             shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from nas_optuna.devices import resolve_device
 from nas_optuna.errors import StudyError, named
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.reference import as_space, trained_reference
-from nas_optuna.execution.retrain import TestReport
+from nas_optuna.execution.retrain import TestReport, stored_report
 from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
@@ -133,3 +133,9 @@ def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner
             f"the study of this fit has lost trial {final['trial']}, which it chose; fit into another folder"
         )
     return Winner.known(trial, space, reference if final.get("own") else None)
+
+
+def report_of(study: Study) -> TestReport | None:
+    """The fit's own test, which need not be the last one: `retrain` may have tested networks since; None before it."""
+    state = study.user_attrs.get(StudyKey.FIT, {})
+    return stored_report(study.user_attrs, state.get("look", 0)) if "final" in state else None

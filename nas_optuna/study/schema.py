@@ -86,6 +86,7 @@ class _Choice(TypedDict, total=False):
 
 class _Fit(TypedDict, total=False):
     final: _Choice
+    look: Count
 
 
 class _Earlier(TypedDict):

@@ -17,7 +17,7 @@ from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.data import load_images
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.loop import StopRequest
-from nas_optuna.execution.retrain import Stage
+from nas_optuna.execution.retrain import Stage, record
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import equal_seconds
 from nas_optuna.fitting import run as fitting_run
@@ -27,6 +27,7 @@ from nas_optuna.fitting.inputs import name_of, own_folder
 from nas_optuna.fitting.run import TRAINED, Fit
 from nas_optuna.fitting.rungs import run_within
 from nas_optuna.fitting.spec import spec_for, with_few_to_select
+from nas_optuna.fitting.winner import report_of
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import TrainStep
@@ -207,6 +208,19 @@ def test_what_somebody_deleted_of_a_finished_fit_is_written_again(
     assert (folder / "network/model.py").is_file()
     assert (folder / "report.html").is_file()
     assert len(study_in(folder).user_attrs[StudyKey.RETRAINED]) == 1, "nothing was trained or tested again"
+
+
+def test_what_is_tested_after_a_fit_does_not_become_its_figure(
+    resumed: tuple[Path, list[str], list[str]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resumed[0], folder)
+    own, study = report_of(study_in(folder)), study_in(folder)
+    assert own is not None
+    assert record(study, replace(own, accuracies=(0.123,)), trial=0) == 1
+    assert work(folder)[0].run().report == own
+    (folder / "report.html").unlink()
+    assert work(folder)[0].run().report == own, "what is missing is of the same network"
 
 
 @pytest.mark.parametrize("content", [b"hello\n" * 2000, b"SQLite format 3\0" + b"\1" * 5000])
