@@ -18,6 +18,7 @@ from nas_optuna.execution.evaluator import TrainingEvaluator, checked_measuremen
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.metrics import ACCURACIES
+from nas_optuna.quantities import LARGEST
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.built import of_network
@@ -73,8 +74,8 @@ def measure(
         return
     evaluator = copy.copy(require_training(objective))
     evaluator.space = own()
-    first = objective.criteria[0].metric
-    judged = first if first in ACCURACIES else "accuracy"
+    first = objective.criteria[0]
+    judged = first.metric if first.metric in ACCURACIES else "accuracy"
     last, seconds = None, 0.0
     architecture = evaluator.space.architecture({})
     folder = objective.checkpoints and objective.checkpoints / f"reference-{objective.identity}"
@@ -95,6 +96,8 @@ def measure(
     assert last is not None
     entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics[judged], "epochs": last.step}
     entry["seconds"] = round(seconds, 3)
+    if first.metric and first.cost is None and abs(last.metrics[first.metric]) < LARGEST:  # no cost of it is known
+        entry["value"] = last.metrics[first.metric]
     weights = sum(parameter.numel() for parameter in evaluator.space.build(architecture).parameters())
     study.set_user_attr(StudyKey.REFERENCE, entry | {"params": weights})
     if folder is not None:

@@ -34,7 +34,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study import lease
 from nas_optuna.study.results import REFERENCE, best_trial, is_feasible
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import Measured, remembered_images
+from nas_optuna.study.significance import is_ahead, remembered_images
 from nas_optuna.study.studies import maximizes
 from nas_optuna.study.trial_queue import enqueue_once
 from nas_optuna.training.checkpoint import KeptWeights
@@ -133,9 +133,8 @@ class RungSearch:
         known = [trial for trial in ranking if _architecture(trial) == str(reference)]
         if not known or len(best.values) > 1:
             return best
-        if not maximizes(self.study):  # a loss, of which no error is known
-            return min(best, known[0], key=lambda trial: trial.values[0])
-        return best if Measured.of_trial(best, images).is_ahead(Measured.of_trial(known[0], images)) else known[0]
+        values = best.values[0], known[0].values[0]
+        return best if is_ahead(*values, images, maximize=maximizes(self.study)) else known[0]
 
     def objective(self, rung: Rung, number: int) -> EvaluatorObjective:
         """The objective of a rung."""

@@ -18,14 +18,15 @@ from nas_optuna.execution.reference import as_space, trained_reference
 from nas_optuna.execution.retrain import TestReport, stored_report
 from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.metrics import ACCURACIES
 from nas_optuna.quantities import plural
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.results import changes
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
-from nas_optuna.study.significance import Gain
-from nas_optuna.study.studies import study_spec
+from nas_optuna.study.significance import Gain, is_ahead, remembered_images
+from nas_optuna.study.studies import maximizes, study_spec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -87,8 +88,12 @@ class Winner:
     def of(cls, study: Study, trial: FrozenTrial, search: Search, device: str) -> Winner:
         """The network of the best trial, unless the user's own reference is inside the limits and no worse."""
         found, spec = cls.known(trial, search.space), search.spec
-        gain = StudyFacts(study).gain_of(trial)
-        if spec.reference is None or gain is None or gain.reference is None or gain.best.is_ahead(gain.reference):
+        measured: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
+        value = measured.get("value", measured.get("accuracy") if spec.objectives[0] in ACCURACIES else None)
+        alike = measured.get("identity") == attribute(trial, TrialKey.IDENTITY)  # both by a training of the same rung
+        if spec.reference is None or value is None or not alike:
+            return found
+        if is_ahead(trial.values[0], value, remembered_images(study), maximize=maximizes(study)):
             return found
         own = cls.known(trial, search.space, spec.reference)
         limits = Limits.of(spec, own.space, resolve_device(device))

@@ -76,6 +76,7 @@ class _Reference(TypedDict, total=False):
     name: str
     identity: str
     accuracy: Share
+    value: Number
     seconds: Seconds
 
 
@@ -205,7 +206,7 @@ class StudyKey:
     WITHIN = _study_key("within", dict[str, Any])
     """dict: the same for ``run --within``, which may also continue the study of a fit."""
     REFERENCE = _study_key("reference", _Reference)
-    """dict: the user's own network that the search is compared with: its name, accuracy and training."""
+    """dict: the user's own network that the search is compared with: its name, figures and training."""
     RETRAINED = _study_key("retrained", list[_Report])
     """list[dict]: the report of every retraining."""
     CONFUSION = _parts("retrained:confusion:", list[str | Count])

@@ -114,6 +114,14 @@ class Measured:
         return self.accuracy - other.accuracy > CLAIM * math.hypot(self.error, other.error)
 
 
+def is_ahead(value: float, other: float, images: int | None, *, maximize: bool) -> bool:
+    """Whether a value is better than another by more than chance; of a loss no error is known, so by anything."""
+    if not maximize:
+        return value < other
+    measured, known = (Measured(each, standard_error(each, images) or 0.0) for each in (value, other))
+    return measured.is_ahead(known)
+
+
 @dataclass(frozen=True)
 class Gain:
     """What a search brought.

@@ -6,6 +6,7 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from optuna.trial import create_trial
 
 import nas_optuna as nas
 from nas_optuna.errors import StudyError
@@ -18,7 +19,7 @@ from nas_optuna.fitting.equal_seconds import last_trainings
 from nas_optuna.fitting.rungs import RungSearch
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.winner import Winner, winner_of
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.significance import Measured
 
 GOOD = """
@@ -94,20 +95,55 @@ def test_a_reference_for_whose_last_training_no_time_is_left_is_what_the_search_
     assert abs(fitted.report.mean - fitted.gain.reference.accuracy) < 6 * fitted.gain.reference.error
 
 
+SMALL = ["data.train_limit=100", "space.width=8", "space.stages=1"]
+
+
 @pytest.mark.parametrize(
-    ("is_ahead", "limits", "own"), [(False, [], True), (True, [], False), (False, ["15000"], False)]
+    ("is_ahead", "more", "own"),
+    [
+        (False, [], True),
+        (True, [], False),
+        (False, ["limits.params=15000"], False),
+        (False, ['objectives=["macro_f1"]'], True),
+        (False, ['objectives=["accuracy*(params/1k)^-0.07"]'], False),  # of its costs nothing is known
+    ],
 )
 def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
-    file: Path, monkeypatch: pytest.MonkeyPatch, is_ahead: bool, limits: list[str], own: bool
+    file: Path, monkeypatch: pytest.MonkeyPatch, is_ahead: bool, more: list[str], own: bool
 ) -> None:
-    small = ["data.train_limit=100", "space.width=8", "space.stages=1", f"reference={file}:good"]
-    spec = spec_for("digits", overrides=[*small, *(f"limits.params={most}" for most in limits)])
+    spec = spec_for("digits", overrides=[*SMALL, f"reference={file}:good", *more])
     experiment = Experiment.from_spec(spec, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
     found = RungSearch(experiment, study, Plan((Rung(1, 0.1),), reserve=0.0), StopRequest()).run(lambda line: None)
     assert found is not None
     monkeypatch.setattr(Measured, "is_ahead", lambda *_: is_ahead)
     assert Winner.of(study, found, experiment.search, "cpu").own is own
+
+
+@pytest.mark.parametrize(
+    ("objective", "found", "known", "own"),
+    [
+        ("accuracy", 0.5, {"accuracy": 0.9}, True),  # as it was stored before it had a value
+        ("accuracy", 0.5, {"accuracy": 0.9, "identity": "of a later rung"}, False),
+        ("macro_f1", 0.5, {"accuracy": 0.9}, False),
+        ("macro_f1", 0.5, {"accuracy": 0.1, "value": 0.9}, True),
+        ("macro_f1", 0.9, {"accuracy": 0.9, "value": 0.5}, False),
+        ("negative_log_likelihood", 2.0, {"accuracy": 0.1, "value": 1.0}, True),
+        ("negative_log_likelihood", 1.0, {"accuracy": 0.9, "value": 2.0}, False),
+    ],
+)
+def test_a_reference_is_compared_in_what_the_study_optimises(
+    file: Path, objective: str, found: float, known: dict[str, Any], own: bool
+) -> None:
+    spec = spec_for("digits", overrides=[*SMALL, f"reference={file}:good", f'objectives=["{objective}"]'])
+    experiment = Experiment.from_spec(spec, device="cpu")
+    space, study = experiment.space, experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    study.set_user_attr(StudyKey.REFERENCE, {"identity": "of this rung"} | known)
+    assert space.reference is not None
+    chosen = dict(space.reference.params), space.distributions()
+    attributes = {TrialKey.IDENTITY: "of this rung"}
+    trial = create_trial(value=found, params=chosen[0], distributions=chosen[1], user_attrs=attributes)
+    assert Winner.of(study, trial, experiment.search, "cpu").own is own
 
 
 def test_a_fit_whose_chosen_trial_was_removed_says_so() -> None:
