@@ -34,7 +34,7 @@ from nas_optuna.errors import shortened
 from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes, trial_id_of
 from nas_optuna.study.schema import PREFIX, TrialKey, is_reserved
-from nas_optuna.study.transactions import set_study_system_attributes
+from nas_optuna.study.transactions import artifacts_of_others, set_study_system_attributes
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -119,7 +119,7 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
     """Keep files in place of earlier ones of the same name."""
     kept = _kept(study_system_attributes(study), trial_id)
     before = [key for key, facts in kept if facts.get("filename") in files]
-    for name in _names(before):
+    for name in _own(study, before):
         (store / name).unlink(missing_ok=True)
     gone = dict.fromkeys(before, "null")  # what optuna-dashboard writes for an artifact that was deleted
     set_study_system_attributes(study, gone | keep(store, trial_id, files))
@@ -134,12 +134,14 @@ def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: st
 
 
 def of_study(study: Study) -> list[str]:
-    """The names, within the store, of all files that belong to a study or its trials."""
-    return _names(key for key in study_system_attributes(study) if key.startswith((_PREFIX, _OF_STUDY)))
+    """The names, within the store, of all files that belong to a study or its trials, and to no other study."""
+    return _own(study, (key for key in study_system_attributes(study) if key.startswith((_PREFIX, _OF_STUDY))))
 
 
-def _names(keys: Iterable[str]) -> list[str]:
-    return [name for key in keys if _NAME.fullmatch(name := key.rpartition(":")[2])]
+def _own(study: Study, keys: Iterable[str]) -> list[str]:
+    """The names of the files that only this study lists, and no copy of it."""
+    others = artifacts_of_others(study)
+    return [name for key in keys if key not in others and _NAME.fullmatch(name := key.rpartition(":")[2])]
 
 
 def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, dict[str, Any]]]:

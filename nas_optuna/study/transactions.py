@@ -113,6 +113,17 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
     return transaction(storage, read_and_write)
 
 
+def artifacts_of_others(study: Study) -> set[str]:
+    """The keys under which the other studies of the storage list artifacts; Optuna's ``copy_study`` copies them."""
+    storage = storage_of(study)
+    if database_of(storage) is None:
+        others = (other for other in storage.get_all_studies() if other.study_name != study.study_name)
+        return {key for other in others for key in other.system_attrs}
+    rows = tables()["study_system_attributes"]
+    keys = select(rows.c.key).where(rows.c.study_id != study_id_of(study), rows.c.key.contains("artifacts:"))
+    return transaction(storage, lambda connection: set(connection.execute(keys).scalars()))
+
+
 def counts(storage: BaseStorage) -> dict[str, Counter[str]]:
     """How many trials of each state every study has, by the study's name; a database counts them itself."""
     if database_of(storage) is None:

@@ -24,6 +24,8 @@ from optuna.artifacts import FileSystemArtifactStore, upload_artifact
 from optuna_dashboard import get_note, save_note
 
 from nas_optuna.cli import main
+from nas_optuna.report.dashboard import DRAWING, replace
+from nas_optuna.study.optuna_internals import trial_id_of
 from tests.helpers import Command, tiny
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -293,6 +295,20 @@ def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: Trials) -
     study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
     upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=__file__, study_or_trial=study)
     assert len(list(folder.iterdir())) == 4
+    assert command("study", "delete", "nas", "--yes").code == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_what_a_copy_of_a_study_lists_is_kept_for_it(command: Command, trials: Trials) -> None:
+    folder, url = Path("nas-optuna-files/artifacts"), "sqlite:///nas-optuna.db"
+    optuna.copy_study(from_study_name="nas", from_storage=url, to_storage=url, to_study_name="copy")
+    assert command("study", "delete", "copy", "--yes", "--json").json["artifacts"] == 0
+    assert len(list(folder.iterdir())) == 3
+    optuna.copy_study(from_study_name="nas", from_storage=url, to_storage=url, to_study_name="copy")
+    study = optuna.load_study(study_name="nas", storage=url)
+    replace(study, folder, trial_id_of(study.trials[0]), {DRAWING: b"<svg/>"})
+    assert len(list(folder.iterdir())) == 4, "the copy has the earlier drawing"
+    assert command("study", "delete", "copy", "--yes").code == 0
     assert command("study", "delete", "nas", "--yes").code == 0
     assert list(folder.iterdir()) == []
 
