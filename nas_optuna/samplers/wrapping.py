@@ -187,7 +187,7 @@ class WithinLimitsSampler(WrappingSampler):
         self._samplers: dict[int, BaseSampler] = {}
         self._fixed = dict(fixed or {})
         self._space = space
-        self._distributions = space.distributions()
+        self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
         self._excess = excess
         self._seed = seed
         self._known: dict[tuple[Any, ...], float] = {}
@@ -205,36 +205,37 @@ class WithinLimitsSampler(WrappingSampler):
 
     def is_inside(self, params: Mapping[str, Any]) -> bool:
         """Whether a proposal is inside the limits; parameters that it lacks are pinned or have a single choice."""
-        named = self._only | dict(params) | self._fixed
-        return self._outside({name: named[name] for name in self._distributions}) <= 0
+        return self._outside(self._only | dict(params) | self._fixed) <= 0
 
     def _outside(self, params: Mapping[str, Any]) -> float:
         """How far params are outside, cached: a sampler keeps asking about the neighbours of its best."""
-        key = tuple(params[name] for name in self._distributions)
+        chosen = {name: params[name] for name in self._distributions}
+        key = tuple(chosen.values())
         if key not in self._known:
             if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
-            self._known[key] = self._excess(self._space.architecture(params))
+            self._known[key] = self._excess(self._space.architecture(chosen))
         return self._known[key]
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space, because limits are on whole architectures."""
-        return dict(self._distributions)
+        """The whole space, because limits are on whole architectures, and what else the sampler proposes."""
+        return self.sampler.infer_relative_search_space(study, trial) | self._distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The sampler's first proposal inside the limits."""
+        """The sampler's first proposal inside the limits, with what it proposes for other parameters."""
         if is_enqueued(trial):
             return {}
+        found: dict[str, Any] = {}
         best: tuple[float, dict[str, Any]] | None = None
         for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
             if draw < _OWN_DRAWS:
                 own = self._sampler(draw)
                 found = own.sample_relative(study, trial, own.infer_relative_search_space(study, trial))
-                params = completed(found, own, study, trial, self._distributions)
+                params = found | completed(found, own, study, trial, self._distributions)
             else:
-                params = self._uniform(trial, draw)
+                params = found | self._uniform(trial, draw)
             excess = self._outside(params)
             if best is None or excess < best[0]:
                 best = excess, params
@@ -242,7 +243,8 @@ class WithinLimitsSampler(WrappingSampler):
                 break
         assert best is not None
         set_trial_attribute(study, trial, TrialKey.PROPOSALS, draw + 1)
-        return best[1]
+        # Optuna refuses a value of a parameter that it was not told of, and a trial may have ended meanwhile.
+        return {name: value for name, value in best[1].items() if name in search_space}
 
     def _uniform(self, trial: FrozenTrial, draw: int) -> dict[str, Any]:
         rng = random.Random(seed_for(self._seed, trial.number, "uniform", draw))

@@ -1,6 +1,9 @@
+from statistics import median
+
 import optuna
 import pytest
 
+from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.wrapping import FixedSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
@@ -43,6 +46,39 @@ def test_a_sampler_that_is_told_the_limits_proposes_inside_at_once(name: str) ->
     study.optimize(objective, n_trials=30)
     proposals = [t.user_attrs[TrialKey.PROPOSALS] for t in study.trials[12:]]
     assert sum(p == 1 for p in proposals) >= 0.8 * len(proposals), proposals
+
+
+def test_what_else_a_trial_chooses_is_searched_beside_a_limit() -> None:
+    rates = []
+    for sign in (1.0, -1.0):
+        study = create("arch", limit=64)
+        for _ in range(16):
+            trial = study.ask()
+            rate = trial.suggest_float("recipe.learning_rate", 1e-4, 1e-1, log=True)
+            SPACE.suggest(trial)
+            study.tell(trial, sign * rate)
+        rates.append(median(trial.params["recipe.learning_rate"] for trial in study.trials[11:]))
+    high, low = rates
+    assert high > 10 * low, "the sampler has learned which rates are good"
+
+
+def test_a_stopped_training_goes_on_beside_a_limit_with_its_own_rate() -> None:
+    """With another learning rate it would be another training, which begins anew."""
+    study = create("curves", limit=64)
+    study.pruner = create_pruner("curves", 10, {})
+
+    def train(trial: optuna.Trial) -> float:
+        trial.suggest_float("recipe.learning_rate", 1e-4, 1e-1, log=True)
+        value = objective(trial)
+        for epoch in range(1, 11):
+            trial.report(value * epoch / 10, epoch)
+            if epoch < 10 and trial.should_prune():
+                raise optuna.TrialPruned
+        return value
+
+    study.optimize(train, n_trials=12)
+    chosen = [tuple(sorted(trial.params.items())) for trial in study.trials]
+    assert len(set(chosen)) < len(chosen)
 
 
 def test_a_parameter_of_one_choice_is_proposed_beside_a_limit() -> None:
