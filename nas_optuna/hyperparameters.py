@@ -109,6 +109,25 @@ def applied(recipe: Recipe, params: Mapping[str, Any]) -> Recipe:
         raise SpecError(problem_of(error, "recipe")) from None
 
 
+def own_values(recipe: Recipe, search: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe's own values of settings that are searched, as a trial's params; without those out of their range.
+
+    Examples:
+        >>> own_values(Recipe(batch_size=32, momentum=0.9), {"batch_size": "8..64", "momentum": "0..0.5"})
+        {'recipe.batch_size': 32}
+    """
+    found = {}
+    for name, given in search.items():
+        value, d = getattr(recipe, name), parse_range(name, given)
+        if isinstance(d, CategoricalDistribution):
+            is_searched = value in d.choices
+        else:
+            is_searched = isinstance(value, int | float) and d.low <= value <= d.high
+        if is_searched:
+            found[f"{PREFIX}{name}"] = value
+    return found
+
+
 def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistribution:
     kind = Recipe.model_fields[name].annotation
     if kind not in (int, float):

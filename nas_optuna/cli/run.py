@@ -33,6 +33,7 @@ with lazily():
     from nas_optuna.experiment import Experiment, ExperimentHandle
     from nas_optuna.fitting import clock
     from nas_optuna.fitting.rungs import run_within
+    from nas_optuna.hyperparameters import own_values
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.samplers import beforehand
@@ -187,7 +188,8 @@ class _Search:
             self._learn_from(self.earlier, study)
         if self.plan.fixed:
             return max(queue.enqueue_once(study, space, each.params, origin="fixed") for each in self.listed)
-        reference = queue.enqueue_reference(study, objective.limits)
+        spec = self.experiment.spec
+        reference = queue.enqueue_reference(study, objective.limits, own_values(spec.recipe, spec.search))
         if reference is not None:
             say(f"in the queue: the reference, {reference}")
         for architecture in self.listed:

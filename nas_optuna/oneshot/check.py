@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
+from nas_optuna.hyperparameters import own_values
 from nas_optuna.oneshot.score import FEATURES, SIZES, Array, Score
 from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces import SearchSpace
@@ -153,9 +154,10 @@ class Verdict:
 
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:
     """Enqueue the architectures that the study has not yet trained to the end by its recipe, in order."""
+    by_recipe = own_values(search.spec.recipe, search.spec.search)
     trained, space = trained_trials(study, search), search.space
     missing = [space.architecture(a.params) for a in architectures if str(a) not in trained]
-    return max((enqueue_once(study, space, a.params, _CHECK_ORIGIN) for a in missing), default=0)
+    return max((enqueue_once(study, space, {**a.params, **by_recipe}, _CHECK_ORIGIN) for a in missing), default=0)
 
 
 def judge(

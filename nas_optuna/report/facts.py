@@ -180,7 +180,9 @@ class StudyFacts:
         measured, tested = Measured.of_trial(best, images), self.on_test(best.number)
         majority: float | None = self.attributes.get(StudyKey.DATA, {}).get("majority")
         own: dict[str, Any] = self.attributes.get(StudyKey.REFERENCE, {})
-        if own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
+        # A trial that chooses settings of the recipe has an identity of its own; its user would have kept the recipe's.
+        by_recipe = bool(own and TrialRecord.of(best).settings)
+        if by_recipe or own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
             return Gain(measured, Measured.on(images, own["accuracy"]), majority, tested=tested)
         reference = best_of(self.study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
         same = reference is not None and reference.params == best.params

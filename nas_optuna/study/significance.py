@@ -128,7 +128,8 @@ class Gain:
 
     Attributes:
         best: The accuracy of the best network.
-        reference: That of the reference, where there is one; trained alike, and judged by the same images.
+        reference: That of the reference, where there is one; trained alike, by the recipe's own settings, and judged
+            by the same images.
         majority: The share of the largest class, i.e. the accuracy of always naming it; None if it is not known.
         is_reference: Whether the best network is the reference.
         tested: The test accuracy of the best network after its last training, if it was tested.

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import ArchitectureError, named, shown
 from nas_optuna.files import read_text
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.lazily import lazily
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import SearchSpace
@@ -70,7 +71,8 @@ def enqueue_new(
     states: Collection[TrialState] = tuple(TrialState),
 ) -> bool:
     """Enqueue params unless a trial in one of these states has them; safe with any number of processes."""
-    wanted = dict(space.architecture(params).params)
+    architecture = space.architecture(of_architecture(params))  # beside it there may be settings of the recipe
+    wanted = {**params, **architecture.params}
     chosen, marked = {"fixed_params": wanted}, {TrialKey.ORIGIN: origin}
     waiting = create_trial(state=TrialState.WAITING, system_attrs=chosen, user_attrs=marked)
     while True:
@@ -92,15 +94,15 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     return next((place for place, trial in enumerate(waiting, start=1) if _has(trial, params)), 1)
 
 
-def enqueue_reference(study: Study, limits: Limits) -> Architecture | None:
-    """Begin a study with the network that its user would have taken without a search."""
+def enqueue_reference(study: Study, limits: Limits, settings: Mapping[str, Any]) -> Architecture | None:
+    """Begin a study with the network that its user would have taken without a search, and the recipe's settings."""
     # Does nothing once a trial of the study has begun, or if the space names no such network.
     known = limits.space.reference
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     reference = None if known is None or begun else nearest_inside(limits, known)
     if reference is None:
         return None
-    enqueue_new(study, limits.space, reference.params, REFERENCE)
+    enqueue_new(study, limits.space, {**reference.params, **settings}, REFERENCE)
     return reference
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nas_optuna import Experiment
+from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import load_study, study_spec
 from tests.helpers import Command, tiny
@@ -63,6 +64,20 @@ def test_an_own_network_is_trained_once_and_stands_beside_the_best(command: Comm
     again = command("run", "--trials", 1)
     assert again.code == 0, "the yes to the code is remembered, as for any code of a stored study"
     assert command("best", "--json").json["gain"]["reference_accuracy"] == gain["reference_accuracy"]
+
+
+def test_references_have_the_recipes_own_settings_where_these_are_searched(command: Command) -> None:
+    Path("own.py").write_text(OWN)
+    small = ("space.width=8", "space.stages=1", "recipe.epochs=1", "recipe.input_size=8", "data.train_limit=200")
+    sets = [word for text in (*small, "recipe.learning_rate=0.02") for word in ("--set", text)]
+    search = ("--search", "recipe.learning_rate=1e-5..1e-1:log")
+    made = command("run", "--trials", 1, "--space", "residual", *sets, "--reference", "own.py:linear", *search)
+    assert made.code == 0, made.err
+    study = load_study(open_storage("sqlite:///nas-optuna.db"), "nas")
+    assert study.trials[0].user_attrs[TrialKey.ORIGIN] == "reference"
+    assert study.trials[0].params["recipe.learning_rate"] == 0.02
+    gain = command("best", "--json").json["gain"]
+    assert gain["reference_accuracy"] == study.user_attrs[StudyKey.REFERENCE]["accuracy"]
 
 
 def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from nas_optuna.errors import StudyError
 from nas_optuna.experiment import Experiment
-from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, candidates, judge, rank_correlation
+from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, candidates, judge, queue_untrained, rank_correlation
 from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import StudySpec
@@ -82,6 +82,15 @@ def test_verdict_counts_what_random_search_could_afford(chosen: float, seconds: 
     assert verdict.chosen[0].rank == 1 + sum(value > chosen for value in OWN)
     assert word in verdict.sentence
     assert verdict.budget_covered
+
+
+def test_a_check_trains_with_the_recipes_own_settings_where_these_are_searched() -> None:
+    """With others a training would not count, and none could be judged."""
+    search = Experiment.from_spec(SPEC.override(['search={momentum="0..0.95"}'])).search
+    study = optuna.create_study(direction="maximize")
+    assert queue_untrained(study, search, search.space.sample_distinct(2, random.Random(0))) == 2
+    chosen = [trial.system_attrs["fixed_params"]["recipe.momentum"] for trial in study.trials]
+    assert chosen == [search.spec.recipe.momentum] * 2
 
 
 @pytest.mark.parametrize(("ended", "missing"), [(OWN, "proposed"), ([0.95, 0.6], "random"), ([], "random")])

@@ -8,10 +8,11 @@ import torch
 
 from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
 from nas_optuna.objectives import parse_criterion
+from nas_optuna.spaces import create_space
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.trial_queue import enqueue, enqueue_cheapest
+from nas_optuna.study.trial_queue import enqueue, enqueue_cheapest, enqueue_reference
 
 SPACE = ConvSpace(depth=2, filters=(4, 16), kernels=(3, 5), strides=(1, 2), input_size=20)
 CPU = torch.device("cpu")
@@ -98,6 +99,15 @@ def test_other_studies_begin_as_their_samplers_like(objectives: tuple[str, ...])
     made = study(*objectives)
     assert enqueue_cheapest(made, FREE) == {}
     assert not made.trials
+
+
+def test_the_reference_waits_once_with_settings_of_the_recipe() -> None:
+    space = create_space("residual", {"width": 8, "stages": 1}, in_channels=1, classes=10, input_size=8)
+    made, settings = study("accuracy"), {"recipe.learning_rate": 0.1}
+    for _ in range(2):
+        assert enqueue_reference(made, Limits({}, StudyCosts(space, CPU)), settings) == space.reference
+    assert space.reference is not None
+    assert waiting(made) == [("reference", {**space.reference.params, **settings})]
 
 
 def test_what_waits_already_stays_first_and_what_has_begun_goes_on() -> None:
