@@ -316,6 +316,8 @@ class EvaluatorObjective:
             TrialKey.IDENTITY: self.identity,
             TrialKey.DEVICE: self._device_name,
         }
+        # A search with a clock may have been interrupted in this trial, which is now trained by the recipe.
+        attributes |= dict.fromkeys({TrialKey.RUNG, TrialKey.SHARE, TrialKey.STEPS} & trial.user_attrs.keys())
         recipe = getattr(self.evaluator, "recipe", None)
         if isinstance(recipe, Recipe):
             attributes |= {TrialKey.RECIPE: recipe.fingerprint, TrialKey.SEED: recipe.seed}

@@ -235,7 +235,7 @@ def finished(study: Study, objective: EvaluatorObjective) -> list[FrozenTrial]:
 
 def last_rung(study: Study) -> int:
     """The highest rung number in a study; 0 if there is none."""
-    return max((attribute(trial, TrialKey.RUNG, 0) for trial in study.get_trials(deepcopy=False)), default=0)
+    return max((attribute(trial, TrialKey.RUNG) or 0 for trial in study.get_trials(deepcopy=False)), default=0)
 
 
 def ranked(study: Study, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -156,7 +156,7 @@ def _training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
     than the factor `ALIKE`, as they do between two runs of the same time.
     """
     shares: list[float | None] = [
-        attribute(t, TrialKey.SHARE) if TrialKey.RUNG in t.user_attrs else None for t in trials
+        None if attribute(t, TrialKey.RUNG) is None else attribute(t, TrialKey.SHARE) for t in trials
     ]
     seconds = [None if share is None else max(share, 1e-3) for share in shares]  # 0 where loading took all of the time
     longest = max((s for s in seconds if s is not None), default=1.0)

@@ -150,11 +150,11 @@ class TrialKey:
     """float: until when, in seconds by the database's clock, that process had the trial."""
     EPOCHS = _trial_key("epochs", Count)
     """int: epochs trained, over all seeds."""
-    STEPS = _trial_key("steps", Count)
-    """int: optimiser steps, if the time decided how many."""
-    RUNG = _trial_key("rung", Count)
+    STEPS = _trial_key("steps", Count | None)
+    """int: optimiser steps, if the time decided how many; it and the next two are None if another training followed."""
+    RUNG = _trial_key("rung", Count | None)
     """int: rung of a search with a clock, 1 is the shortest; each further run continues the numbers."""
-    SHARE = _trial_key("share", Seconds)
+    SHARE = _trial_key("share", Seconds | None)
     """float: seconds that a search with a clock gave to the training; absent if the recipe decided."""
     SECONDS = _trial_key("seconds", Seconds)
     """float: seconds of training, over all processes that worked on it."""

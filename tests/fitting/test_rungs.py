@@ -15,11 +15,12 @@ from nas_optuna.execution.loop import StopRequest
 from nas_optuna.fitting import equal_seconds, rungs
 from nas_optuna.fitting.clock import Plan, Rung
 from nas_optuna.fitting.equal_seconds import EqualSeconds
-from nas_optuna.fitting.rungs import PROMOTED, RungSearch, plan_for, trained_weights
+from nas_optuna.fitting.rungs import PROMOTED, RungSearch, last_rung, plan_for, trained_weights
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.report.facts import StudyFacts
-from nas_optuna.study.results import REFERENCE, TrialRecord, best_trial, ranked
+from nas_optuna.spec import StudySpec
+from nas_optuna.study.results import REFERENCE, TrialRecord, best_trial, longest_trained, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.significance import Measured
 from nas_optuna.training.checkpoint import KeptWeights
@@ -170,6 +171,18 @@ def test_short_trainings_do_not_pass_for_trainings_by_the_recipe(study: optuna.S
     assert trained_trials(study, experiment.search) == {}
     assert {trial.user_attrs[TrialKey.SHARE] for trial in study.trials} == {0.5, 1.0}
     assert SPEC.recipe.fingerprint not in {trial.user_attrs[TrialKey.RECIPE] for trial in study.trials}
+
+
+def test_a_trial_interrupted_with_a_clock_may_be_the_best_once_the_recipe_has_trained_it(tmp_path: Path) -> None:
+    values = {"data": {"name": "digits", "train_limit": 100}, "recipe": {"epochs": 1, "input_size": 8}}
+    experiment = Experiment.from_spec(StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, **values}))
+    study = experiment.create(f"sqlite:///{tmp_path}/s.db", "s")
+    clock = {TrialKey.RUNG: 1, TrialKey.SHARE: 0.5, TrialKey.STEPS: 9}
+    study.enqueue_trial(dict(experiment.space.parse("f16k3s1").params), user_attrs=clock)
+    experiment.run(study, trials=2)
+    assert [trial.number for trial in longest_trained(study.trials)] == [0, 1]
+    assert last_rung(study) == 0
+    assert "f16k3s1" in trained_trials(study, experiment.search)
 
 
 @pytest.mark.parametrize("stays", [True, False])
