@@ -203,8 +203,8 @@ class _Search:
         """Copy an earlier study's trials into this one, and enqueue the best of them."""
         space = self.experiment.space
         copied = beforehand.remember(study, earlier, space.parameters)
-        best = beforehand.best_of(study, {key: p.choices for key, p in space.parameters.items()}, BEGIN_WITH)
+        choices = {key: p.choices for key, p in space.parameters.items()}
         excess = self.experiment.objective.limits.total_excess
-        begun = [params for params in best if excess(space.architecture(params)) <= 0]
-        queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in begun)
+        best = beforehand.best_of(study, choices, BEGIN_WITH, lambda params: excess(space.architecture(params)) <= 0)
+        queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in best)
         say(f"learning from {plural(copied, 'trial')} of {earlier.study_name}; in the queue: {queued} of its best")

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.complexity import log_sizes
 from nas_optuna.errors import StudyError
-from nas_optuna.samplers.base import configured
+from nas_optuna.samplers.base import Allowed, configured
 from nas_optuna.samplers.curves import CurveConfig, CurveSampler, Known
 from nas_optuna.samplers.gaussian_process import GaussianProcess, Scorer
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
@@ -82,16 +82,21 @@ def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
     return [(float(gain), dict(zip(summary["names"], values, strict=True))) for gain, *values in rows]
 
 
-def best_of(study: Study, choices: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
-    """The best copied trials that are points of a space and differ from each other in at least two parameters."""
+def best_of(
+    study: Study, choices: Mapping[str, Sequence[Any]], count: int, allowed: Allowed | None = None
+) -> list[dict[str, Any]]:
+    """The best copied trials that are allowed points of a space and differ from each other in two parameters."""
     apart = min(2, len(choices))
     taken: list[dict[str, Any]] = []
     for _, params in trials_of(study):
+        if len(taken) == count:
+            break
         point = {name: params.get(name) for name in choices}
         inside = all(point[name] in values for name, values in choices.items())
-        if inside and all(sum(point[n] != other[n] for n in choices) >= apart for other in taken):
+        is_apart = all(sum(point[n] != other[n] for n in choices) >= apart for other in taken)
+        if inside and is_apart and (allowed is None or allowed(point)):
             taken.append(point)
-    return taken[:count]
+    return taken
 
 
 def experience_of(study: Study, history: History, ordered: Sequence[bool]) -> Scorer | None:

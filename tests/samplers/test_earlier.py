@@ -75,6 +75,14 @@ def test_workers_find_the_trials_in_the_study(tmp_path: object) -> None:
     assert all(sum(a[n] != b[n] for n in CHOICES) >= 2 for a, b in ((first, second), (first, third), (second, third)))
 
 
+def test_what_is_not_allowed_leaves_its_place_to_the_next_best() -> None:
+    study, other = optuna.create_study(direction="maximize"), earlier(1.0, trials=20)
+    remember(study, other, SPACE.parameters)
+    every = best_of(study, CHOICES, 20)
+    found = best_of(study, CHOICES, 1, lambda params: params["conv1.kernel"] != every[0]["conv1.kernel"])
+    assert found == [next(params for params in every if params["conv1.kernel"] != every[0]["conv1.kernel"])]
+
+
 def test_a_long_study_is_shortened_and_keeps_its_best() -> None:
     other = optuna.create_study(direction="minimize", sampler=optuna.samplers.RandomSampler(seed=0))
     other.optimize(objective, n_trials=MOST + 150)
