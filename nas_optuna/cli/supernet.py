@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 from nas_optuna.cli import options
 from nas_optuna.cli.options import MovedStudyOptions, named_overrides, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next
@@ -89,7 +91,11 @@ class SupernetOptions:
 
 
 def train(
-    stored: MovedStudyOptions, wanted: SupernetOptions, track: options.Track = None, json: options.Json = False
+    context: typer.Context,
+    stored: MovedStudyOptions,
+    wanted: SupernetOptions,
+    track: options.Track = None,
+    json: options.Json = False,
 ) -> None:
     """Train a supernet on the study's images and store its alphas with the study.
 
@@ -106,6 +112,7 @@ def train(
     with bars(time_left=True) as shown:
         display = SupernetDisplay(shown, stop)
         study, training = _prepare(stored, wanted, display.step)
+        context.params["restart"] = False  # it has begun anew, and what continues it must not do so once more
         with interruptible(stop):
             result = training.train([display, *trackers])
     _print_trained(study, training, result, json, hints=is_kept(stored.url))

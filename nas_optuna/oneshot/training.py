@@ -29,7 +29,7 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.supernet_result import SupernetResult, entropy, find_result, write_result
+from nas_optuna.study.supernet_result import SupernetResult, disown_result, entropy, find_result, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import resolve_precision
@@ -87,6 +87,7 @@ class SupernetTraining:
         self._folder = CheckpointFolder(supernet_folder(self.files, self.study, self._identity))
         if self.restart:
             self._folder.remove()
+            disown_result(self.study, self._identity)
         self.history: list[Epoch] = []
         self.price: Price | None = None  # None without shared weights
         if self.strategy and not self._restore():

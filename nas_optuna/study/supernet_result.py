@@ -176,6 +176,13 @@ def write_result(study: Study, result: SupernetResult) -> None:
     study.set_user_attr(StudyKey.SUPERNET, {**result.summary(), **first, **chunks})
 
 
+def disown_result(study: Study, identity: str) -> None:
+    """Let a result of an identity stay, but no training take it for its own, since another one has begun."""
+    summary = study_user_attributes(study).get(StudyKey.SUPERNET, {})
+    if summary.get("identity") == identity:
+        study.set_user_attr(StudyKey.SUPERNET, {**summary, "identity": ""})
+
+
 def find_result(study: Study) -> SupernetResult | None:
     """The result that a study has, also one of release 0.2; None without any."""
     attributes = study_user_attributes(study)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,9 @@ import optuna
 import pytest
 
 from nas_optuna.cli import main
+from nas_optuna.errors import Interrupted
 from nas_optuna.oneshot.score import FEATURES, SIZES
+from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.study.files import remember
 
 SPEC = """
@@ -222,6 +225,33 @@ def test_a_budget_of_nothing_ranks_by_sizes_and_short_trainings(
     assert main(["supernet", "check", "--study", "s", "--architectures", "3", "--json"]) == 0
     verdict = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in verdict["rows"]] == [*FEATURES[SIZES], "score"]
+
+
+def test_what_continues_a_training_that_began_anew_does_not_begin_anew_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*arguments: object) -> None:
+        raise Interrupted
+
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(SPEC)
+    train = ["supernet", "train", "--study", "s", "--spec", "tiny.toml", "--budget", "0"]
+    train += ["--set", "supernet.short_trainings=0"]
+    assert main(train) == 0
+    trained = study().user_attrs["nas_optuna:supernet"]
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(SupernetTraining, "train", stopped)
+        assert main([*train, "--restart"]) == 130
+    again = shlex.split(capsys.readouterr().err.partition("Continue: nas-optuna ")[2])
+    assert again[:2] == ["supernet", "train"]
+    assert "--restart" not in again
+    assert study().user_attrs["nas_optuna:supernet"] == trained | {"identity": ""}, "it serves until there is another"
+    assert main(again) == 0
+    assert "trained already" not in capsys.readouterr().err
+    assert study().user_attrs["nas_optuna:supernet"]["identity"] == trained["identity"]
+    assert main(again) == 0
+    assert "trained already" in capsys.readouterr().err
 
 
 KILLS = """
