@@ -32,7 +32,7 @@ from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of,
 from nas_optuna.fitting.pretrained import may_begin_pretrained
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_before, larger_space, new_experiment, spec_for
-from nas_optuna.fitting.winner import Fitted, Winner, report_of, winner_of
+from nas_optuna.fitting.winner import Fitted, Winner, report_of, require_known_limits, winner_of
 from nas_optuna.metrics import find_metric
 from nas_optuna.report.drawing import draw
 from nas_optuna.report.facts import StudyFacts
@@ -142,6 +142,7 @@ class Fit:
         if self.spec.data.select_on == "test":
             raise SpecError("fit tests its network once, so test images must not select; leave out data.select_on")
         refuse_undivided(self.spec)
+        require_known_limits(self.spec)
         with own_folder(self.folder):
             return self._run()
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.costs.study_costs import Limits
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import StudyError, named
+from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.reference import as_space, trained_reference
 from nas_optuna.execution.retrain import TestReport, stored_report
@@ -23,6 +23,7 @@ from nas_optuna.quantities import plural
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import StudySpec
 from nas_optuna.study.results import changes
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Gain, is_ahead, remembered_images
@@ -96,7 +97,8 @@ class Winner:
         if is_ahead(trial.values[0], value, remembered_images(study), maximize=maximizes(study)):
             return found
         own = cls.known(trial, search.space, spec.reference)
-        limits = Limits.of(spec, own.space, resolve_device(device))
+        untold = spec.model_copy(update={"latency": spec.latency.model_copy(update={"table": None})})
+        limits = Limits.of(untold, own.space, resolve_device(device))  # of another space than the table
         return own if limits.total_excess(own.architecture) <= 0 else found
 
     def described(self, study: Study) -> str:
@@ -127,6 +129,15 @@ class Winner:
             return found
         tested = facts.on_test(None)  # a report without a trial is of the user's own reference
         return replace(found, best=found.reference, is_reference=True, tested=tested)
+
+
+def require_known_limits(spec: StudySpec) -> None:
+    """Refuse a latency table by which the user's own reference would have to be inside the limits."""
+    if spec.reference and spec.latency.table and "latency_ms" in spec.limits:
+        raise SpecError(
+            "a latency table tells nothing of your own reference, so a fit cannot say whether that is within the limit"
+            " of latency; leave out --reference or --latency-table"
+        )
 
 
 def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner:

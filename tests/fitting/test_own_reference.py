@@ -1,5 +1,6 @@
 """A fit whose user has a network of their own."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from optuna.trial import create_trial
 
 import nas_optuna as nas
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.loop import StopRequest
 from nas_optuna.experiment import Experiment
@@ -117,7 +118,16 @@ def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
     found = RungSearch(experiment, study, Plan((Rung(1, 0.1),), reserve=0.0), StopRequest()).run(lambda line: None)
     assert found is not None
     monkeypatch.setattr(Measured, "is_ahead", lambda *_: is_ahead)
-    assert Winner.of(study, found, experiment.search, "cpu").own is own
+    search = experiment.search
+    assert Winner.of(study, found, search, "cpu").own is own
+    elsewhere = replace(search, spec=search.spec.override(["latency.table=of-the-space.json"]))
+    assert Winner.of(study, found, elsewhere, "cpu").own is own, "a table of the search's space is not asked"
+
+
+def test_a_limit_by_a_table_that_tells_nothing_of_the_reference_is_refused_at_once(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(SpecError, match="leave out --reference or --latency-table"):
+        fit(tmp_path / "model", f"{file}:good", [], "latency.table=table.json", "limits.latency_ms=50")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
