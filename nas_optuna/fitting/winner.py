@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,6 +148,12 @@ def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner
     if trial is None:  # somebody has removed its rows
         raise StudyError(
             f"the study of this fit has lost trial {final['trial']}, which it chose; fit into another folder"
+        )
+    if final.get("own") and reference is None:
+        decided = shlex.quote(study.user_attrs[StudyKey.REFERENCE]["name"])
+        raise StudyError(
+            f"this fit has chosen your own reference; repeat its command with --reference {decided}, or fit into"
+            " another folder (--out FOLDER)"
         )
     return Winner.known(trial, space, reference if final.get("own") else None)
 

@@ -161,3 +161,12 @@ def test_a_fit_whose_chosen_trial_was_removed_says_so() -> None:
     study.set_user_attr(StudyKey.FIT, {"final": {"trial": 0, "trials": 1}})
     with pytest.raises(StudyError, match="has lost trial 0, which it chose; fit into another folder"):
         winner_of(study, nas.ConvSpace(), None)
+
+
+def test_a_fit_that_has_chosen_the_reference_does_not_go_on_without_it() -> None:
+    study = optuna.create_study()
+    study.optimize(lambda trial: 0.5, n_trials=1)
+    study.set_user_attr(StudyKey.FIT, {"final": {"trial": 0, "trials": 1, "own": True}})
+    study.set_user_attr(StudyKey.REFERENCE, {"name": "mine.py:good"})
+    with pytest.raises(StudyError, match="repeat its command with --reference mine.py:good, or fit into another"):
+        winner_of(study, nas.ConvSpace(), None)
