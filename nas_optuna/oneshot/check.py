@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,6 +149,15 @@ class Verdict:
         return (
             f"The supernet {ranking}; its choice is {outcome} the best of {self.random_trained} random architectures"
             f" trained in the same time ({best.accuracy:.4f} against {self.random_accuracy:.4f}){reach}."
+        )
+
+
+def require_one_recipe(study: Study, searched: Collection[str]) -> None:
+    """Refuse to compare architectures in a study whose trials also choose settings of the recipe."""
+    if searched:
+        raise StudyError(
+            f"supernet check compares trainings by one recipe, and each trial of study {study.study_name!r} chooses"
+            f" {', '.join(f'recipe.{name}' for name in searched)}; check in a study of its own without --search"
         )
 
 

@@ -193,6 +193,19 @@ def test_check_compares_with_own_trainings(trained: Path, capsys: pytest.Capture
     assert "Kendall" in capsys.readouterr().out
 
 
+def test_a_check_refuses_a_study_whose_trials_choose_a_recipe_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.toml").write_text(SPEC + '[search]\nlearning_rate = "1e-3..1e-1:log"\n')
+    assert main(["study", "create", "s", "--spec", "tiny.toml"]) == 0
+    capsys.readouterr()
+    assert main(["supernet", "check", "--study", "s"]) == 2
+    err = capsys.readouterr().err
+    assert "each trial of study 's' chooses recipe.learning_rate; check in a study of its own without --search" in err
+    assert not study().trials
+
+
 def test_a_budget_of_nothing_ranks_by_sizes_and_short_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
