@@ -133,7 +133,8 @@ def _prepare(
     search = experiment.search
     whole = strategies.is_without_weights(spec.supernet)
     file = wanted.latency_table or spec.latency.table
-    table = price.cost_table(search.space, file, whole=whole, force=spec.latency.force)
+    optional = wanted.latency_table is None and not spec.supernet.latency_weight
+    table = price.cost_table(search.space, file, whole=whole, force=spec.latency.force, optional=optional)
     files = stored.files(study)
     if study is None:
         make_strategy(search, table, device)  # refuses invalid settings before the study is created

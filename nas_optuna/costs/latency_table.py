@@ -197,13 +197,17 @@ class LatencyTable(BaseModel):
             return None
         return max(0.0, longer[min(math.ceil(_COVERED * (len(longer) + 1)), len(longer)) - 1])
 
-    def operation_ms(self, operation: Operation) -> float:
-        """Latency of one operation, the median of its fastest visit."""
+    def require_operations(self) -> None:
+        """Refuse a table of whole networks where the latency of single operations is needed."""
         if self.whole:
             raise TableError(
                 f"the latency table holds whole networks, as the operations of space {self.space!r} are too many or"
                 " cannot be measured alone; what needs the latency of one, as a supernet's loss does, cannot use it"
             )
+
+    def operation_ms(self, operation: Operation) -> float:
+        """Latency of one operation, the median of its fastest visit."""
+        self.require_operations()
         visits = self.entries.get(operation.key)
         if not visits:
             raise TableError(

@@ -38,17 +38,23 @@ class CostTable:
     source: str  # of the figures, for a person
 
 
-def cost_table(space: SearchSpace, path: str | Path | None, *, whole: bool = False, force: bool = False) -> CostTable:
+def cost_table(
+    space: SearchSpace, path: str | Path | None, *, whole: bool = False, force: bool = False, optional: bool = False
+) -> CostTable:
     """The latency table of the subspace that a supernet supports, or its MACs without a table."""
     # With `whole` it is for the whole space, without a supernet; without a file it is then empty, because the MACs of
     # each architecture are counted, see `cost_of`.
-    # A table may be of another device than this one, namely the one that the network is searched for.
+    # A table may be of another device than this one, namely the one that the network is searched for. An `optional` one
+    # of whole networks is left out, since it tells nothing of an operation.
+    if optional and path is not None and LatencyTable.load(Path(path)).whole:
+        path = None
     if whole and path is None:
         return CostTable({}, "MMACs", "MACs")
     held = space if whole else supernet_class(space).supported_subspace(space)
     if path is None:
         return CostTable({key: macs / 1e6 for key, macs in macs_table(held).items()}, "MMACs", "MACs")
     table = LatencyTable.open(path, held, force=force)
+    table.require_operations()
     operations = require_operations(held, "a latency table").reachable_operations()
     costs = {operation.key: table.operation_ms(operation) for operation in operations}
     return CostTable(costs, "ms", f"{path}, measured on {table.conditions.device_name}")

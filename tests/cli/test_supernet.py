@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shlex
 import shutil
@@ -12,11 +13,15 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 
 from nas_optuna.cli import main
+from nas_optuna.costs.latency_table import LatencyTable
+from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.errors import Interrupted
 from nas_optuna.oneshot.score import FEATURES, SIZES
 from nas_optuna.oneshot.training import SupernetTraining
+from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.study.files import remember
 
 SPEC = """
@@ -83,6 +88,10 @@ def trained(folder: Path, trained_once: Path) -> Path:
     """A current folder with ``tiny.toml`` and a study ``s`` that has a trained supernet, of each strategy in turn."""
     shutil.copytree(trained_once, folder, dirs_exist_ok=True)
     return folder
+
+
+def stopped(*arguments: object) -> None:
+    raise Interrupted
 
 
 def study(name: str = "s") -> optuna.Study:
@@ -193,6 +202,24 @@ def test_check_compares_with_own_trainings(trained: Path, capsys: pytest.Capture
     assert "Kendall" in capsys.readouterr().out
 
 
+def test_a_table_of_whole_networks_is_in_nobodys_way_unless_it_is_to_be_in_the_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space, here = MacroSpace(stages=1, depths=(1,), input_size=8), Conditions.here(torch.device("cpu"))
+    networks = {str(each): [(1.0, 1.0, 1.0)] for each in space.sample_distinct(10, random.Random(0))}
+    LatencyTable(space="macro", conditions=here, date="", networks=networks).save(Path("table.json"))
+    macro = '[data]\nname = "digits"\ntrain_limit = 300\n[space]\nname = "macro"\nstages = 1\ndepths = [1]\n'
+    Path("tiny.toml").write_text(macro)
+    train = ["supernet", "train", "--study", "s", "--spec", "tiny.toml", "--budget", "0", "--set", "recipe.input_size=8"]
+    train += ["--set", "latency.table=table.json", "--set", "latency.force=true"]
+    monkeypatch.setattr(SupernetTraining, "train", stopped)
+    assert main(train) == 130
+    assert "costs from MACs" in capsys.readouterr().err
+    assert main([*train, "--latency-weight", "1"]) == 2
+    assert "the latency table holds whole networks" in capsys.readouterr().err
+
+
 def test_a_check_refuses_a_study_whose_trials_choose_a_recipe_before_it_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -243,9 +270,6 @@ def test_a_budget_of_nothing_ranks_by_sizes_and_short_trainings(
 def test_what_continues_a_training_that_began_anew_does_not_begin_anew_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def stopped(*arguments: object) -> None:
-        raise Interrupted
-
     monkeypatch.chdir(tmp_path)
     Path("tiny.toml").write_text(SPEC)
     train = ["supernet", "train", "--study", "s", "--spec", "tiny.toml", "--budget", "0"]
