@@ -29,6 +29,7 @@ from nas_optuna.randomness import seeded
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import SupernetSpec
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.supernet_result import SupernetResult, disown_result, entropy, find_result, write_result
 from nas_optuna.training import Checkpoint, CheckpointFolder
 from nas_optuna.training.fit import never
@@ -81,7 +82,8 @@ class SupernetTraining:
         # None with a budget of 0
         self.strategy = make_strategy(self.search, self.table, self.device, self.interrupted)
         self._version = self.strategy.supernet.version if self.strategy else 0
-        self._identity = _identity(self.search, self._options.model_dump(mode="json"), self.table, self._version)
+        data = self.study.user_attrs.get(StudyKey.DATA, {}).get("name", self.search.spec.data.name)
+        self._identity = _identity(self.search, data, self._options.model_dump(mode="json"), self.table, self._version)
         if self.strategy:
             self.search = replace(self.search, space=self.strategy.supernet.space)
         self._folder = CheckpointFolder(supernet_folder(self.files, self.study, self._identity))
@@ -259,10 +261,11 @@ def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:
     return Price(**found.progress["price"]), [Epoch(**epoch) for epoch in found.progress["epochs"]]
 
 
-def _identity(search: Search, options: Mapping[str, Any], table: CostTable, version: int) -> str:
+def _identity(search: Search, data: str, options: Mapping[str, Any], table: CostTable, version: int) -> str:
     """Twelve hex digits that change whenever the shared weights would."""
+    # `data` is the name that the study began with, since images may have moved.
     said = search.spec.to_dict()
-    parts = [said["data"], said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
+    parts = [said["data"] | {"name": data}, said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
     # Short trainings come after the weights, so another number of them does not change these.
     settings = {name: value for name, value in {**said["supernet"], **options}.items() if name != "short_trainings"}
     text = json.dumps([*parts, version, settings], sort_keys=True)

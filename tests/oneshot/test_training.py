@@ -123,6 +123,17 @@ def test_another_number_of_short_trainings_takes_the_weights_that_are_there(tmp_
     assert first.identity == second.identity
 
 
+def test_a_supernet_is_the_same_where_its_images_have_moved(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s")
+    search = search_by(SupernetSpec(budget=0, short_trainings=0, evaluations=10))
+    began = SupernetTraining(study, search, TABLE, CPU, tmp_path).train()
+    study.set_user_attr(StudyKey.DATA, {"name": SPEC.data.name})
+    moved = replace(search, spec=search.spec.override(['data.name="npz:elsewhere.npz"']))
+    found = SupernetTraining(study, moved, TABLE, CPU, tmp_path).finished()
+    assert found is not None
+    assert found.identity == began.identity
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_an_explosion_leaves_the_last_intact_epoch_and_no_short_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
