@@ -147,15 +147,15 @@ class MemoryCost(_CountedCost):
 class EnergyCost(Cost):
     """Millijoules of one inference, estimated: arithmetic at 4.6 pJ per MAC, memory traffic at 160 pJ per byte.
 
-    Weights and the largest activations are assumed to cross the memory bus once. The estimate ranks networks on
-    hardware whose energy is dominated by arithmetic and DRAM; it is no measurement of your device. To use measured
+    Weights and the largest activations of a batch are assumed to cross the memory bus once. The estimate ranks networks
+    on hardware whose energy is dominated by arithmetic and DRAM; it is no measurement of your device. To use measured
     energy, register your own `Cost` as an entry point.
     """
 
     name, label, unit = "energy_mj", "energy", "mJ"
 
     def __call__(self, architecture: Architecture) -> float:
-        """Millijoules."""
+        """Millijoules of one image."""
         counted = self.context.counted(architecture)
-        moved = counted.weight_bytes / self.context.latency.batch_size + counted.activation_bytes
+        moved = (counted.weight_bytes + counted.activation_bytes) / self.context.latency.batch_size
         return (counted.macs * PICOJOULES_PER_MAC + moved * PICOJOULES_PER_BYTE) * 1e-9

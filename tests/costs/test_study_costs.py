@@ -42,6 +42,14 @@ def test_counted_costs_are_always_known() -> None:
     }
 
 
+def test_the_energy_is_that_of_one_image_of_a_batch() -> None:
+    one, four = (
+        costs(objectives=["accuracy", "energy_mj"], latency={"batch_size": size})(ARCHITECTURE)["energy_mj"]
+        for size in (1, 4)
+    )
+    assert one - four == pytest.approx(figures(SPACE, ARCHITECTURE).weight_bytes * 3 / 4 * 160e-9)
+
+
 @pytest.mark.parametrize(
     "values",
     [
