@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from optuna.study import Study
 
 from nas_optuna.errors import StudyError
+from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
 from nas_optuna.study.schema import StudyKey, in_parts, read_parts, write_parts
 from nas_optuna.study.studies import command
@@ -230,4 +231,5 @@ def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predic
     """The predictor of a study's supernet; None if there is none, or it is of another space."""
     result = find_result(study)
     predictor = result.predictor if result else None
-    return predictor if predictor is not None and _open(predictor.choices) == _open(choices) else None
+    searched = _open(of_architecture(choices))  # of what trials choose in the recipe a supernet tells nothing
+    return predictor if predictor is not None and _open(predictor.choices) == searched else None
