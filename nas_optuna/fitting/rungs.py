@@ -97,7 +97,7 @@ class RungSearch:
             if best is not None and all(_architecture(trial) == str(reference) for trial in ranking):
                 return best  # there was no time left for the others of this rung
             if not ranking:
-                raise StudyError("no network could be trained in its share of the time; give more: --within (within)")
+                raise StudyError(self._why_none(objective))
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
             best = self._preferred(ranking, reference)
             if not is_last:
@@ -105,6 +105,17 @@ class RungSearch:
                 room = None if self.deadline is not None else self.plan.rungs[number].networks - len(first)
                 queue = first + [(architecture, PROMOTED) for architecture in others[:room]]
         return best and self._confirmed(best, say)
+
+    def _why_none(self, objective: EvaluatorObjective) -> str:
+        """Why a rung has no network that can be ranked."""
+        number, trials = objective.evaluator.attributes[TrialKey.RUNG], self.study.get_trials(deepcopy=False)
+        known = {attribute(trial, TrialKey.IDENTITY) for trial in trials if attribute(trial, TrialKey.RUNG) == number}
+        if known - {None, objective.identity} and not finished(self.study, objective):
+            return (
+                "networks of this search were trained on another device or in another precision, so that no others can"
+                " be compared with them; go on there, or begin anew in another folder or study"
+            )
+        return "no network could be trained in its share of the time; give more: --within (within)"
 
     def _confirmed(self, best: FrozenTrial, say: Callable[[str], None]) -> FrozenTrial | None:
         """The best if it stays ahead of the reference in a longer training, else the reference; None as for `run`."""

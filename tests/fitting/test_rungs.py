@@ -37,6 +37,16 @@ def test_a_reference_that_is_too_slow_for_its_share_is_trained_even_so() -> None
     assert found.user_attrs[TrialKey.STEPS] == 1
 
 
+def test_a_search_that_began_elsewhere_says_that_it_cannot_go_on_here() -> None:
+    experiment = Experiment.from_spec(SPEC, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+    for rung in (1, 2):
+        facts = {TrialKey.RUNG: rung, TrialKey.IDENTITY: "on a GPU"}
+        study.add_trial(create_trial(value=0.5, user_attrs=facts))
+    with pytest.raises(StudyError, match="trained on another device or in another precision.*; go on there, or begin"):
+        RungSearch(experiment, study, PLAN, StopRequest()).run(lambda line: None)
+
+
 def searched(study: optuna.Study | None = None) -> optuna.Study:
     experiment = Experiment.from_spec(SPEC, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit") if study is None else study
