@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from optuna.study import Study
 from nas_optuna.costs.study_costs import Limits
 from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import SpecError, TrainingError
+from nas_optuna.errors import SpecError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Measurement, Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run, Subject
 from nas_optuna.oneshot.price import CostTable, Price, cost_of, measure_price
@@ -167,7 +168,10 @@ class SupernetTraining:
 
     def finished(self) -> SupernetResult | None:
         """The study's result if nothing is left to do for it."""
-        stored = None if self.restart or len(self.history) != self.length else find_result(self.study)
+        stored = None
+        if len(self.history) == self.length:
+            with suppress(StudyError):  # a damaged one is stored anew
+                stored = find_result(self.study)
         return stored if stored is not None and self._is_mine(stored) else None
 
     def _is_mine(self, stored: SupernetResult) -> bool:

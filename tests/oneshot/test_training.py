@@ -134,6 +134,18 @@ def test_a_supernet_is_the_same_where_its_images_have_moved(tmp_path: Path) -> N
     assert found.identity == began.identity
 
 
+def test_a_damaged_result_is_stored_anew_by_the_training_that_its_message_names(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s")
+    search = search_by(SupernetSpec(budget=0, short_trainings=0, evaluations=10))
+    SupernetTraining(study, search, TABLE, CPU, tmp_path).train()
+    sound = study.user_attrs[StudyKey.SUPERNET]
+    study.set_user_attr(StudyKey.SUPERNET, sound | {"chunks": 99})
+    with pytest.raises(StudyError, match="cannot be read; train it again: nas-optuna supernet train --study s"):
+        read_result(study)
+    SupernetTraining(study, search, TABLE, CPU, tmp_path).train()
+    assert study.user_attrs[StudyKey.SUPERNET]["chunks"] == sound["chunks"]
+
+
 @pytest.mark.parametrize("damaged", [False, True])
 def test_an_explosion_leaves_the_last_intact_epoch_and_no_short_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: bool
