@@ -142,7 +142,7 @@ def run(
     #   `nas_optuna.study.lease`.
     # - Any number of processes may run the same study, even on SQLite: one of them gets each trial.
     # - A trial that fails (`TrainingError`, `ArchitectureError`, or anything in an enqueued one) does not end the run.
-    # - A trial that somebody else took or deleted meanwhile is dropped with a warning.
+    # - A trial that somebody else took, ended or deleted meanwhile is dropped with a warning.
     # - The callbacks are told of each step as well, if the objective is an `EvaluatorObjective`.
     budget = budget or TrialBudget(trials, timeout, total)
     return _Run(study, objective, stop or StopRequest(), Callbacks(callbacks), may_begin, budget).run()
@@ -211,14 +211,13 @@ class _Run:
         return True
 
     def _run_held(self, trial_id: int) -> None:
-        number: int | str = "?"
+        subject = Subject("trial ?", None, study=self.study)
         try:
             with self.stop.evaluating():
                 trial = optuna_internals.open_trial(self.study, trial_id)
-                number = trial.number
                 subject = Subject(f"trial {trial.number}", trial, study=self.study)
                 self.told.trial_started(subject)
-                value, state = self._evaluate(trial)
+                value, state = self._evaluate(trial, trial_id)
             ended = self._tell(trial, trial_id, value, state)
         except (Interrupted, KeyboardInterrupt):
             lease.release(self.study, trial_id)
@@ -227,16 +226,20 @@ class _Run:
         except BaseException as error:
             if isinstance(error, Gone) or is_away(error):
                 raise  # the next run takes the trial over when this process has ended
-            if self._is_lost(trial_id):
-                logger.warning("trial %s was put back or deleted by somebody else; its result is dropped", number)
+            if not self._is_lost(trial_id, error):
+                self._give_back(trial_id, error)
+                raise
+            has_ended = lease.state(self.study, trial_id) is not None  # and nobody else has it
+            how = "ended" if has_ended else "put back or deleted"
+            logger.warning("%s was %s by somebody else; its result is dropped", subject.name, how)
+            if not has_ended:
                 return
-            self._give_back(trial_id, error)
-            raise
+            ended = optuna_internals.read_trial(self.study, trial_id)
         self.told.trial_finished(subject, ended)
         lease.close(self.study, trial_id)
         self._count(ended)
 
-    def _evaluate(self, trial: Trial) -> tuple[Any, TrialState | None]:
+    def _evaluate(self, trial: Trial, trial_id: int) -> tuple[Any, TrialState | None]:
         try:
             return self.objective(trial), None
         except optuna.TrialPruned:
@@ -244,6 +247,8 @@ class _Run:
         except TrainingError:
             return None, TrialState.FAIL
         except Exception as error:
+            if isinstance(error, UpdateFinishedTrialError) and not self._runs(trial_id):
+                raise lease.LostError from error
             refused = isinstance(error, ArchitectureError)
             if not refused and (_is_ours(error) or not optuna_internals.is_enqueued(trial)):
                 raise
@@ -252,7 +257,7 @@ class _Run:
             return None, TrialState.FAIL
 
     def _tell(self, trial: Trial, trial_id: int, value: Any, state: TrialState | None) -> FrozenTrial:
-        if lease.state(self.study, trial_id) is None:
+        if not self._runs(trial_id):
             raise lease.LostError
         try:
             return self.study.tell(trial, value, state)
@@ -263,10 +268,15 @@ class _Run:
                 raise
             return optuna_internals.read_trial(self.study, trial_id)
 
-    def _is_lost(self, trial_id: int) -> bool:
-        """Whether the trial no longer belongs to this process, which explains an error."""
+    def _runs(self, trial_id: int) -> bool:
+        """Whether the trial still runs, and in this process."""
+        return lease.state(self.study, trial_id) == TrialState.RUNNING
+
+    def _is_lost(self, trial_id: int, error: BaseException) -> bool:
+        """Whether somebody else took, ended or deleted the trial, which explains an error."""
         with suppress(Exception):  # the database still fails
-            return lease.state(self.study, trial_id) is None
+            found = lease.state(self.study, trial_id)
+            return found is None or (isinstance(error, lease.LostError) and found.is_finished())
         return False
 
     def _give_back(self, trial_id: int, error: BaseException) -> None:

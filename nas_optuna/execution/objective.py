@@ -156,7 +156,8 @@ class EvaluatorObjective:
             The objectives' values, after the last step.
 
         Raises:
-            nas_optuna.study.lease.LostError: Another process runs the trial, maybe because this one was suspended.
+            nas_optuna.study.lease.LostError: Another process runs the trial, maybe because this one was suspended, or
+                has ended it.
         """
         if not isinstance(trial, optuna.Trial):
             return self._value(trial, self.interrupted)

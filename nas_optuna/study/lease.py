@@ -11,9 +11,9 @@ two cases only:
 A trial that runs without a lease is left alone, because a plain ``study.optimize`` may be about to train it; a person
 who knows better can put it back.
 
-A worker that finds its lease gone stops at its next step and records nothing: the trial's end is written only while the
-lease stands. Release 0.2 kept worker and time as attributes of the trial, which are read like a lease. Only databases
-have leases.
+A worker that finds its lease gone, or the trial ended by somebody else, stops at its next step and records nothing: the
+trial's end is written only while the lease stands. Release 0.2 kept worker and time as attributes of the trial, which
+are read like a lease. Only databases have leases.
 """
 
 from __future__ import annotations
@@ -155,9 +155,11 @@ class Held:
     ended: threading.Event = field(default_factory=threading.Event)  # its lease is no longer renewed
 
     def require(self, study: Study) -> None:
-        """Raise `LostError` if another process has taken it over."""
-        if self.lost or state(study, self.trial_id) is None:
-            raise LostError("another process took the trial up, because this one did not renew its lease in time")
+        """Raise `LostError` if another process has taken it over, or somebody has ended it."""
+        if self.lost or state(study, self.trial_id) != TrialState.RUNNING:
+            raise LostError(
+                "another process took the trial up, because this one did not renew its lease in time, or has ended it"
+            )
 
     def keep(self, engine: sa.Engine) -> None:
         """Keep renewing its lease until it has ended, in a thread of its own."""

@@ -18,6 +18,7 @@ from nas_optuna.execution.events import Callback, Callbacks, Subject
 from nas_optuna.execution.loop import run
 from nas_optuna.report.notes import NoteWriter
 from nas_optuna.study import lease, lease_table
+from nas_optuna.study.database import RetryingStorage
 from nas_optuna.study.lease_table import Worker, this_worker
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
@@ -48,10 +49,26 @@ def take_away(trial: optuna.Trial) -> None:
     leases.give(trial.study, trial._trial_id, elsewhere())
 
 
+def end(trial: optuna.Trial) -> None:
+    """End a trial as ``optuna tell`` does, in a process that knows nothing of leases."""
+    database = trial.study._storage
+    assert isinstance(database, RetryingStorage)
+    optuna.load_study(study_name="s", storage=database.database.url).tell(trial.number, state=TrialState.FAIL)
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> optuna.Study:
     storage = open_storage(f"sqlite:///{tmp_path}/s.db", create=True)
     return optuna.create_study(study_name="s", direction="maximize", storage=storage)
+
+
+def test_a_plain_script_whose_trial_somebody_ended_stops_and_changes_nothing(
+    study: optuna.Study, objective: Objective
+) -> None:
+    objective.callbacks = Callbacks([AtTheFirstEpoch(end)])
+    with pytest.raises(lease.LostError, match=r"another process took the trial up, .* or has ended it"):
+        study.optimize(objective, n_trials=3)
+    assert [(trial.state, trial.intermediate_values) for trial in study.trials] == [(TrialState.FAIL, {})]
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -81,6 +98,43 @@ def test_a_worker_that_lost_its_trial_drops_it_and_goes_on(
     assert TrialKey.EPOCHS not in first.user_attrs
     assert second.state == TrialState.COMPLETE
     assert "trial 0 was put back or deleted by somebody else; its result is dropped" in caplog.messages
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_worker_whose_trial_somebody_ended_goes_on(
+    study: optuna.Study, objective: Objective, caplog: pytest.LogCaptureFixture, late: bool
+) -> None:
+    def ended_late(trial: optuna.Trial) -> float | tuple[float, ...]:
+        value = objective(trial)
+        if trial.number == 0:
+            end(trial)
+        return value
+
+    if not late:
+        objective.callbacks = Callbacks([AtTheFirstEpoch(end)])
+    seen: list[int] = []
+    note = [lambda study, trial: seen.append(trial.number)]
+    assert run(study, ended_late if late else objective, trials=2, callbacks=note).trials == 2
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert study.trials[0].values is None
+    assert len(study.trials[0].intermediate_values) == (2 if late else 0)
+    assert seen == [0, 1]
+    assert leases.of(study, study.trials[0]._trial_id) is None
+    assert "trial 0 was ended by somebody else; its result is dropped" in caplog.messages
+
+
+@pytest.mark.parametrize("enqueued", [False, True])
+def test_a_function_whose_trial_somebody_ended_does_not_end_the_run(study: optuna.Study, enqueued: bool) -> None:
+    def report(trial: optuna.Trial) -> float:
+        if trial.number == 0:
+            end(trial)
+            trial.report(1.0, 0)
+        return 1.0
+
+    if enqueued:
+        study.enqueue_trial({})
+    assert run(study, report, trials=2).trials == 2
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_a_trial_that_another_runs_is_not_begun(study: optuna.Study, objective: Objective) -> None:
