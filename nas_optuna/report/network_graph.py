@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nas_optuna.costs.complexity import flop_counter
+from nas_optuna.randomness import RandomState
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.shapes import tensors_in
@@ -51,7 +52,7 @@ def graph_of(space: SearchSpace, architecture: Architecture) -> tuple[Layer, ...
         with torch.device("meta"):
             return trace(space.build(architecture), space.input_shape)
     except (RuntimeError, NotImplementedError, ValueError):  # some modules read the values of tensors
-        with torch.random.fork_rng(devices=[]):
+        with RandomState(0, torch.device("cpu")).current():  # trainings in other threads may draw
             return trace(space.build(architecture), space.input_shape)
 
 

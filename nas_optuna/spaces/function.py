@@ -6,7 +6,7 @@ import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from nas_optuna.errors import (
     reason_of,
     unknown,
 )
+from nas_optuna.randomness import RandomState
 from nas_optuna.spaces.architecture import Architecture, Choice, require_architecture
 from nas_optuna.spaces.base import Operation, Parameter, text_of
 from nas_optuna.spaces.built import BuiltSpace, CostStep, source_of
@@ -184,7 +185,7 @@ class FunctionSpace(BuiltSpace):
 
     def _tried(self, architecture: Architecture) -> tuple[nn.Module, Choices, list[Call]]:
         """The network on meta tensors, the choices that built it, and the uses of its layers on two images."""
-        with torch.random.fork_rng(devices=[]), _blamed_on(architecture):
+        with _without_drawing(), _blamed_on(architecture):
             with torch.device("meta"):
                 network, choices = self.built(architecture)
             with torch.device("cpu"):  # whatever device the caller has set
@@ -256,21 +257,22 @@ class FunctionSpace(BuiltSpace):
     def build_with(self, c: Choices) -> nn.Module:
         """See `BuiltSpace.build_with`."""
         on_meta = torch.get_default_device().type == "meta"
-        try:
-            made = self._function.build(c, self._task, **self.options)
-        except Exception as error:
-            if not on_meta or isinstance(error, NasOptunaError):
-                raise
-            with torch.device("cpu"):  # a function that reads values of tensors cannot build on meta
+        with _without_drawing() if on_meta else nullcontext():
+            try:
                 made = self._function.build(c, self._task, **self.options)
-        network = require_module(made, self.name)
-        settle(network, self.input_shape)
+            except Exception as error:
+                if not on_meta or isinstance(error, NasOptunaError):
+                    raise
+                with torch.device("cpu"):  # a function that reads values of tensors cannot build on meta
+                    made = self._function.build(c, self._task, **self.options)
+            network = require_module(made, self.name)
+            settle(network, self.input_shape)
         return network.to("meta") if on_meta else network
 
     def _trace(self, decide: Decide) -> None:
         choices = Choices(decide)
         try:
-            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            with torch.device("meta"):
                 self.build_with(choices)
         except NasOptunaError:
             raise
@@ -282,6 +284,11 @@ class FunctionSpace(BuiltSpace):
     def __reduce__(self) -> tuple[Any, ...]:
         """Leave out the results of tracing, which another process finds again; it may not find the source."""
         return FunctionSpace, (self._function, self._task, self.options, self._pinned), {"source": self.source}
+
+
+def _without_drawing() -> AbstractContextManager[None]:
+    """Leave torch's global generator as it is, for other threads, too: the values of such a network do not matter."""
+    return RandomState(0, torch.device("cpu")).current()
 
 
 def _blamed_on(architecture: Architecture) -> AbstractContextManager[None]:

@@ -14,10 +14,14 @@ from torch import nn
 
 import nas_optuna as nas
 from nas_optuna import ConvSpace, Objective, Recipe, SearchData, SearchSpace, load_data
+from nas_optuna.costs.complexity import figures
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.randomness import RandomState, seeded
+from nas_optuna.report.network_graph import graph_of
+from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.block import BlockSpace
+from nas_optuna.spaces.function import FunctionSpace
 from nas_optuna.spec import DataSpec
 from nas_optuna.training import make_network
 from nas_optuna.training.network import may_draw, mixes_images
@@ -152,6 +156,41 @@ def test_what_looks_at_a_networks_size_leaves_the_global_generator() -> None:
     before = torch.get_rng_state()
     make_network(space, space.parse("width=2"), Recipe(), torch.device("cpu"), 0)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+LOOKS: list[Callable[[FunctionSpace, Architecture], object]] = [
+    figures,
+    graph_of,
+    FunctionSpace.operations,
+    lambda space, _: space.fixed({"width": 1}),
+]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_network_is_looked_at_while_no_other_thread_draws(
+    look: Callable[[FunctionSpace, Architecture], object],
+) -> None:
+    begun = threading.Event()
+
+    @nas.space
+    def reads(c: Any, task: Any) -> nn.Module:
+        begun.set()
+        first = nn.Linear(64, 8 * c.choice("width", [1, 2]))
+        assert float(first.weight.detach().abs().sum())  # on meta it has no value
+        return nn.Sequential(nn.Flatten(), first, nn.LazyLinear(task.classes))
+
+    space = reads(in_channels=1, classes=10, input_size=8)
+    thread = threading.Thread(target=look, args=(space, space.parse("width=2")))
+    begun.clear()
+    with RandomState(0, CPU).current():
+        first = torch.rand(2)
+        thread.start()
+        assert not begun.wait(0.1)
+        second = torch.rand(2)
+    thread.join()
+    assert begun.is_set()
+    torch.manual_seed(0)
+    assert torch.equal(torch.cat([first, second]), torch.rand(4))
 
 
 def test_a_state_goes_on_where_it_stood() -> None:
