@@ -95,7 +95,7 @@ class Experiment:
         device: str = "auto",
         checkpoints: Path | None = None,
         interrupted: Callable[[], bool] = never,
-        callbacks: Sequence[Callback | OptunaCallback] = (),
+        callbacks: Sequence[Callback] = (),
         keep_weights: bool = False,
         images: Callable[[], SearchData] | None = None,
     ) -> Experiment:

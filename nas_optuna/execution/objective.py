@@ -24,6 +24,7 @@ from nas_optuna.errors import (
     StudyError,
     TrainingError,
     checked,
+    require_kind,
 )
 from nas_optuna.execution.evaluator import (
     Evaluator,
@@ -33,7 +34,7 @@ from nas_optuna.execution.evaluator import (
     require_evaluator,
     space_identity,
 )
-from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
+from nas_optuna.execution.events import Callback, Callbacks, Subject
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, forget, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, extremes, parse_range, suggest
@@ -110,7 +111,7 @@ class EvaluatorObjective:
         reuse_duplicates: bool = True,
         checkpoints: Path | None = None,
         interrupted: Callable[[], bool] = never,
-        callbacks: Sequence[Callback | OptunaCallback] = (),
+        callbacks: Sequence[Callback] = (),
         search: Mapping[str, Any] | None = None,
         keep_weights: bool = False,
         keep_paused: int = DEFAULT_KEPT_BYTES,
@@ -143,6 +144,9 @@ class EvaluatorObjective:
             raise SpecError(f"a cost cannot be called {taken[0]!r}: trials remember something else by that name")
         self.limits = Limits(limits, self.costs)
         self.limits.check()
+        for each in callbacks:
+            remedy = "an objective tells of steps only; give Optuna's to study.optimize or Experiment.run"
+            require_kind(each, Callback, "a callback", remedy)
         self.callbacks = Callbacks(callbacks)
         self._latency = (latency or LatencySpec()).model_dump(mode="json")
         self._reuse_duplicates = reuse_duplicates

@@ -10,7 +10,7 @@ from nas_optuna.data import SearchData
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import SpecError, checked, unknown
 from nas_optuna.execution.evaluator import TrainingEvaluator
-from nas_optuna.execution.events import Callback, OptunaCallback
+from nas_optuna.execution.events import Callback
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.threads import choose_threads
 from nas_optuna.objectives import parse_criteria
@@ -27,7 +27,7 @@ class Options(TypedDict, total=False):
     reuse_duplicates: bool
     checkpoints: Path | None
     interrupted: Callable[[], bool]
-    callbacks: Sequence[Callback | OptunaCallback]
+    callbacks: Sequence[Callback]
     search: Mapping[str, Any] | None
     keep_weights: bool
     keep_paused: int

@@ -120,6 +120,10 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
         (lambda: fit("digits", max_params=[1]), "max_params cannot be of type list; give a string, a number or None"),  # type: ignore[arg-type]
         (lambda: experiment().run(None, trials="1"), "trials cannot be of type str; give a whole number or None"),  # type: ignore[arg-type]
         (lambda: experiment().run(None, executor="ray"), "executor cannot be of type str; give an Executor or None"),  # type: ignore[arg-type]
+        (
+            lambda: EvaluatorObjective(Counting(), device="cpu", callbacks=[print]),  # type: ignore[list-item]
+            "a callback cannot be of type builtin.*; an objective tells of steps only; give Optuna's to study.optimize",
+        ),
         (lambda: load_network("no", device=0), "device cannot be of type int; give a string"),  # type: ignore[arg-type]
         (
             lambda: load_data("folder:photos", input_size=-1),
