@@ -124,6 +124,8 @@ class EvaluatorObjective:
         for given, part in {"search": self.searched, "keep_weights": keep_weights}.items():
             if part and not isinstance(evaluator, TrainingEvaluator):
                 raise SpecError(f"{given} belongs to our own training, and the study has an evaluator of its own")
+        if keep_weights and checkpoints is None:
+            raise SpecError("keep_weights needs a folder for the weights; give checkpoints, too")
         if isinstance(evaluator, TrainingEvaluator):
             for name, value in extremes(self.searched):  # refused now rather than when a trial chooses it
                 evaluator.with_recipe(applied(evaluator.recipe, {name: value}))

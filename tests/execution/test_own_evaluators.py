@@ -82,6 +82,11 @@ def test_what_only_our_own_training_can_do_is_refused(setting: dict[str, Any]) -
         nas.EvaluatorObjective(Figures(nas.ConvSpace(), float), device="cpu", **setting)
 
 
+def test_weights_are_kept_only_where_there_is_a_folder_for_them(space: nas.ConvSpace, data: nas.SearchData) -> None:
+    with pytest.raises(SpecError, match=r"^keep_weights needs a folder for the weights; give checkpoints, too"):
+        nas.Objective(space, data, nas.Recipe(input_size=8), device="cpu", keep_weights=True)
+
+
 def test_a_figure_that_is_no_number_is_named() -> None:
     objective = nas.EvaluatorObjective(Figures(nas.space(pixels)(**SHAPE), str), device="cpu")
     study = optuna.create_study(direction="maximize")
