@@ -222,6 +222,13 @@ def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], No
     return step
 
 
+def forget_compiled() -> None:
+    """Let ``torch.compile`` take the next network as the first one of the process."""
+    # It keeps eight results for each function, which all networks share, and runs what comes later without compiling
+    # it; and it makes a size variable if an earlier network had another one.
+    torch.compiler.reset()
+
+
 @functools.cache
 def prepare_process(device: torch.device) -> None:
     """Set process-wide options that make trainings on a device faster, and change no value on a CPU."""

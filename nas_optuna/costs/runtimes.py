@@ -17,7 +17,7 @@ from annotated_types import Ge
 
 from nas_optuna.costs.quantise import quantised, require_tools
 from nas_optuna.costs.timing import session_call
-from nas_optuna.devices import device_name
+from nas_optuna.devices import device_name, forget_compiled
 from nas_optuna.errors import DeviceError, SpecError, TrainingError, unknown
 from nas_optuna.lazily import lazily
 from nas_optuna.registry import Registry
@@ -162,6 +162,7 @@ class TorchCompile(TorchEager):
 
     def prepare(self, module: nn.Module, images: torch.Tensor, device: str, precision: str, threads: int) -> Call:
         """See `Runtime`."""
+        forget_compiled()
         module.compile(dynamic=False)  # when it is first called
         return super().prepare(module, images, device, precision, threads)
 

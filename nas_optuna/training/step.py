@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nas_optuna.devices import is_out_of_memory, prepare_process
+from nas_optuna.devices import forget_compiled, is_out_of_memory, prepare_process
 from nas_optuna.errors import TrainingError, reason_of
 from nas_optuna.spaces.backbone import PretrainedBody
 from nas_optuna.spec import Recipe
@@ -78,6 +78,8 @@ class TrainStep:
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self._graph_reason = self._why_no_graph()
         self.optimizer = make_optimizer(network, recipe, device, capturable=self._graph_reason is None)
+        if recipe.compile:
+            forget_compiled()
         self._forward = torch.compile(network) if recipe.compile else network
         self._sums = torch.zeros(2, device=device)  # summed loss, correct predictions
         self._graph: torch.cuda.CUDAGraph | None = None

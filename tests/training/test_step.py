@@ -1,12 +1,16 @@
 """The step: the same weights as the plainest loop, whatever it does to be fast."""
 
 import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas_optuna.costs.runtimes import TorchCompile
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
@@ -325,3 +329,28 @@ def test_a_network_learns_what_its_teacher_sees() -> None:
         assert step.read_sums()[0] == pytest.approx(wanted, rel=1e-5)
     assert all(torch.equal(value, weights[name]) for name, value in teacher.state_dict().items())
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def compiled_by_a_step(network: nn.Module, images: torch.Tensor) -> None:
+    TrainStep(network, Recipe(compile=True), CPU, 10)(images, torch.zeros(len(images), dtype=torch.long))
+
+
+def compiled_by_a_runtime(network: nn.Module, images: torch.Tensor) -> None:
+    TorchCompile().prepare(network.eval(), images, "cpu", "fp32", 1)()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("use", [compiled_by_a_step, compiled_by_a_runtime])
+def test_a_tenth_network_is_compiled_like_the_first(
+    use: Callable[[nn.Module, torch.Tensor], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[object] = []
+
+    def note(graph: torch.fx.GraphModule, inputs: object) -> Callable[..., Any]:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=note))
+    for width in range(1, 11):
+        use(nn.Sequential(nn.Flatten(), nn.Linear(64, width), nn.Linear(width, 10)), torch.rand(2, 1, 8, 8))
+    assert len(compiled) == 10
