@@ -192,8 +192,8 @@ class _Search:
         reference = queue.enqueue_reference(study, objective.limits, own_values(spec.recipe, spec.search))
         if reference is not None:
             say(f"in the queue: the reference, {reference}")
-        for architecture in self.listed:
-            queue.enqueue(study, space, architecture.params, origin="enqueued")
+        for architecture in self.listed:  # they wait already if this command was ended before its first trial
+            queue.enqueue_new(study, space, architecture.params, "enqueued", queue.UNFINISHED)
         most = [criterion.cost for criterion in objective.criteria if criterion.maximize]
         for name, architecture in queue.enqueue_cheapest(study, objective.limits).items():
             say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")

@@ -26,6 +26,9 @@ with lazily():
     from nas_optuna.costs.study_costs import Limits, best_in_cost, nearest_inside
 
 
+UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
+
+
 def read_architectures(path: Path, space: SearchSpace) -> list[Architecture]:
     """Read a file of architectures."""
     name = named(path)
@@ -55,12 +58,6 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
     except ValueError:  # Python reads no number of more than some thousand digits
         raise ArchitectureError(f"{place}: {shown(entry)} holds what is no number of the space") from None
     raise ArchitectureError(f"{place}: {shown(entry)} is neither a params dict nor an architecture string")
-
-
-def enqueue(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> None:
-    """Add an architecture to the queue."""
-    architecture = space.architecture(params)
-    study.enqueue_trial(dict(architecture.params), user_attrs={TrialKey.ORIGIN: origin})
 
 
 def enqueue_new(

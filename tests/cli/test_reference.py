@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nas_optuna import Experiment
+from nas_optuna.errors import Interrupted
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import load_study, study_spec
@@ -78,6 +79,22 @@ def test_references_have_the_recipes_own_settings_where_these_are_searched(comma
     assert study.trials[0].params["recipe.learning_rate"] == 0.02
     gain = command("best", "--json").json["gain"]
     assert gain["reference_accuracy"] == study.user_attrs[StudyKey.REFERENCE]["accuracy"]
+
+
+def test_what_waits_is_not_enqueued_again_after_an_interruption(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setattr("nas_optuna.execution.reference.measure", interrupted)  # which comes before the first trial
+    Path("own.py").write_text(OWN)
+    Path("two.txt").write_text("f16k3s1-f16k3s1 f32k3s1-f16k3s1")
+    for _ in range(2):
+        found = command("run", "--trials", 3, *tiny(), "--reference", "own.py:linear", "--enqueue", "two.txt")
+        assert "--enqueue two.txt" in found.err
+    study = load_study(open_storage("sqlite:///nas-optuna.db"), "nas")
+    assert [trial.state.name for trial in study.trials] == ["WAITING"] * 2
 
 
 def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

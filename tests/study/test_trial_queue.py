@@ -12,7 +12,7 @@ from nas_optuna.spaces import create_space
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.trial_queue import enqueue, enqueue_cheapest, enqueue_reference
+from nas_optuna.study.trial_queue import enqueue_cheapest, enqueue_new, enqueue_reference
 
 SPACE = ConvSpace(depth=2, filters=(4, 16), kernels=(3, 5), strides=(1, 2), input_size=20)
 CPU = torch.device("cpu")
@@ -112,8 +112,8 @@ def test_the_reference_waits_once_with_settings_of_the_recipe() -> None:
 
 def test_what_waits_already_stays_first_and_what_has_begun_goes_on() -> None:
     made = study("accuracy", "macs", "params")
-    enqueue(made, SPACE, ALL[5].params, "enqueued")
-    enqueue(made, SPACE, ALL[1].params, "enqueued")
+    enqueue_new(made, SPACE, ALL[5].params, "enqueued")
+    enqueue_new(made, SPACE, ALL[1].params, "enqueued")
     enqueue_cheapest(made, FREE)
     expected = [("enqueued", ALL[5]), ("enqueued", ALL[1]), ("cheapest", ALL[2])]
     assert waiting(made) == [(origin, dict(architecture.params)) for origin, architecture in expected]
