@@ -97,7 +97,7 @@ class RungSearch:
             if best is not None and all(_architecture(trial) == str(reference) for trial in ranking):
                 return best  # there was no time left for the others of this rung
             if not ranking:
-                raise StudyError(self._why_none(objective))
+                raise StudyError(self._why_none(objective, self.from_rung + number - 1))
             order = [space.architecture(of_architecture(trial.params)) for trial in ranking]
             best = self._preferred(ranking, reference)
             if not is_last:
@@ -106,9 +106,9 @@ class RungSearch:
                 queue = first + [(architecture, PROMOTED) for architecture in others[:room]]
         return best and self._confirmed(best, say)
 
-    def _why_none(self, objective: EvaluatorObjective) -> str:
+    def _why_none(self, objective: EvaluatorObjective, number: int) -> str:
         """Why a rung has no network that can be ranked."""
-        number, trials = objective.evaluator.attributes[TrialKey.RUNG], self.study.get_trials(deepcopy=False)
+        trials = self.study.get_trials(deepcopy=False)
         known = {attribute(trial, TrialKey.IDENTITY) for trial in trials if attribute(trial, TrialKey.RUNG) == number}
         if known - {None, objective.identity} and not finished(self.study, objective):
             return (

@@ -269,7 +269,8 @@ def _identity(search: Search, data: str, options: Mapping[str, Any], table: Cost
     """Twelve hex digits that change whenever the shared weights would."""
     # `data` is the name that the study began with, since images may have moved.
     said = search.spec.to_dict()
-    parts = [said["data"] | {"name": data}, said["space"], said["recipe"]["input_size"], said["recipe"]["init"], dict(table.costs)]
+    recipe = said["recipe"]
+    parts = [said["data"] | {"name": data}, said["space"], recipe["input_size"], recipe["init"], dict(table.costs)]
     # Short trainings come after the weights, so another number of them does not change these.
     settings = {name: value for name, value in {**said["supernet"], **options}.items() if name != "short_trainings"}
     text = json.dumps([*parts, version, settings], sort_keys=True)

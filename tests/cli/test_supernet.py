@@ -211,8 +211,9 @@ def test_a_table_of_whole_networks_is_in_nobodys_way_unless_it_is_to_be_in_the_l
     LatencyTable(space="macro", conditions=here, date="", networks=networks).save(Path("table.json"))
     macro = '[data]\nname = "digits"\ntrain_limit = 300\n[space]\nname = "macro"\nstages = 1\ndepths = [1]\n'
     Path("tiny.toml").write_text(macro)
-    train = ["supernet", "train", "--study", "s", "--spec", "tiny.toml", "--budget", "0", "--set", "recipe.input_size=8"]
-    train += ["--set", "latency.table=table.json", "--set", "latency.force=true"]
+    settings = ("recipe.input_size=8", "latency.table=table.json", "latency.force=true")
+    train = ["supernet", "train", "--study", "s", "--spec", "tiny.toml", "--budget", "0"]
+    train += [word for setting in settings for word in ("--set", setting)]
     monkeypatch.setattr(SupernetTraining, "train", stopped)
     assert main(train) == 130
     assert "costs from MACs" in capsys.readouterr().err

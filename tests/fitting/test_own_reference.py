@@ -168,5 +168,5 @@ def test_a_fit_that_has_chosen_the_reference_does_not_go_on_without_it() -> None
     study.optimize(lambda trial: 0.5, n_trials=1)
     study.set_user_attr(StudyKey.FIT, {"final": {"trial": 0, "trials": 1, "own": True}})
     study.set_user_attr(StudyKey.REFERENCE, {"name": "mine.py:good"})
-    with pytest.raises(StudyError, match="repeat its command with --reference mine.py:good, or fit into another"):
+    with pytest.raises(StudyError, match=r"repeat its command with --reference mine\.py:good, or fit into another"):
         winner_of(study, nas.ConvSpace(), None)

@@ -43,7 +43,7 @@ def test_a_search_that_began_elsewhere_says_that_it_cannot_go_on_here() -> None:
     for rung in (1, 2):
         facts = {TrialKey.RUNG: rung, TrialKey.IDENTITY: "on a GPU"}
         study.add_trial(create_trial(value=0.5, user_attrs=facts))
-    with pytest.raises(StudyError, match="trained on another device or in another precision.*; go on there, or begin"):
+    with pytest.raises(StudyError, match=r"trained on another device or in another precision.*; go on there, or begin"):
         RungSearch(experiment, study, PLAN, StopRequest()).run(lambda line: None)
 
 
