@@ -119,7 +119,7 @@ class StudyFacts:
 
     def winners_among(self, numbers: Collection[int] | None = None) -> Winners | None:
         """The winners among all trials or those with these numbers; None without a complete trial."""
-        trials = [t for t in longest_trained(self.complete) if numbers is None or t.number in numbers]
+        trials = longest_trained([t for t in self.complete if numbers is None or t.number in numbers])
         best = best_of(self.study, trials)
         if best is None:
             return None
@@ -173,8 +173,7 @@ class StudyFacts:
 
     def gain_of(self, chosen: FrozenTrial | None = None) -> Gain | None:
         """The gain of the best or `chosen` trial; None without one, or if the first objective is no accuracy."""
-        trials, images = longest_trained(self.complete), self.images
-        best = chosen or best_of(self.study, trials)
+        images, best = self.images, chosen or best_of(self.study, self.complete)
         if best is None or images is None or self.names[0] not in ACCURACIES:
             return None
         measured, tested = Measured.of_trial(best, images), self.on_test(best.number)
@@ -184,7 +183,9 @@ class StudyFacts:
         by_recipe = bool(own and TrialRecord.of(best).settings)
         if by_recipe or own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
             return Gain(measured, Measured.on(images, own["accuracy"]), majority, tested=tested)
-        reference = best_of(self.study, [t for t in trials if attribute(t, TrialKey.ORIGIN) == REFERENCE])
+        references = (t for t in self.complete if attribute(t, TrialKey.ORIGIN) == REFERENCE)
+        alike = [t for t in references if len(longest_trained([t, best])) == 2]  # a longer training is ahead by that
+        reference = best_of(self.study, alike)
         same = reference is not None and reference.params == best.params
         beside = None if reference is None else Measured.of_trial(reference, images)
         return Gain(measured, beside, majority, is_reference=same, tested=tested)

@@ -8,7 +8,7 @@ from optuna.trial import TrialState, create_trial
 from nas_optuna.errors import StudyError
 from nas_optuna.report.facts import StudyFacts, Winners, objectives_of
 from nas_optuna.study.results import TrialRecord
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.significance import Measured
 
 
@@ -69,6 +69,21 @@ def test_the_cheapest_within_one_standard_error() -> None:
     assert [t.number for t in found.tied] == [0, 6, 1, 3, 2]
     assert numbers(exact) == {0} == numbers(unknown)
     assert unknown.error is None
+
+
+def test_some_of_the_trials_are_compared_with_what_was_trained_as_long() -> None:
+    """By a clock, what a latency table lets in may have ended before the last rung."""
+    figures = ((0.6, 9.0, "reference"), (0.7, 9.0, "tpe"), (0.9, 30.0, "reference"))
+    made = [
+        create_trial(value=accuracy, user_attrs={TrialKey.RUNG: 1, TrialKey.SHARE: seconds, TrialKey.ORIGIN: origin})
+        for accuracy, seconds, origin in figures
+    ]
+    facts = StudyFacts(study(*made))
+    found = [facts.winners_among(allowed) for allowed in (None, [0, 1], [1])]
+    assert [None if each is None else each.best.number for each in found] == [2, 1, 1]
+    gains = [facts.gain_of(None if each is None else each.best) for each in found]
+    beside = [None if gain is None or gain.reference is None else gain.reference.accuracy for gain in gains]
+    assert beside == [0.9, 0.6, 0.6]
 
 
 def test_a_study_without_a_complete_trial_has_no_winner() -> None:
