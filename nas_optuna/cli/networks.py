@@ -181,7 +181,7 @@ def retrain(
         print_confusions(report)
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
     export = studies.command(study, "export", "--study", stored.study, *which, "--out", "model")
-    _say_what_next(path, search.spec.space.name, looks, export)
+    _say_what_next(path, search.spec, looks, export)
 
 
 def _file_of(study: Study, chosen: FrozenTrial) -> Path:
@@ -207,12 +207,14 @@ def _remember(
     return looks
 
 
-def _say_what_next(path: Path, space: str, looks: int, export: str) -> None:
-    if looks:
+def _say_what_next(path: Path, spec: StudySpec, looks: int, export: str) -> None:
+    if spec.data.select_on == "test":
+        say("The test images ranked the networks of this study: expect a little less on new images.")
+    elif looks:
         say(f"This study's test set was looked at {plural(looks, 'time')} before: do not choose by these figures.")
     say(
         f"saved {path}; in Python:",
-        f"    network = {loading_call(space, str(path))}",
+        f"    network = {loading_call(spec.space.name, str(path))}",
         "    network.predict(images)  # pictures, or uint8 [n, channels, height, width]",
     )
     say_next([(export, "take it away: source, ONNX, torch.export")])
@@ -276,7 +278,7 @@ def export(
         *(f"{name}: {fact}" for name, fact in found.facts.items()),
     )
     if exported.int8:
-        _print_int8(exported.int8, "test" if found.retrained else "validation")
+        _print_int8(exported.int8, "test" if found.retrained else search.spec.data.select_on)
 
 
 def _found(study: Study, search: Search, chosen: FrozenTrial, network: Path | None) -> finished_network.FinishedNetwork:

@@ -92,7 +92,7 @@ def best(
     error = "; ± is one standard error" if any("±" in str(text) for _, text in figures) else ""
     on = f" on {images:,} images" if images else ""
     chosen = ", which selected it" if names[0] in ACCURACIES else ""
-    say(f"These are validation figures{on}{chosen}{error}.")
+    say(f"These are {facts.ranked_by} figures{on}{chosen}{error}.")
     say(*(gain.remarks() if gain else ()))
     if not latencies and len(found.tied) > 1:
         _say_ties(found)

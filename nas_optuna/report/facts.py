@@ -102,6 +102,11 @@ class StudyFacts:
         """Whether retrain and export are of use: neither to a study of Optuna alone, nor to an evaluator of its own."""
         return has_spec(self.study) and self.spec.trains
 
+    @property
+    def ranked_by(self) -> str:
+        """The images that ranked the networks: ``"validation"`` or ``"test"``."""
+        return self.spec.data.select_on if self.can_retrain else "validation"
+
     @cached_property
     def reference(self) -> str | None:
         """The architecture of the space's reference; see `reference_of`."""

@@ -95,9 +95,13 @@ def _tested(facts: StudyFacts) -> list[str]:
     if not (reports or facts.can_retrain):
         return []
     if not reports:
-        text = "These are figures of validation images, which chose the best: expect a little less on new images."
-        return [f"{text} {code(facts.command('retrain'))} looks at the test images, once."]
-    text = "Trained anew on all training images, and scored on images that chose nothing:"
+        text = (
+            f"These are figures of {facts.ranked_by} images, which chose the best: expect a little less on new images."
+        )
+        test = f" {code(facts.command('retrain'))} looks at the test images, once."
+        return [text if facts.ranked_by == "test" else text + test]
+    on = "the images that chose the best" if facts.ranked_by == "test" else "images that chose nothing"
+    text = f"Trained anew on all training images, and scored on {on}:"
     return ["## Test", text, table(["figure", "value"], retrained_figures(reports[0]), _GAP)]
 
 

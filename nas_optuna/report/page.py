@@ -62,6 +62,7 @@ def report(study: Study, data_directory: Path | None = None) -> str:
         **_reproduce(facts),
         **_unfinished(facts),
         images=facts.images,
+        ranked_by=facts.ranked_by,
         several=len(facts.names) > 1,
         complete=len(facts.complete),
         least_for_importance=LEAST_FOR_IMPORTANCE,
