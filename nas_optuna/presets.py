@@ -31,6 +31,11 @@ def describe_preset(name: str) -> str:
     return re.split(r"(?<=\.) ", comment, maxsplit=1)[0]
 
 
+def is_shipped(file: Path) -> bool:
+    """Whether a file of `find_spec` is a preset, rather than the user's own."""
+    return file.parent in _FOLDERS
+
+
 def find_spec(name: str) -> Path:
     """The file of a spec."""
     path = Path(name).expanduser()

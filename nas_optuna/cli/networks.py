@@ -23,7 +23,7 @@ with lazily():
     from optuna.trial import FrozenTrial
     from torch import nn
 
-    from nas_optuna import hyperparameters
+    from nas_optuna import hyperparameters, presets
     from nas_optuna.cli.progress import FitDisplay, RetrainingDisplay, bars
     from nas_optuna.data import ImageSet, load_test_images
     from nas_optuna.execution import finished_network
@@ -95,12 +95,12 @@ def fit(
 def _spec_of(given: FitOptions, data_dir: Path | None) -> StudySpec:
     """The spec that `nas_optuna.fit` makes of the same settings."""
     usual = [] if given.spec else fit_spec.usual_settings(given.space)
-    taken = replace(
-        given,
-        spec=given.spec or fit_spec.preset_for(given.space),
-        sampler=given.sampler or fit_spec.SAMPLER,
-        set_=[*usual, *(given.set_ or ())],
-    )
+    name = given.spec or fit_spec.preset_for(given.space)
+    file = presets.find_spec(name)
+    # The sampler of a preset is that of longer trainings.
+    chosen = "auto" if presets.is_shipped(file) else StudySpec.from_toml(file).sampler.name
+    sampler = given.sampler or (fit_spec.SAMPLER if chosen == "auto" else chosen)
+    taken = replace(given, spec=name, sampler=sampler, set_=[*usual, *(given.set_ or ())])
     return fit_spec.with_few_to_select(taken.read(), given.overrides, data_dir)
 
 
