@@ -161,9 +161,9 @@ def dashboard_note(
     return parts | stale | {version: (before if isinstance(before := known.get(version), int) else 0) + 1}
 
 
-def note_in(attributes: Mapping[str, Any]) -> str:
-    """The note of a study among its system attributes."""
-    version, part = _note_keys(None)
+def note_in(attributes: Mapping[str, Any], trial: FrozenTrial | None = None) -> str:
+    """The note of a study, or of one of its trials, among the study's system attributes."""
+    version, part = _note_keys(trial)
     if version not in attributes:
         return ""
     return "".join(

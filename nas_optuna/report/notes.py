@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _GAP = "&emsp;"
 """The end of each cell of a table, as optuna-dashboard leaves no room between columns."""
+_RETRAINED = re.compile(r"## Retrained: test accuracy .*\s+!\[Confusion matrix\]\([^)]*\)")
+"""What an earlier retraining has added to a trial's note."""
 FRONT = 10
 """The most trials of a front that a study's note lists."""
 
@@ -157,12 +160,14 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
     dashboard.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})
     attributes = study_system_attributes(study)
     drawing = dashboard.address(study, attributes, number, dashboard.DRAWING)
-    body = trial_note(trial, objective_names(study), remembered_images(study), drawing)
+    note = note_in(attributes, trial) or trial_note(trial, objective_names(study), remembered_images(study), drawing)
     seeds = len(report.seeds)
     own = f" (mean of {seeds} seeds; the network in {code(file.name)}: {report.accuracies[0]:.4f})" * (seeds > 1)
-    body += f"\n\n## Retrained: test accuracy {Measured.on_test(report.to_dict()).exact}{own}\n\n"
-    body += f"![Confusion matrix]({dashboard.address(study, attributes, number, matrix)})"
-    set_study_system_attributes(study, dashboard_note(body, trial, attributes))
+    section = f"## Retrained: test accuracy {Measured.on_test(report.to_dict()).exact}{own}\n\n"
+    section += f"![Confusion matrix]({dashboard.address(study, attributes, number, matrix)})"
+    # The rest may be a person's own words.
+    body, found = _RETRAINED.subn(lambda _: section, note, count=1)
+    set_study_system_attributes(study, dashboard_note(body if found else f"{note}\n\n{section}", trial, attributes))
     write_study_note(study)
 
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import create_trial
 from optuna_dashboard._note import get_note_from_system_attrs
 
-from nas_optuna.report.dashboard import trial_rows
+from nas_optuna.report.dashboard import dashboard_note, trial_rows
+from nas_optuna.report.notes import note_retraining
 from nas_optuna.study.optuna_internals import study_system_attributes
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.transactions import set_study_system_attributes
 from tests.helpers import Command, tiny
+from tests.report.test_confusion import found
 
 KILLED = """
 import os, signal, sys
@@ -58,6 +62,30 @@ def test_a_run_writes_no_notes_of_trials_that_are_none_of_its_own(place: Path, c
     study.add_trial(study.trials[0])
     assert command("run", "--trials", 1).code == 0
     assert [bool(note) for _, note in noted()] == [True, False, True]
+
+
+def test_a_retraining_leaves_what_a_person_wrote_into_the_note_of_its_trial(tmp_path: Path) -> None:
+    study = optuna.create_study()
+    study.add_trial(create_trial(value=0.5))
+    (trial,) = study.trials
+    (tmp_path / "net").write_bytes(b"weights")
+
+    def retrained(seeds: int) -> str:
+        note_retraining(study, trial, tmp_path / "store", tmp_path / "net", found(2, seeds))
+        return str(get_note_from_system_attrs(study_system_attributes(study), trial._trial_id)["body"])
+
+    note = retrained(1)
+    assert "was trained to the end" in note
+    before, _, section = note.partition("## Retrained: ")
+    assert "mean of" not in section
+    mine = f"my words\n\n{note}\n\nand more of them"
+    set_study_system_attributes(study, dashboard_note(mine, trial, study_system_attributes(study)))
+    again = retrained(3)
+    assert again.startswith(f"my words\n\n{before}## Retrained: ")
+    assert "mean of 3 seeds" in again
+    assert again.endswith(")\n\nand more of them")
+    assert again.count("## Retrained: ") == again.count("![Confusion matrix]") == 1
+    assert section.rpartition("(")[2] not in again, "the earlier picture was replaced"
 
 
 def test_an_attribute_makes_no_page_of_the_dashboard_wide() -> None:
