@@ -272,7 +272,7 @@ def check(
         checkpoints=studies.checkpoint_folder(files, stored.study),
         interrupted=stop,
     )
-    checking.require_one_recipe(study, experiment.spec.search)
+    checking.require_own_recipe(study, experiment.spec)
     result = supernet_result.read_result(study)
     supernet = trained_supernet(study, result, experiment.search, where, files)
     search = replace(experiment.search, space=supernet.space) if supernet else experiment.search

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +13,12 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
-from nas_optuna.hyperparameters import own_values
+from nas_optuna.hyperparameters import PREFIX, own_values
 from nas_optuna.oneshot.score import FEATURES, SIZES, Array, Score
 from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture, Choice
+from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import SupernetResult
@@ -152,12 +153,14 @@ class Verdict:
         )
 
 
-def require_one_recipe(study: Study, searched: Collection[str]) -> None:
-    """Refuse to compare architectures in a study whose trials also choose settings of the recipe."""
-    if searched:
+def require_own_recipe(study: Study, spec: StudySpec) -> None:
+    """Refuse to compare architectures in a study whose trials cannot choose the recipe's own settings."""
+    known = own_values(spec.recipe, spec.search)
+    other = [name for name in (f"{PREFIX}{name}" for name in spec.search) if name not in known]
+    if other:
         raise StudyError(
-            f"supernet check compares trainings by one recipe, and each trial of study {study.study_name!r} chooses"
-            f" {', '.join(f'recipe.{name}' for name in searched)}; check in a study of its own without --search"
+            f"supernet check compares trainings by the recipe, whose own {', '.join(other)} no trial of study"
+            f" {study.study_name!r} may choose; check in a study of its own without --search"
         )
 
 

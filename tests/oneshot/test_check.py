@@ -13,6 +13,7 @@ from nas_optuna.errors import StudyError
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, candidates, judge, queue_untrained, rank_correlation
 from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
+from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey
@@ -86,11 +87,13 @@ def test_verdict_counts_what_random_search_could_afford(chosen: float, seconds: 
 
 def test_a_check_trains_with_the_recipes_own_settings_where_these_are_searched() -> None:
     """With others a training would not count, and none could be judged."""
-    search = Experiment.from_spec(SPEC.override(['search={momentum="0..0.95"}'])).search
-    study = optuna.create_study(direction="maximize")
-    assert queue_untrained(study, search, search.space.sample_distinct(2, random.Random(0))) == 2
-    chosen = [trial.system_attrs["fixed_params"]["recipe.momentum"] for trial in study.trials]
-    assert chosen == [search.spec.recipe.momentum] * 2
+    small = ["recipe.epochs=1", "recipe.input_size=8", 'data={name="digits",train_limit=100}']
+    experiment = Experiment.from_spec(SPEC.override([*small, 'search={learning_rate="1e-3..1e-1:log"}']))
+    study = experiment.create(optuna.storages.InMemoryStorage(), "s")
+    drawn = experiment.space.sample_distinct(2, random.Random(0))
+    assert queue_untrained(study, experiment.search, drawn) == 2
+    experiment.run(study, trials=2)
+    assert trained_trials(study, experiment.search).keys() == set(map(str, drawn))
 
 
 @pytest.mark.parametrize(("ended", "missing"), [(OWN, "proposed"), ([0.95, 0.6], "random"), ([], "random")])
