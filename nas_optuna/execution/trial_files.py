@@ -17,6 +17,7 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.files import write_file
 from nas_optuna.study.results import best_trials
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.studies import study_uid
 from nas_optuna.training.checkpoint import KeptWeights
 
 PAUSED_FOLDER = "paused"
@@ -32,6 +33,11 @@ class Paused:
     trial: int
     steps: int
     gain: float  # the higher the better
+    study: str = ""  # its `study_uid`; earlier releases did not say it
+
+    def is_of(self, study: str) -> bool:
+        """Whether a trial of this study may continue it: another of the same name may have used the folder, too."""
+        return self.study in ("", study)
 
 
 def keep(kept: Path, folder: Path, paused: Paused) -> bool:
@@ -47,24 +53,25 @@ def keep(kept: Path, folder: Path, paused: Paused) -> bool:
     return False
 
 
-def take(kept: Path, folder: Path) -> None:
-    """Move a kept training to the folder of the trial that continues it, unless that folder exists."""
-    if not folder.exists():
+def take(kept: Path, folder: Path, study: str) -> None:
+    """Move a kept training of a study to the folder of the trial that continues it, unless that folder exists."""
+    if not folder.exists() and _is_of(kept, study):
         with suppress(OSError):
             folder.parent.mkdir(parents=True, exist_ok=True)
             kept.rename(folder)
 
 
-def make_room(root: Path, most_bytes: int) -> list[int]:
-    """Remove the least promising of the kept trainings if they are too large; return the numbers of their trials."""
-    found = [(paused.gain, entry, paused.trial) for entry in root.glob("*") if (paused := read_paused(entry))]
-    sizes = {entry: _size(entry) for _, entry, _ in found}
+def make_room(root: Path, most_bytes: int, study: str) -> list[int]:
+    """Remove kept trainings if they are too large, first of other studies; return the study's trials that lost one."""
+    found = {entry: paused for entry in root.glob("*") if (paused := read_paused(entry))}
+    sizes = {entry: _size(entry) for entry in found}
     removed, total = [], sum(sizes.values())
-    for _, entry, trial in sorted(found):
+    for entry, paused in sorted(found.items(), key=lambda item: (item[1].is_of(study), item[1].gain)):
         if total <= most_bytes:
             break
         shutil.rmtree(entry, ignore_errors=True)
-        removed.append(trial)
+        if paused.is_of(study):
+            removed.append(paused.trial)
         total -= sizes[entry]
     return removed
 
@@ -83,6 +90,15 @@ def read_paused(folder: Path) -> Paused | None:
     return None
 
 
+def _is_of(folder: Path, study: str) -> bool:
+    """Whether a folder is there, and no stopped training of another study."""
+    return folder.is_dir() and ((paused := read_paused(folder)) is None or paused.is_of(study))
+
+
+def _study_of(trial: BaseTrial) -> str:
+    return study_uid(trial.study) if isinstance(trial, optuna.Trial) else ""  # a FixedTrial has none
+
+
 @dataclass
 class TrainingFolder:
     """The folder of one trial's training state, and its progress."""
@@ -95,7 +111,8 @@ class TrainingFolder:
 
 def has_state(trial: BaseTrial, root: Path | None, key: str) -> bool:
     """Whether a training can continue from a stopped one, or from this trial's state before a kill."""
-    return root is not None and ((root / PAUSED_FOLDER / key).is_dir() or _own(trial, root, key).is_dir())
+    places = () if root is None else (root / PAUSED_FOLDER / key, _own(trial, root, key))
+    return any(_is_of(place, _study_of(trial)) for place in places)
 
 
 def forget(trial: BaseTrial, root: Path | None, key: str) -> None:
@@ -116,8 +133,10 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
     if root is None:
         yield TrainingFolder(None)
         return
-    kept, path = root / PAUSED_FOLDER / key, _own(trial, root, key)
-    take(kept, path)
+    kept, path, study = root / PAUSED_FOLDER / key, _own(trial, root, key), _study_of(trial)
+    if not _is_of(path, study):
+        shutil.rmtree(path, ignore_errors=True)
+    take(kept, path, study)
     folder, earlier = TrainingFolder(path), read_paused(path)
     # If it is of this trial, that was killed before its stop was recorded: it is judged again.
     if earlier is not None and earlier.trial != trial.number:
@@ -126,9 +145,9 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
     try:
         yield folder
     except optuna.TrialPruned:
-        facts = Paused(trial.number, folder.steps, folder.gain)
+        facts = Paused(trial.number, folder.steps, folder.gain, study)
         if folder.steps and most_bytes and keep(kept, path, facts):
-            if removed := make_room(kept.parent, most_bytes):  # those trials have ended and cannot record it
+            if removed := make_room(kept.parent, most_bytes, study):  # those trials have ended and cannot record it
                 trial.set_user_attr(TrialKey.REMOVED, removed)
             if kept.is_dir():
                 trial.set_user_attr(TrialKey.PAUSED, folder.steps)

@@ -14,7 +14,7 @@ from nas_optuna.execution.loop import run
 from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, keep, make_room, take
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
-from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.schema import StudyKey, TrialKey
 
 SPACE = ConvSpace(depth=1, input_size=8)
 PARAMS = SPACE.parse("f16k3s1").params
@@ -141,6 +141,7 @@ def test_a_kill_between_the_move_and_the_end_is_judged_again(tmp_path: Path) -> 
     scored = EvaluatorObjective(evaluator, checkpoints=tmp_path, device="cpu")
     study = searched(scored, StopAt(2), 1)
     again = optuna.create_study(direction="maximize", pruner=StopAt(2))
+    again.set_user_attr(StudyKey.UID, study.user_attrs[StudyKey.UID])
     again.enqueue_trial(dict(PARAMS))
     run(again, scored, trials=1)
     assert again.trials[0].state == TrialState.PRUNED
@@ -149,13 +150,24 @@ def test_a_kill_between_the_move_and_the_end_is_judged_again(tmp_path: Path) -> 
     assert study.trials[0].user_attrs[TrialKey.PAUSED] == 2
 
 
+def test_a_later_study_of_the_same_name_trains_what_an_earlier_one_has_stopped(tmp_path: Path) -> None:
+    """The database was removed, and the files were left."""
+    evaluator = Counting()
+    scored = EvaluatorObjective(evaluator, checkpoints=tmp_path, device="cpu")
+    searched(scored, StopAt(2), 1)
+    study = searched(scored, StopAt(3, 4), 2)
+    assert evaluator.done == [1, 2, 1, 2, 3, 4]
+    assert TrialKey.CONTINUES not in study.trials[0].user_attrs
+    assert study.trials[1].user_attrs[TrialKey.CONTINUES] == 0
+
+
 def test_of_two_trials_one_gets_the_stopped_training(tmp_path: Path) -> None:
     kept = tmp_path / PAUSED_FOLDER / "key"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "weights").write_text("w")
     assert keep(kept, tmp_path / "mine", Paused(0, 2, 0.5))
-    take(kept, tmp_path / "first")
-    take(kept, tmp_path / "second")
+    take(kept, tmp_path / "first", "study")
+    take(kept, tmp_path / "second", "study")
     assert (tmp_path / "first" / "weights").exists()
     assert not (tmp_path / "second").exists()
 
@@ -167,8 +179,19 @@ def test_room_is_made_by_the_least_promising(tmp_path: Path) -> None:
         folder.mkdir()
         (folder / "weights").write_bytes(b"w" * 1000)
         keep(kept / str(number), folder, Paused(number, 2, gain))
-    assert make_room(kept, 2500) == [0]
+    assert make_room(kept, 2500, "study") == [0]
     assert sorted(entry.name for entry in kept.iterdir()) == ["1", "2"]
+
+
+def test_room_is_made_by_trainings_of_another_study_first(tmp_path: Path) -> None:
+    kept = tmp_path / PAUSED_FOLDER
+    for number, (study, gain) in enumerate([("mine", 0.5), ("other", 0.9)]):
+        folder = tmp_path / f"trial-{number}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w" * 1000)
+        keep(kept / str(number), folder, Paused(number, 2, gain, study))
+    assert make_room(kept, 1500, "mine") == []
+    assert [entry.name for entry in kept.iterdir()] == ["0"]
 
 
 def test_room_is_made_while_another_worker_takes_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +210,7 @@ def test_room_is_made_while_another_worker_takes_what_is_kept(tmp_path: Path, mo
         monkeypatch.setattr(Path, "rglob", taken)
         monkeypatch.setattr(Path, "is_file", lambda path: True)
         keep(kept / str(number), folder, Paused(number, 2, 0.5))
-        assert not make_room(kept, 10**6)
+        assert not make_room(kept, 10**6, "study")
 
 
 class Wide(Counting):
