@@ -147,7 +147,7 @@ def delete(
         if not agreed:
             say(f"study {name!r} is kept")
             return
-    folders, left = files.folders(url, attributes), files.elsewhere(attributes)
+    folders, left = files.used_folders(url, attributes), files.elsewhere(attributes)
     studies.delete_study(opened, name, folders)
     for folder, artifact in product(folders, shown):
         (folder / "artifacts" / artifact).unlink(missing_ok=True)

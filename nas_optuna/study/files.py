@@ -29,9 +29,12 @@ _A_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 def folders(url: str, study: Mapping[str, Any] | None = None, given: Path | None = None) -> list[Path]:
     """Every folder in which files of a study may be; new ones belong in the first."""
-    database = sqlite_file(url)
-    unnamed = database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
-    return list(dict.fromkeys([*_named(study or {}, given), unnamed]))
+    return list(dict.fromkeys([*_named(study or {}, given), _unnamed(url)]))
+
+
+def used_folders(url: str, study: Mapping[str, Any]) -> list[Path]:
+    """The folders that a study's commands have used; one that is only named now may hold another database's files."""
+    return [*_remembered(study), _unnamed(url)]
 
 
 def are_named(study: Mapping[str, Any], given: Path | None) -> bool:
@@ -91,9 +94,16 @@ def _named(study: Mapping[str, Any], given: Path | None) -> list[Path]:
             " URL, and a checkpoint is a folder that is renamed in one step, which buckets cannot do; name a folder"
             " that the hosts share, such as NFS"
         )
-    return [
-        Path(path) for path in ([named] if named else []) + [*filter(_is_ours, reversed(study.get(StudyKey.FILES, [])))]
-    ]
+    return [*([Path(named)] if named else []), *_remembered(study)]
+
+
+def _remembered(study: Mapping[str, Any]) -> list[Path]:
+    return [Path(path) for path in reversed(study.get(StudyKey.FILES, [])) if _is_ours(path)]
+
+
+def _unnamed(url: str) -> Path:
+    database = sqlite_file(url)
+    return database.with_name(f"{database.stem}-files") if database else Path("nas-optuna-files")
 
 
 def _is_ours(path: str) -> bool:

@@ -90,6 +90,19 @@ def test_a_path_in_a_database_leads_to_nobody_elses_files(command: Command, tmp_
     assert not missing.exists()
 
 
+def test_files_in_a_folder_that_the_study_has_not_used_are_not_deleted_with_it(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A study of another database has the same name."""
+    assert command("study", "create", "nas", *tiny()).code == 0
+    theirs = tmp_path / "shared" / "checkpoints" / "nas" / "kept" / "trial-0.safetensors"
+    theirs.parent.mkdir(parents=True)
+    theirs.touch()
+    monkeypatch.setenv("NAS_OPTUNA_FILES", str(tmp_path / "shared"))
+    assert command("study", "delete", "nas", "--yes").code == 0
+    assert theirs.is_file()
+
+
 def test_a_folder_that_the_study_remembers_is_taken_for_shared(command: Command, tmp_path: Path) -> None:
     assert command("study", "create", "nas", *tiny()).code == 0
     assert not are_named(study().user_attrs, None)
