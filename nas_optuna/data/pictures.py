@@ -98,7 +98,7 @@ def inspect_picture(file: Path) -> PictureFacts:
         return PictureFacts(
             height=height,
             width=width,
-            grey=deep or picture.mode in _GREY_MODES or _grey_palette(picture),
+            grey=deep or picture.mode in _GREY_MODES or has_grey_palette(picture),
             remarks=tuple(words for words, true in remarks.items() if true),
             white=find_white(np.asarray(picture)) if deep else None,
             brightest=_brightest(picture) if deep_colours else None,
@@ -128,7 +128,8 @@ def _told_in_one_line(name: str) -> Iterator[None]:
         raise DataError(f"{name} is not an image that can be read ({reason_of(error)}); repair or delete it") from error
 
 
-def _grey_palette(picture: Image.Image) -> bool:
+def has_grey_palette(picture: Image.Image) -> bool:
+    """Whether a picture has a palette, of shades of grey alone."""
     if picture.mode != "P":
         return False
     colours = picture.getpalette("RGB") or [0]

@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.data.catalog import data_name
 from nas_optuna.data.images import ImageSet
-from nas_optuna.data.pictures import find_white, picture_pixels
+from nas_optuna.data.pictures import find_white, has_grey_palette, picture_pixels
 from nas_optuna.data.pixels import PixelFormat, is_deep, orientation
 from nas_optuna.errors import DataError, SpecError, StudyError, describe_error, named, reason_of, shown
 from nas_optuna.export import files_of_ours
@@ -136,8 +136,8 @@ def _images(values: Any) -> np.ndarray[Any, Any]:
         found = _array(values, "images")
     else:
         images = list(values)
-        size = max((max(image.size) for image in images if hasattr(image, "getbands")), default=0)
-        grey = size > 0 and all(len(image.getbands()) == 1 for image in images if hasattr(image, "getbands"))
+        pictures = [image for image in images if hasattr(image, "getbands")]
+        grey = any(max(image.size) > 0 for image in pictures) and all(map(_is_grey, pictures))
         arrays = [_picture(image, 1 if grey else 3) for image in images]
         shapes = sorted({image.shape for image in arrays})
         if len(shapes) > 1:
@@ -156,6 +156,10 @@ def _images(values: Any) -> np.ndarray[Any, Any]:
             hint = " (or leave Normalize out of a transform)" if " in -" in str(error) else ""
             raise DataError(f"images: {error}{hint}") from None
     return found
+
+
+def _is_grey(picture: Any) -> bool:
+    return len(picture.getbands()) == 1 and (picture.mode != "P" or has_grey_palette(picture))
 
 
 def _picture(image: Any, channels: int) -> np.ndarray[Any, Any]:

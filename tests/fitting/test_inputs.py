@@ -108,6 +108,8 @@ def test_labels_of_any_kind_are_two_classes(tmp_path: Path, labels: Any) -> None
         (PICTURES, (3, 8, 9)),
         ([picture.convert("L") for picture in PICTURES], (1, 8, 9)),
         ([picture.convert("RGBA") for picture in PICTURES], (3, 8, 9)),
+        ([picture.quantize(16) for picture in PICTURES], (3, 8, 9)),
+        ([picture.convert("L").quantize(16) for picture in PICTURES], (1, 8, 9)),
         ([*PICTURES[:20], *(picture.convert("P") for picture in PICTURES[20:])], (3, 8, 9)),
         ([Image.fromarray(pixels.astype(np.uint16) * 16) for pixels in GREY], (1, 8, 8)),
     ],
