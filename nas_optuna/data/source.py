@@ -16,7 +16,7 @@ from nas_optuna.data.images import VERBS, ImageSet, dimensions, divide, stratifi
 from nas_optuna.data.pixels import fit_into
 from nas_optuna.devices import free_memory
 from nas_optuna.errors import DataError
-from nas_optuna.spec import DataSpec, ResizePolicy
+from nas_optuna.spec import DataSpec
 
 Part = Literal["train", "validation", "test"]
 PART_NAMES: Mapping[Part, frozenset[str]] = {
@@ -129,15 +129,17 @@ def fitted(images: ImageSet, spec: DataSpec, input_size: InputSize) -> ImageSet:
         return images
     height, width = images.images.shape[2:]
     change = f"size: {dimensions(height, width)} brought to {dimensions(side, side)}, {VERBS[spec.resize]}"
-    pixels, sizes = resize_images(images.images, side, spec.resize), ((height, width),)
+    pixels, sizes = resize_images(images.images, side, side, spec.resize), ((height, width),)
     return replace(images, images=pixels, mean=(), std=(), sizes=sizes, notes=(*images.notes, change))
 
 
-def resize_images(images: Tensor, side: int, policy: ResizePolicy) -> Tensor:
-    """Resize uint8 ``[n, channels, height, width]`` to a square, bilinearly and antialiased; padding is black."""
-    fit = fit_into(images.shape[2], images.shape[3], side, side, policy)
-    result = torch.zeros(*images.shape[:2], side, side, dtype=torch.uint8)
-    top, left = (side - fit.inner_height) // 2, (side - fit.inner_width) // 2
+def resize_images(images: Tensor, height: int, width: int, policy: str) -> Tensor:
+    """Resize uint8 ``[n, channels, …, …]`` that are of another size, bilinearly and antialiased; padding is black."""
+    if images.shape[2:] == (height, width):
+        return images
+    fit = fit_into(images.shape[2], images.shape[3], height, width, policy)
+    result = torch.zeros(*images.shape[:2], height, width, dtype=torch.uint8)
+    top, left = (height - fit.inner_height) // 2, (width - fit.inner_width) // 2
     inner = result[..., top : top + fit.inner_height, left : left + fit.inner_width]
     used = images[:, :, fit.top : fit.top + fit.height, fit.left : fit.left + fit.width]
     for part, goal in zip(used.split(256), inner.split(256), strict=True):

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,9 @@ def export_network(
     # before it is kept. A form that cannot be made is left out, with the reason.
     ours = files_of_ours(folder)
     classifier = classifier.eval()
-    raw = images[:CHECKED_IMAGES].cpu()
+    raw = classifier.resized(images[:CHECKED_IMAGES].cpu())
+    if eight_bits:
+        eight_bits = replace(eight_bits, images=classifier.resized(eight_bits.images.cpu()))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Next to the target, so that files are only renamed and no half-written file ever appears.

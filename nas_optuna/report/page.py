@@ -153,7 +153,7 @@ def _mistakes(facts: StudyFacts, data_directory: Path | None) -> list[tuple[str,
     except NasOptunaError:  # whatever is missing, the report goes without these pictures
         return []
     images = search.data.validation
-    predicted = network.probabilities(images.images).argmax(1).tolist()
+    predicted = network.probabilities(network.resized(images.images)).argmax(1).tolist()
     return _shown(find_mistakes(images, predicted), search.data.train.classes)
 
 

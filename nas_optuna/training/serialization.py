@@ -23,6 +23,7 @@ from nas_optuna.data import ImageSet
 from nas_optuna.data.images import MAX_CLASSES
 from nas_optuna.data.loaders import Preparation
 from nas_optuna.data.pixels import PixelFormat
+from nas_optuna.data.source import resize_images
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import DataError, NasOptunaError, checked, describe_error, named, reason_of, shown
 from nas_optuna.files import write_file
@@ -96,6 +97,12 @@ class ImageClassifier(nn.Module):
     def image_shape(self) -> tuple[int, int, int]:
         """``(channels, height, width)`` of a raw image."""
         return self.pixels.channels, self.pixels.height, self.pixels.width
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Raw images, uint8 ``[n, channels, …, …]``, in the training size; test images may be of another."""
+        if images.dtype != torch.uint8 or images.ndim != 4:
+            return images  # `forward` refuses them
+        return resize_images(images, *self.image_shape[1:], self.pixels.resize)
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw images of the training size → logits.

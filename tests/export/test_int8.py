@@ -13,6 +13,7 @@ import torch
 
 from nas_optuna import SearchData, load_data
 from nas_optuna.data import BatchLoader
+from nas_optuna.export import export_network
 from nas_optuna.export.formats import onnx_model
 from nas_optuna.export.int8 import FILE, EightBits, Int8Export, write_int8
 from nas_optuna.spaces import create_space
@@ -81,6 +82,23 @@ def test_eight_bits_keep_the_accuracy_or_name_the_layer(
     made = quantised(name, options, number, digits, tmp_path, epochs=2)
     assert made.fp32.accuracy > 0.2, "it has learned something that could be lost"
     require_kept(made, tmp_path, digits)
+
+
+def test_images_of_another_size_are_brought_to_the_one_that_the_network_takes(
+    digits: SearchData, tmp_path: Path
+) -> None:
+    """Test images of a file may be larger than those of the training."""
+    spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, "recipe": {"input_size": 8}})
+    space = create_space("conv", {"depth": 1}, in_channels=1, classes=10, input_size=8)
+    architecture = space.parse("f16k3s1")
+    network = make_network(space, architecture, spec.recipe, CPU, seed=0)
+    classifier = ImageClassifier(network, architecture, make_header(architecture, spec, digits.train))
+    larger = digits.validation.images[:20].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    eight_bits = EightBits(digits.train.images, larger, digits.validation.labels[:20])
+    made = export_network(classifier, tmp_path / "model", larger, title="digits", facts={}, eight_bits=eight_bits)
+    assert not made.left_out
+    assert made.int8 is not None
+    assert made.int8.images == 20
 
 
 @pytest.mark.slow

@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas_optuna import Experiment, StudySpec
+from nas_optuna.data import load_images
+from nas_optuna.data.catalog import data_name
 from nas_optuna.report.page import report
 from nas_optuna.study.files import remember
 from nas_optuna.study.studies import checkpoint_folder
@@ -31,6 +34,19 @@ def test_a_report_shows_what_kept_weights_get_wrong(tmp_path: Path, keep: bool) 
     for weights in tmp_path.rglob("trial-*.safetensors"):
         weights.write_bytes(b"damaged")
     assert SAID not in report(study), "the report is whole without them"
+
+
+def test_test_pictures_that_select_may_be_of_another_size(tmp_path: Path) -> None:
+    digits = load_images("digits", True).subset(range(200))
+    pixels, labels, larger = digits.images[:, 0].numpy(), digits.labels.numpy(), np.full((20, 16, 12), 200, np.uint8)
+    np.savez(tmp_path / "own.npz", x_train=pixels, y_train=labels, x_test=larger, y_test=labels[:20])
+    data = {"data": {"name": data_name(str(tmp_path / "own.npz")), "select_on": "test"}}
+    files = checkpoint_folder(tmp_path / "nas-files", "kept")
+    spec = StudySpec.from_dict(SPEC.to_dict() | data)
+    experiment = Experiment.from_spec(spec, device="cpu", checkpoints=files, keep_weights=True)
+    study = experiment.create(f"sqlite:///{tmp_path}/nas.db", "kept")
+    experiment.run(study, trials=1)
+    assert SAID in report(study)
 
 
 def test_weights_are_found_in_a_folder_that_was_named_before_another(
