@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +108,24 @@ def with_overrides(values: Mapping[str, Any], overrides: Sequence[str], source: 
         place[sections[-1]] = _value(path.strip(), text.strip(), source)
     check_values(result, source)
     return result
+
+
+def overridden(overrides: Sequence[str], source: str = "an override") -> list[str]:
+    """The dotted key of each value that overrides set, also of those in a section.
+
+    Examples:
+        >>> overridden(["recipe={epochs=4, flip=true}", "sampler=random"])
+        ['recipe.epochs', 'recipe.flip', 'sampler']
+    """
+    return list(_keys(with_overrides({}, overrides, source)))
+
+
+def _keys(values: Mapping[str, Any], inside: str = "") -> Iterator[str]:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _keys(value, f"{inside}{key}.")
+        else:
+            yield f"{inside}{key}"
 
 
 def check_values(value: object, source: str, place: str = "") -> None:

@@ -31,7 +31,7 @@ with lazily():
     from nas_optuna.experiment import Experiment
     from nas_optuna.presets import preset_names
     from nas_optuna.report import notebook
-    from nas_optuna.spec_text import with_overrides
+    from nas_optuna.spec_text import overridden
     from nas_optuna.study import studies
     from nas_optuna.study.files import folders, usable
 
@@ -263,19 +263,10 @@ def refuse_twice(given: Any, also: Mapping[str, str]) -> None:
     """Refuse a key of a spec that ``--set`` and an option of its own set; `also` has further options and their keys."""
     flags = {text.partition("=")[0]: flag for flag, text in named_overrides(given)}
     flags |= {key: flag_of(name) for name, key in also.items() if getattr(given, name, None) is not None}
-    for key in set_keys(with_overrides({}, given.set_ or (), "--set")):
+    for key in overridden(given.set_ or (), "--set"):
         flag = flags.get(key, flags.get(f"{key}.name"))  # sampler=random is short for sampler.name=random
         if flag:
             raise SpecError(f"{flag} and --set {key} set the same; leave one out")
-
-
-def set_keys(values: Mapping[str, Any], inside: str = "") -> Iterator[str]:
-    """The dotted key of each value in nested sections."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from set_keys(value, f"{inside}{key}.")
-        else:
-            yield f"{inside}{key}"
 
 
 def flag_of(name: str) -> str:

@@ -32,6 +32,7 @@ with lazily():
     from nas_optuna.oneshot import price, strategies
     from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
+    from nas_optuna.spec_text import overridden
     from nas_optuna.study import files as study_files
     from nas_optuna.study import studies, supernet_result, trial_queue
     from nas_optuna.study.supernet_result import SupernetResult
@@ -125,8 +126,8 @@ def _prepare(
     device, given = resolve_device(wanted.device), SpecOptions(spec=wanted.spec, set_=wanted.set_, data=stored.data)
     given.refuse_twice()
     study, spec = find_target(stored, given, wanted.overrides)
-    said = [text.partition("=")[0].strip() for text in (*given.overrides, *wanted.overrides)]
-    keys = [key.removeprefix("supernet.") for key in said if key.startswith("supernet.")]
+    said = [key.split(".") for key in overridden([*given.overrides, *wanted.overrides], "--set")]
+    keys = [inside[0] for section, *inside in said if section == "supernet" and inside]
     spec = spec.model_copy(update={"supernet": strategies.without_displaced(spec.supernet, keys)})
     where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}
     experiment = Experiment.from_spec(spec, **where) if study is None else Experiment.of_study(study, spec, **where)

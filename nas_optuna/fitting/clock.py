@@ -6,7 +6,7 @@ import math
 import re
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from nas_optuna.errors import SpecError, shown
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.spec import StudySpec
+from nas_optuna.spec_text import overridden
 
 if TYPE_CHECKING:
     from nas_optuna.training import EpochResult
@@ -142,10 +143,9 @@ class Clock:
         return self._planned
 
 
-def refuse_named(overrides: Iterable[str], *, pruner: str | None = None) -> None:
+def refuse_named(overrides: Sequence[str], *, pruner: str | None = None) -> None:
     """Refuse settings of this call that a search with a clock would ignore."""
-    keys = {text.partition("=")[0].strip() for text in overrides} | ({"pruner"} if pruner else set())
-    for key in keys:
+    for key in [*overridden(overrides), *(["pruner"] if pruner else [])]:
         decided = _DECIDED.get("pruner" if key.startswith("pruner.") else key)
         if decided is not None:
             raise SpecError(f"a search with a clock decides {decided}, or {_WITHOUT}")

@@ -31,6 +31,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.backbone import LARGE, SIZES, at_hand
 from nas_optuna.spec import StudySpec
+from nas_optuna.spec_text import overridden
 from nas_optuna.study.significance import Measured
 from nas_optuna.training import make_network
 from nas_optuna.training.fit import never
@@ -56,8 +57,8 @@ SMALLEST = 16
 
 def may_begin_pretrained(spec: StudySpec, space: str | None, overrides: Sequence[str]) -> bool:
     """Whether nothing that the user names depends on the usual space."""
-    names = {text.partition("=")[0].strip() for text in overrides}
-    free = space is None and not any(name.partition(".")[0] in ("space", "supernet", "objectives") for name in names)
+    sections = {key.partition(".")[0] for key in overridden(overrides)}
+    free = space is None and sections.isdisjoint(("space", "supernet", "objectives"))
     return free and not (spec.reference or spec.fixed or spec.among or spec.latency.table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from nas_optuna.spaces.backbone import PACKAGES, at_hand
 from nas_optuna.spaces.residual import DIVISOR
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
+from nas_optuna.spec_text import overridden
 from nas_optuna.study.schema import TrialKey, attribute
 
 SAMPLER = "neighbours"
@@ -49,10 +50,10 @@ def spec_for(
 ) -> StudySpec:
     """The preset for own images with a data set and with the user's settings; a limit of None is none."""
     refuse_named(overrides)
-    given = [f"data.name={json.dumps(name)}", *usual_settings(space)]
-    given += [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
+    given = [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
+    given += [*usual_settings(space), *overrides, f"data.name={json.dumps(name)}"]  # last, after a whole section data
     preset = StudySpec.from_toml(find_spec(preset_for(space)))
-    spec = preset.with_parts(space=space, sampler=sampler or SAMPLER, seed=seed).override([*given, *overrides])
+    spec = preset.with_parts(space=space, sampler=sampler or SAMPLER, seed=seed).override(given)
     return with_few_to_select(spec, overrides, None)
 
 
@@ -75,9 +76,9 @@ def advice(spec: StudySpec, images: ImageSet) -> Iterator[str]:
         )
 
 
-def with_few_to_select(spec: StudySpec, overrides: Iterable[str], data_directory: Path | None) -> StudySpec:
+def with_few_to_select(spec: StudySpec, overrides: Sequence[str], data_directory: Path | None) -> StudySpec:
     """The spec with a smaller validation share if there are many images and the overrides name no share."""
-    if "data.validation_fraction" in {text.partition("=")[0].strip() for text in overrides}:
+    if "data.validation_fraction" in overridden(overrides):
         return spec
     with opened(spec.data, data_directory) as source:
         images = spec.data.train_limit or len(source.labels)

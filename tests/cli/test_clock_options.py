@@ -14,6 +14,7 @@ from tests.helpers import Command
     [
         ("--epochs=3", "--epochs"),
         ("--set=recipe.epochs=3", "--epochs"),
+        ("--set=recipe={epochs=3}", "--epochs"),
         ("--set=recipe.epoch_size=64", "recipe.epoch_size"),
         ("--set=recipe.repeats=3", "recipe.repeats=3"),
         ("--pruner=median", "--pruner"),

@@ -10,6 +10,7 @@ from PIL import Image
 import nas_optuna as nas
 from nas_optuna.data import load_images
 from nas_optuna.errors import DataError, SpecError, StudyError
+from nas_optuna.fitting.spec import spec_for
 from nas_optuna.study.results import REFERENCE
 from nas_optuna.study.schema import StudyKey, TrialKey
 from tests.fitting.conftest import SECONDS, Limited, fit_limited
@@ -40,6 +41,11 @@ def test_a_repeated_fit_trains_nothing(limited: Limited) -> None:
     assert again.report.confusions == fitted.report.confusions
     assert len(again.study.trials) == len(fitted.study.trials)
     assert len(again.study.user_attrs[StudyKey.RETRAINED]) == 1
+
+
+def test_settings_in_a_section_are_taken_for_the_data_that_is_given() -> None:
+    data = spec_for("mnist", overrides=["data={validation_fraction=0.3}"]).data
+    assert (data.name, data.validation_fraction) == ("mnist", 0.3)
 
 
 def test_another_fit_does_not_go_into_the_same_folder(limited: Limited) -> None:
