@@ -16,6 +16,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 
+from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.runtimes import make_runtime
 from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
@@ -31,12 +32,11 @@ from nas_optuna.oneshot.strategies import STRATEGIES, strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
-from nas_optuna.samplers.base import Allowed, innermost
+from nas_optuna.samplers.base import innermost
 from nas_optuna.samplers.prior import WarmStartSampler
-from nas_optuna.samplers.wrapping import WithinLimitsSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
-from nas_optuna.spec_parts import code_named, make_evaluator, make_sampler, with_default_search
+from nas_optuna.spec_parts import code_named, make_candidates, make_evaluator, make_sampler, with_default_search
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage, sqlite_file
 from nas_optuna.study.studies import (
@@ -60,7 +60,8 @@ class Experiment:
     Attributes:
         spec: The study spec.
         objective: Scores the architecture of a trial; it has evaluator, costs and limits.
-        sampler: Proposes architectures inside the limits.
+        candidates: What may be proposed.
+        sampler: Proposes it.
         pruner: Stops trials.
         data: The images of the built-in training; None if the study has its own evaluator.
         why: The reason for this sampler, if the spec does not name one.
@@ -75,15 +76,11 @@ class Experiment:
 
     spec: StudySpec
     objective: EvaluatorObjective
+    candidates: Candidates
     sampler: BaseSampler
     pruner: BasePruner
     data: SearchData | None
     why: str = ""
-
-    @property
-    def allowed(self) -> Allowed | None:
-        """Whether an architecture, given by its parameters, is inside the limits; None without limits."""
-        return self.sampler.is_inside if isinstance(self.sampler, WithinLimitsSampler) else None
 
     @classmethod
     @checked
@@ -137,7 +134,8 @@ class Experiment:
                 keep_weights=keep_weights,
                 keep_paused=int(spec.keep_paused),
             )
-            return cls(spec, objective, make_sampler(spec, objective), pruner, data, why)
+            candidates = make_candidates(spec, objective)
+            return cls(spec, objective, candidates, make_sampler(spec, candidates), pruner, data, why)
 
     @classmethod
     @checked

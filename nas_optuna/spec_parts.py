@@ -1,14 +1,15 @@
-"""The parts of a spec: its code, its evaluator with space and data, its sampler."""
+"""The parts of a spec: its code, its evaluator with space and data, what it may propose, its sampler."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from optuna.samplers import BaseSampler
 
+from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.runtimes import RUNTIMES
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.data_sets import DATA_SETS
@@ -96,45 +97,40 @@ def with_default_search(spec: StudySpec) -> tuple[StudySpec, str]:
     return type(spec).from_dict(values), why
 
 
-def make_sampler(spec: StudySpec, objective: EvaluatorObjective) -> BaseSampler:
-    """The spec's sampler, which respects pinned parameters and limits."""
-    space = objective.space
-    fixed = space.pinned(spec.fixed)
-    make = partial(_with_seed, spec, space, fixed, _listed(spec, objective, fixed))
-    sampler = make(spec.sampler.seed)
-    # A grid proposes its points in order, so it cannot be asked again.
-    if spec.sampler.name == "grid" or not objective.limits:
-        return sampler
-    return WithinLimitsSampler(make, space, objective.limits.total_excess, spec.sampler.seed, fixed)
-
-
-def _with_seed(
-    spec: StudySpec,
-    space: SearchSpace,
-    fixed: Mapping[str, Any],
-    listed: Sequence[Mapping[str, Any]] | None,
-    seed: int,
-) -> BaseSampler:
-    sampler = create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
-    if len(spec.objectives) > 1 and getattr(sampler, "one_objective", False):  # told before a study is made
-        raise OneObjectiveError
-    if listed is not None:
-        return AmongSampler(sampler, space, listed, seed)
-    if isinstance(sampler, ArchitectureSampler):
-        sampler.pinned = fixed
-    return FixedSampler(sampler, fixed) if fixed else sampler
-
-
-def _listed(spec: StudySpec, objective: EvaluatorObjective, fixed: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """The listed architectures that have the pinned values and are inside the limits; None without a list."""
+def make_candidates(spec: StudySpec, objective: EvaluatorObjective) -> Candidates:
+    """What a spec's search may propose, by its limits, its pinned values and its list."""
+    found = Candidates(objective.limits, objective.space.pinned(spec.fixed))
     if spec.among is None:
-        return None
-    found = read_architectures(Path(spec.among), objective.space)
-    pinned = [a for a in found if all(a.params[name] == value for name, value in fixed.items())]
-    left = [a.params for a in pinned if objective.limits.total_excess(a) <= 0]
-    if not left:
+        if found.fixed:
+            found.limits.check(found.fixed)
+        return found
+    listed = tuple(dict.fromkeys(a for a in read_architectures(Path(spec.among), found.space) if a in found))
+    if not listed:
         raise SpecError(
             "none of the listed architectures has the pinned values and is inside the limits; list some, pin less, or"
             " raise the limits"
         )
-    return left
+    return replace(found, listed=listed)
+
+
+def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
+    """The spec's sampler, which proposes candidates only."""
+    make = partial(_with_seed, spec, candidates)
+    sampler = make(spec.sampler.seed)
+    # A grid proposes its points in order, so it cannot be asked again.
+    if spec.sampler.name == "grid" or not candidates.limits:
+        return sampler
+    excess = candidates.limits.total_excess
+    return WithinLimitsSampler(make, candidates.space, excess, spec.sampler.seed, candidates.fixed)
+
+
+def _with_seed(spec: StudySpec, candidates: Candidates, seed: int) -> BaseSampler:
+    space, fixed = candidates.space, candidates.fixed
+    sampler = create_sampler(spec.sampler.name, space, seed, spec.sampler.options)
+    if len(spec.objectives) > 1 and getattr(sampler, "one_objective", False):  # told before a study is made
+        raise OneObjectiveError
+    if candidates.listed is not None:
+        return AmongSampler(sampler, space, [each.params for each in candidates.listed], seed)
+    if isinstance(sampler, ArchitectureSampler):
+        sampler.pinned = fixed
+    return FixedSampler(sampler, fixed) if fixed else sampler

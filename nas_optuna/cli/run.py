@@ -118,7 +118,7 @@ class _Search:
         listed, names = plan.enqueue or plan.fixed, self.experiment.spec.objectives
         self.listed = queue.read_architectures(listed, self.experiment.space) if listed else []
         self.earlier = _earlier(plan, self.experiment)
-        self.ending = StopWhen(parse_until(text, names, self.experiment.allowed) for text in plan.until or ())
+        self.ending = StopWhen(parse_until(text, names, self.experiment.candidates) for text in plan.until or ())
         self.trackers = create_trackers(plan.track)
         if plan.within is not None:
             clock.refuse_undivided(self.experiment.spec)
@@ -183,19 +183,19 @@ class _Search:
 
     def _fill_queue(self, study: Study) -> int | None:
         """Enqueue the architectures to try first; return the number of trials to run."""
-        space, objective = self.experiment.space, self.experiment.objective
+        space, candidates = self.experiment.space, self.experiment.candidates
         if self.earlier is not None:
             self._learn_from(self.earlier, study)
         if self.plan.fixed:
             return max(queue.enqueue_once(study, space, each.params, origin="fixed") for each in self.listed)
         spec = self.experiment.spec
-        reference = queue.enqueue_reference(study, objective.limits, own_values(spec.recipe, spec.search))
+        reference = queue.enqueue_reference(study, candidates, own_values(spec.recipe, spec.search))
         if reference is not None:
             say(f"in the queue: the reference, {reference}")
         for architecture in self.listed:  # they wait already if this command was ended before its first trial
             queue.enqueue_new(study, space, architecture.params, "enqueued", queue.UNFINISHED)
-        most = [criterion.cost for criterion in objective.criteria if criterion.maximize]
-        for name, architecture in queue.enqueue_cheapest(study, objective.limits).items():
+        most = [criterion.cost for criterion in self.experiment.objective.criteria if criterion.maximize]
+        for name, architecture in queue.enqueue_cheapest(study, candidates).items():
             say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")
         return self.plan.count
 
@@ -203,8 +203,7 @@ class _Search:
         """Copy an earlier study's trials into this one, and enqueue the best of them."""
         space = self.experiment.space
         copied = beforehand.remember(study, earlier, space.parameters)
-        choices = {key: p.choices for key, p in space.parameters.items()}
-        excess = self.experiment.objective.limits.total_excess
-        best = beforehand.best_of(study, choices, BEGIN_WITH, lambda params: excess(space.architecture(params)) <= 0)
+        choices, candidates = {key: p.choices for key, p in space.parameters.items()}, self.experiment.candidates
+        best = beforehand.best_of(study, choices, BEGIN_WITH, lambda params: space.architecture(params) in candidates)
         queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in best)
         say(f"learning from {plural(copied, 'trial')} of {earlier.study_name}; in the queue: {queued} of its best")

@@ -16,7 +16,7 @@ from nas_optuna.errors import SpecError, TrainingError, shown
 from nas_optuna.objectives import COSTS, describe_cost
 from nas_optuna.quantities import LARGEST, Direction, Quantity
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spec import LatencySpec, StudySpec
 
 if TYPE_CHECKING:
@@ -188,28 +188,31 @@ class Limits:
         """The sum of all excess over limits; 0 if feasible."""
         return sum(max(0.0, value) for value in self.all_excess(architecture).values())
 
-    def check(self) -> None:
-        """Refuse a limit that no architecture meets."""
+    def check(self, fixed: Mapping[str, Choice] | None = None) -> None:
+        """Refuse a limit that no architecture meets, or none with pinned values."""
         for name, limit in self._limits.items():
             more, bound = self.costs.quantity(name).maximize, self._bound(name)
-            architecture = self._closest(name)
+            architecture = self._closest(name, fixed or {})
             cost = self.costs.of(name, architecture)
             if cost < bound if more else cost > bound:
                 room = "" if bound == limit else f" with a margin of {self.costs[name].margin:.1%} for its error"
                 known = "possible" if self.space.size <= _ENUMERATED else "found"
+                pinned, less = (" with the pinned values", " or pin less") if fixed else ("", "")
                 raise SpecError(
-                    f"no architecture has {name} of at {'least' if more else 'most'} {limit:,.7g}{room};"
+                    f"no architecture{pinned} has {name} of at {'least' if more else 'most'} {limit:,.7g}{room};"
                     f" the {'largest' if more else 'smallest'} {known} is {cost:,.7g}, of {architecture};"
-                    f" {'lower' if more else 'raise'} the limit"
+                    f" {'lower' if more else 'raise'} the limit{less}"
                 )
 
-    def _closest(self, name: str) -> Architecture:
+    def _closest(self, name: str, fixed: Mapping[str, Choice]) -> Architecture:
         """The first network that is found inside a limit, or hopelessly outside, else the best in its cost."""
         first = self.space.from_tokens([0] * len(self.space.parameters))
+        first = self.space.architecture({**first.params, **fixed})
         if self._excess_of(name, first) <= 0:  # not its proxy hundreds of times
             return first
         key, found = _key(self.costs, name, self.costs.quantity(name).direction), []
-        for candidate in itertools.chain([_descent(self.space, key, first)], _candidates(self.space, key)):
+        ends = itertools.chain([_descent(self.space, key, first, fixed)], _candidates(self.space, key, fixed))
+        for candidate in ends:
             found.append(candidate)
             if self.costs[name].proxy is None:
                 excess = self._excess_of(name, candidate)
@@ -218,10 +221,17 @@ class Limits:
         return min(found, key=key)
 
 
-def best_in_cost(costs: StudyCosts, name: str, direction: Direction | None = None) -> Architecture:
-    """The best architecture in a cost, in a large space of some that descents find."""
+def best_in_cost(
+    costs: StudyCosts,
+    name: str,
+    direction: Direction | None = None,
+    *,
+    fixed: Mapping[str, Choice] | None = None,
+    listed: Iterable[Architecture] | None = None,
+) -> Architecture:
+    """The best architecture in a cost with pinned values, or of a list; in a large space of some that descents find."""
     key = _key(costs, name, direction or costs.quantity(name).direction)
-    return min(_candidates(costs.space, key), key=key)
+    return min(_candidates(costs.space, key, fixed or {}) if listed is None else listed, key=key)
 
 
 _Key = Callable[[Architecture], tuple[float, float]]
@@ -242,31 +252,36 @@ def _key(costs: StudyCosts, name: str, direction: Direction) -> _Key:
     return key
 
 
-def _candidates(space: SearchSpace, key: _Key) -> Iterator[Architecture]:
+def _candidates(space: SearchSpace, key: _Key, fixed: Mapping[str, Choice]) -> Iterator[Architecture]:
     """Every architecture of a small space; the ends of descents from several starts in a larger one."""
     if space.size <= _ENUMERATED:
-        yield from space.enumerate()
+        yield from dict.fromkeys(space.architecture({**each.params, **fixed}) for each in space.enumerate())
         return
     rng = random.Random(0)
-    yield _descent(space, key, space.from_tokens([0] * len(space.parameters)))
+    yield _descent(space, key, space.from_tokens([0] * len(space.parameters)), fixed)
     for _ in range(_STARTS - 1):
-        yield _descent(space, key, space.sample(rng))
+        yield _descent(space, key, space.sample(rng), fixed)
 
 
-def _descent(space: SearchSpace, key: _Key, best: Architecture) -> Architecture:
+def _descent(space: SearchSpace, key: _Key, start: Architecture, fixed: Mapping[str, Choice]) -> Architecture:
     """The end of a coordinate descent, in which each parameter in turn takes the choice with the least key."""
+    best = space.architecture({**start.params, **fixed})
+    free = {name: parameter.choices for name, parameter in space.parameters.items() if name not in fixed}
     while True:
         before = key(best)
-        for name, parameter in space.parameters.items():
-            best = min((space.architecture({**best.params, name: value}) for value in parameter.choices), key=key)
+        for name, choices in free.items():
+            best = min((space.architecture({**best.params, name: value, **fixed}) for value in choices), key=key)
         if key(best) >= before:
             return best
 
 
-def nearest_inside(limits: Limits, start: Architecture, until: float = math.inf) -> Architecture | None:
+def nearest_inside(
+    limits: Limits, start: Architecture, until: float = math.inf, fixed: Mapping[str, Choice] | None = None
+) -> Architecture | None:
     """The first network inside the limits on a walk from a start over smaller neighbours; None if there is none.
 
-    The walk ends in any case at the time `until`, by `time.monotonic`, since costs may have to be measured.
+    The walk keeps the `fixed` values, which the start has. It ends in any case at the time `until`, by
+    `time.monotonic`, since costs may have to be measured.
     """
     # Each step changes one parameter: the one that loses the fewest MACs for the excess that it saves. So weights are
     # saved where a network has most of them, at its end. Parts are left out only when no other step helps.
@@ -274,7 +289,7 @@ def nearest_inside(limits: Limits, start: Architecture, until: float = math.inf)
     idle: set[str] = set()  # parameters that change nothing, such as a rate; asked again if no other helps
     while 0 < excess < math.inf:
         steps, all_asked = [], not idle
-        for name, other in _smaller(limits.space, here):
+        for name, other in _smaller(limits.space, here, fixed or {}):
             if time.monotonic() > until:
                 return None
             if name in idle:
@@ -299,10 +314,12 @@ def _parts(architecture: Architecture) -> int:
     return len(str(architecture).split(","))
 
 
-def _smaller(space: SearchSpace, architecture: Architecture) -> Iterator[tuple[str, Architecture]]:
-    """The parameters that have a lower choice, each with the neighbour one step lower."""
+def _smaller(
+    space: SearchSpace, architecture: Architecture, fixed: Mapping[str, Choice]
+) -> Iterator[tuple[str, Architecture]]:
+    """The parameters that have a lower choice and are not fixed, each with the neighbour one step lower."""
     for name, parameter in space.parameters.items():
         chosen = architecture.params.get(name)
         place = parameter.choices.index(chosen) if parameter.ordered and chosen is not None else 0
-        if place > 0:
-            yield name, space.architecture({**architecture.params, name: parameter.choices[place - 1]})
+        if place > 0 and name not in fixed:
+            yield name, space.architecture({**architecture.params, name: parameter.choices[place - 1], **fixed})

@@ -11,10 +11,10 @@ from math import isfinite, nan
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.costs.candidates import Candidates
 from nas_optuna.errors import SpecError, unknown
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import plural
-from nas_optuna.samplers.base import Allowed
 from nas_optuna.study.optuna_internals import hypervolume
 from nas_optuna.study.results import complete_trials, losses_of
 
@@ -47,7 +47,7 @@ def _reached(
 
 
 def _stalled(
-    objectives: Sequence[str], patience: int, allowed: Allowed | None, study: Study, trials: Sequence[FrozenTrial]
+    objectives: Sequence[str], patience: int, candidates: Candidates | None, study: Study, trials: Sequence[FrozenTrial]
 ) -> str | None:
     """No improvement in the latest trials and, with one objective, none to be expected."""
     # The expectation is that of a Gaussian process fitted to the trials, whichever sampler proposed them
@@ -66,7 +66,12 @@ def _stalled(
     from nas_optuna.samplers.gp import ArchitectureGPSampler  # late, as it brings SciPy
 
     sampler = ArchitectureGPSampler(seed=0)
-    sampler.allowed = allowed
+    if candidates is not None:
+        sampler.allowed = candidates.allows
+        if candidates.listed is None:
+            sampler.pinned = candidates.fixed
+        else:
+            sampler.among = [each.params for each in candidates.listed]
     gain = sampler.expected_gain(study)
     worth = WORTH * abs(min(column))
     if gain is None or gain > worth:
@@ -81,7 +86,7 @@ def _front_stalls(losses: Sequence[Sequence[float]], patience: int) -> bool:
     return hypervolume(losses, reference) <= hypervolume(losses[:-patience], reference) * (1 + 1e-6)
 
 
-def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = None) -> Condition:
+def parse_until(text: str, objectives: Sequence[str], candidates: Candidates | None = None) -> Condition:
     """Parse a condition that ends a study.
 
     ``stalled:30`` sets another patience than ``stalled``; a shell does not take ``accuracy:0.98`` or ``accuracy 0.98``
@@ -90,7 +95,7 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
     Args:
         text: The condition.
         objectives: Names of the study's objectives, in order.
-        allowed: Whether an architecture may still be proposed, by its parameters; None allows everything.
+        candidates: What may still be proposed; None is everything.
 
     Raises:
         SpecError: The text is no condition, names something that the study does not optimise, or a value that no
@@ -98,7 +103,7 @@ def parse_until(text: str, objectives: Sequence[str], allowed: Allowed | None = 
     """
     text = text.strip()
     if match := _STALLED.fullmatch(text):
-        return partial(_stalled, objectives, int(match[1] or PATIENCE), allowed)
+        return partial(_stalled, objectives, int(match[1] or PATIENCE), candidates)
     match = _BOUND.fullmatch(text)
     if match is None or match[1] == "stalled":
         raise SpecError(

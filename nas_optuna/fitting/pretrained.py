@@ -26,7 +26,6 @@ from nas_optuna.execution.reference import require_training
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import Load, Rung
 from nas_optuna.fitting.equal_seconds import MARGIN, EqualSeconds, count_layers, time_network
-from nas_optuna.fitting.rungs import reference_of
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.backbone import LARGE, SIZES, at_hand
@@ -85,7 +84,7 @@ def pretrained_experiment(
             spec = spec.override([f"space.sizes={[*(size for size in SIZES if size <= 0.8 * side), side]}"])
             other = Experiment.from_spec(spec, **settings, images=images)
         until = time.monotonic() + READING * seconds
-        if (first := reference_of(other, until)) is None:
+        if (first := other.candidates.reference(until)) is None:
             late = "it takes too long to find what is inside the limits; --space backbone does"
             why = late if time.monotonic() > until else f"no part of {model} that was tried is inside the limits"
             say(f"pretrained weights are left out: {why}")
@@ -211,7 +210,7 @@ def leave_one_out_accuracy(features: Tensor, labels: Tensor) -> float:
 
 def _trained(experiment: Experiment, seconds: float, stop: Callable[[], bool]) -> Measured:
     """The validation accuracy of the usual first network after so many seconds of training."""
-    training, reference = require_training(experiment.objective), reference_of(experiment)
+    training, reference = require_training(experiment.objective), experiment.candidates.reference()
     if reference is None:  # no network near it is inside the limits
         return Measured(0.0, 0.0)
     alone = EqualSeconds(training, Rung(1, seconds), 0, time_network(training, reference).step, reference)

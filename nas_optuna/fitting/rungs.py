@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,7 +15,6 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from torch import Tensor
 
-from nas_optuna.costs.study_costs import nearest_inside
 from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.execution.evaluator import TrainingEvaluator
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
@@ -80,7 +78,8 @@ class RungSearch:
         earlier = best_trial(self.study) if self.from_rung > 1 else None
         queue = first
         if earlier is not None:
-            queue = [*first, (space.architecture(of_architecture(earlier.params)), PROMOTED)]
+            known = space.architecture(of_architecture(earlier.params))
+            queue = [*first, *([(known, PROMOTED)] if known in self.experiment.candidates else [])]
         best: FrozenTrial | None = None
         for number, rung in enumerate(self.plan.rungs, start=1):
             is_last = number == len(self.plan.rungs)
@@ -158,7 +157,7 @@ class RungSearch:
     @cached_property
     def reference(self) -> Architecture | None:
         """The network that the search must beat."""
-        return reference_of(self.experiment)
+        return self.experiment.candidates.reference()
 
     def _train(
         self, rung: Rung, objective: EvaluatorObjective, queue: Sequence[tuple[Architecture, str]], *, at_least: int
@@ -195,12 +194,6 @@ def _architecture(trial: FrozenTrial) -> str | None:
     return known
 
 
-def reference_of(experiment: Experiment, until: float = math.inf) -> Architecture | None:
-    """The space's reference, or the network nearest to it inside the study's limits, if it is found in time."""
-    known = experiment.space.reference
-    return known and nearest_inside(experiment.objective.limits, known, until)
-
-
 def plan_for(
     experiment: Experiment, seconds: float, load: Load | None = None, *, test_images: int = 0, retrain: bool = True
 ) -> Plan:
@@ -209,9 +202,14 @@ def plan_for(
     Without `retrain` the rungs get all of them; without a load there is no export.
     """
     refuse_undivided(experiment.spec)
-    training, space, reference = require_training(experiment.objective), experiment.space, reference_of(experiment)
-    middle = space.architecture({name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()})
-    timed = _first_timed(training, [reference] if reference else [middle, *space.sample_distinct(TRIED, Random(0))])
+    training, space, candidates = require_training(experiment.objective), experiment.space, experiment.candidates
+    if reference := candidates.reference():
+        known: Sequence[Architecture] = [reference]
+    else:
+        middle = space.architecture({name: p.choices[len(p.choices) // 2] for name, p in space.parameters.items()})
+        free = [middle, *space.sample_distinct(TRIED, Random(0))]
+        known = candidates.listed or [candidates.pinned(each) for each in free]
+    timed = _first_timed(training, known)
     speed = Speed(timed.step, timed.forward * len(training.validation_loader), len(training.train_loader))
     end = timed.test(test_images / training.recipe.batch_size) + (load.reserve(timed.layers) if load else 0.0)
     selecting = len(training.data.validation)

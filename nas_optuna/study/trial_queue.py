@@ -23,7 +23,7 @@ from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.transactions import add_trial
 
 with lazily():
-    from nas_optuna.costs.study_costs import Limits, best_in_cost, nearest_inside
+    from nas_optuna.costs.candidates import Candidates
 
 
 UNFINISHED = (TrialState.WAITING, TrialState.RUNNING)
@@ -91,31 +91,29 @@ def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], or
     return next((place for place, trial in enumerate(waiting, start=1) if _has(trial, params)), 1)
 
 
-def enqueue_reference(study: Study, limits: Limits, settings: Mapping[str, Any]) -> Architecture | None:
+def enqueue_reference(study: Study, candidates: Candidates, settings: Mapping[str, Any]) -> Architecture | None:
     """Begin a study with the network that its user would have taken without a search, and the recipe's settings."""
     # Does nothing once a trial of the study has begun, or if the space names no such network.
-    known = limits.space.reference
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-    reference = None if known is None or begun else nearest_inside(limits, known)
-    if reference is None:
-        return None
-    enqueue_new(study, limits.space, {**reference.params, **settings}, REFERENCE)
+    reference = None if begun else candidates.reference()
+    if reference is not None:
+        enqueue_new(study, candidates.space, {**reference.params, **settings}, REFERENCE)
     return reference
 
 
-def enqueue_cheapest(study: Study, limits: Limits) -> dict[str, Architecture]:
+def enqueue_cheapest(study: Study, candidates: Candidates) -> dict[str, Architecture]:
     """Begin a study of several objectives at the cheap ends of its front."""
     # The cheapest architecture is an end of the front, and is known without a search, while a sampler would hardly
     # find it. In a large space it is the cheapest that descents find, and for measured latency the one with the fewest
     # MACs. ``benchmarks/limits.py`` compares fronts with and without it.
-    # Does nothing once a trial of the study has begun, and leaves out what is above a limit.
+    # Does nothing once a trial of the study has begun, and leaves out what may not be proposed.
     criteria = [parse_criterion(text, imports=False) for text in study.metric_names or ()]
     directions = {c.cost: c.direction for c in criteria if c.cost and not c.metric}
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if len(criteria) < 2 or begun:
         return {}
-    found = {name: best_in_cost(limits.costs, name, direction) for name, direction in directions.items()}
-    found = {name: architecture for name, architecture in found.items() if limits.total_excess(architecture) <= 0}
+    best = {name: candidates.best_in_cost(name, direction) for name, direction in directions.items()}
+    found = {name: architecture for name, architecture in best.items() if architecture is not None}
     for architecture in found.values():  # another process that begins at the same time may already have run them
-        enqueue_new(study, limits.space, architecture.params, "cheapest")
+        enqueue_new(study, candidates.space, architecture.params, "cheapest")
     return found

@@ -1,13 +1,20 @@
 import re
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
+import torch
+from torch import nn
 
+import nas_optuna as nas
+from nas_optuna.costs.candidates import Candidates
+from nas_optuna.costs.study_costs import Limits, StudyCosts
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.stopping import HARD_STOP, PATIENCE, StopWhen, parse_until, reason_to_stop
 from nas_optuna.samplers.gp import ArchitectureGPSampler
+from nas_optuna.spaces.architecture import Architecture
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 ONE = ["accuracy"]
@@ -95,14 +102,42 @@ def test_a_study_stalls_where_nothing_better_is_expected(direction: str) -> None
     )
 
 
-def test_what_a_limit_forbids_is_not_waited_for() -> None:
+@nas.space
+def numbers(c: Any, task: Any) -> nn.Module:
+    width = 1 + sum(c.choice(name, range(4)) for name in "abc")
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Linear(width, task.classes))
+
+
+class Below(Limits):
+    """A limit on the sum of the numbers."""
+
+    def total_excess(self, architecture: Architecture) -> float:
+        return max(0.0, sum(map(int, map(str, architecture.params.values()))) - 1)
+
+
+NUMBERS = numbers(in_channels=1, classes=4, input_size=4)
+COSTS = StudyCosts(NUMBERS, torch.device("cpu"))
+FREE = Limits({}, COSTS)
+TRIED, BEST = NUMBERS.parse("a=0,b=0,c=0"), NUMBERS.parse("a=3,b=3,c=3")
+
+
+@pytest.mark.parametrize(
+    ("candidates", "stalled"),
+    [
+        (Candidates(Below({}, COSTS)), True),
+        (Candidates(FREE, {"a": 0, "b": 0, "c": 0}), True),
+        (Candidates(FREE, {"a": 3}), False),
+        (Candidates(FREE, listed=(TRIED,)), True),
+        (Candidates(FREE, listed=(TRIED, BEST)), False),
+        (None, False),
+    ],
+)
+def test_what_may_not_be_proposed_is_not_waited_for(candidates: Candidates | None, stalled: bool) -> None:
     study = optuna.create_study(direction="maximize")
     for a, b, c in [(0, 0, 0), (0, 0, 1), (1, 1, 0), (0, 1, 0), (0, 1, 1), (1, 0, 1), (1, 0, 0), (2, 0, 0), (0, 2, 0)]:
         study.enqueue_trial({"a": a, "b": b, "c": c})
     study.optimize(worth, n_trials=9)  # the best is the third
-    assert reason_to_stop(study, [parse_until("stalled:4", ONE)]) is None
-    nothing_better = parse_until("stalled:4", ONE, lambda params: sum(params.values()) < 2)
-    assert reason_to_stop(study, [nothing_better]) is not None
+    assert (reason_to_stop(study, [parse_until("stalled:4", ONE, candidates)]) is not None) is stalled
 
 
 def test_a_study_goes_on_while_an_improvement_is_expected() -> None:

@@ -15,7 +15,6 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.fitting import pretrained, run
 from nas_optuna.fitting.inputs import name_of
 from nas_optuna.fitting.pretrained import SMALLEST, leave_one_out_accuracy, may_begin_pretrained, pretrained_experiment
-from nas_optuna.fitting.rungs import reference_of
 from nas_optuna.fitting.spec import decided_before, new_experiment, spec_for
 from nas_optuna.spaces import backbone
 from nas_optuna.spaces.architecture import Architecture
@@ -209,7 +208,7 @@ def test_a_network_is_cut_for_a_limit(tmp_path: Path, monkeypatch: pytest.Monkey
     spec, other = (spec_for(name, space=space, limits={"params": "1M"}) for space in (None, "backbone"))
     found = pretrained_experiment(Experiment.from_spec(spec, device="cpu"), other, 0.0, 1e4, print, device="cpu")
     assert found is not None
-    assert str(reference_of(found)) == seen[0] == "input=160,blocks=13,trainable=6,rate=0.2,dropout=0.2"
+    assert str(found.candidates.reference()) == seen[0] == "input=160,blocks=13,trainable=6,rate=0.2,dropout=0.2"
 
 
 def test_weights_are_left_out_where_no_part_of_the_network_is_inside_a_limit(tmp_path: Path) -> None:

@@ -47,6 +47,24 @@ def test_a_search_that_began_elsewhere_says_that_it_cannot_go_on_here() -> None:
         RungSearch(experiment, study, PLAN, StopRequest()).run(lambda line: None)
 
 
+def test_a_rung_begins_with_a_reference_that_may_be_proposed(tmp_path: Path) -> None:
+    plan, listed = Plan((Rung(1, 0.001),), reserve=0.0), tmp_path / "listed"
+    space = Experiment.from_spec(SPEC, device="cpu").space
+    assert space.reference is not None
+    listed.write_text(json.dumps([str(space.from_tokens([0] * len(space.parameters)))]))
+    first: dict[str, list[str]] = {}
+    for name, override in (("pinned", 'fixed={"activation" = "silu"}'), ("listed", f"among={json.dumps(str(listed))}")):
+        experiment = Experiment.from_spec(SPEC.override([override]), device="cpu")
+        plan_for(experiment, 10.0)
+        study = experiment.create(optuna.storages.InMemoryStorage(), "fit")
+        RungSearch(experiment, study, plan, StopRequest()).run(lambda line: None)
+        first[name] = [trial.user_attrs[TrialKey.ARCHITECTURE] for trial in study.trials]
+    assert first == {
+        "pinned": [str(space.architecture({**space.reference.params, "activation": "silu"}))],
+        "listed": json.loads(listed.read_text()),
+    }
+
+
 def searched(study: optuna.Study | None = None) -> optuna.Study:
     experiment = Experiment.from_spec(SPEC, device="cpu")
     study = experiment.create(optuna.storages.InMemoryStorage(), "fit") if study is None else study

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import optuna
 import pytest
 
@@ -5,6 +7,7 @@ from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.wrapping import AmongSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
+from tests.helpers import Command, tiny
 
 SPACE = ConvSpace(depth=2, input_size=8)
 LISTED = [
@@ -61,3 +64,12 @@ def test_under_a_limit_it_keeps_to_the_list_until_that_is_used_up(name: str) -> 
         tried.append(str(SPACE.suggest(trial)))
         study.tell(trial, trial.params["conv2.filters"])
     assert sorted(tried) == sorted(str(SPACE.architecture(p)) for p in LISTED if p["conv1.filters"] == 16)
+
+
+def test_a_study_of_two_objectives_begins_within_the_list_and_ends_with_it(command: Command, tmp_path: Path) -> None:
+    listed = tmp_path / "listed.txt"
+    listed.write_text("f16k3s1-f48k3s1\nf48k5s2-f16k3s2\nf16k3s1-f48k3s1\n")  # one of them twice
+    goals = ("--objective", "accuracy", "--objective", "macs")
+    assert command("run", "--trials", 9, *tiny(), *goals, "--among", listed).code == 0
+    trials = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db").trials
+    assert [trial.user_attrs["nas_optuna:architecture"] for trial in trials] == listed.read_text().split()[1::-1]

@@ -6,6 +6,7 @@ import optuna
 import pytest
 import torch
 
+from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import create_space
@@ -57,7 +58,7 @@ class Opposed(dict[str, Made]):
 
 
 OPPOSED = cast(StudyCosts, Opposed({"macs": Made(ALL[1]), "params": Made(ALL[2])}))
-FREE = Limits({}, OPPOSED)
+FREE = Candidates(Limits({}, OPPOSED))
 
 
 class Forbidding(Limits):
@@ -76,7 +77,7 @@ def test_a_study_of_several_objectives_begins_with_the_cheapest_of_each_cost() -
 
 def test_what_is_above_another_limit_is_left_out() -> None:
     made = study("accuracy", "macs", "params")
-    assert enqueue_cheapest(made, Forbidding({}, OPPOSED)) == {"params": ALL[2]}
+    assert enqueue_cheapest(made, Candidates(Forbidding({}, OPPOSED))) == {"params": ALL[2]}
     assert waiting(made) == [("cheapest", dict(ALL[2].params))]
 
 
@@ -88,7 +89,7 @@ def test_the_cheapest_has_the_least_of_the_cost_and_nothing_is_measured_for_it(
     monkeypatch.setattr("nas_optuna.costs.latency.measure", lambda *_: pytest.fail("measured"))
     costs = StudyCosts(SPACE, CPU, (name, "latency_ms"))
     made = study("accuracy", name, "latency_ms")
-    found = enqueue_cheapest(made, Limits({}, costs))
+    found = enqueue_cheapest(made, Candidates(Limits({}, costs)))
     assert StudyCosts(SPACE, CPU)(found[name])[name] == least
     assert found["latency_ms"] == best_in_cost(costs, "macs")
     assert len(made.trials) == len(set(found.values()))
@@ -105,7 +106,7 @@ def test_the_reference_waits_once_with_settings_of_the_recipe() -> None:
     space = create_space("residual", {"width": 8, "stages": 1}, in_channels=1, classes=10, input_size=8)
     made, settings = study("accuracy"), {"recipe.learning_rate": 0.1}
     for _ in range(2):
-        assert enqueue_reference(made, Limits({}, StudyCosts(space, CPU)), settings) == space.reference
+        assert enqueue_reference(made, Candidates(Limits({}, StudyCosts(space, CPU))), settings) == space.reference
     assert space.reference is not None
     assert waiting(made) == [("reference", {**space.reference.params, **settings})]
 

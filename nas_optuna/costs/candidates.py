@@ -1,0 +1,66 @@
+"""What a search may propose: networks inside the limits, with the pinned values, from the list if there is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from nas_optuna.costs.study_costs import Limits, best_in_cost, nearest_inside
+from nas_optuna.errors import ArchitectureError
+from nas_optuna.quantities import Direction
+from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Architecture, Choice
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The architectures that a search may propose, begin with, and name as its reference.
+
+    Attributes:
+        limits: Limits on their costs.
+        fixed: The values that are pinned, by parameter.
+        listed: The only ones, each once; None is the whole space.
+    """
+
+    limits: Limits
+    fixed: Mapping[str, Choice] = field(default_factory=dict)
+    listed: tuple[Architecture, ...] | None = None
+
+    @property
+    def space(self) -> SearchSpace:
+        """The space that they belong to."""
+        return self.limits.space
+
+    def pinned(self, architecture: Architecture) -> Architecture:
+        """An architecture with the pinned values."""
+        return self.space.architecture({**architecture.params, **self.fixed})
+
+    def __contains__(self, architecture: Architecture) -> bool:
+        # A pinned parameter that the network does not use changes nothing.
+        free = self.listed is None or architecture in self.listed
+        return free and self.pinned(architecture) == architecture and self.limits.total_excess(architecture) <= 0
+
+    def allows(self, params: Mapping[str, Any]) -> bool:
+        """Whether a proposal is one; parameters that it lacks are pinned or have a single choice."""
+        known = {**params, **self.fixed}
+        parameters = self.space.parameters.items()
+        return self.space.architecture({name: known.get(name, p.choices[0]) for name, p in parameters}) in self
+
+    def reference(self, until: float = math.inf) -> Architecture | None:
+        """The space's reference with the pinned values, or the network nearest to it inside the limits.
+
+        None if there is none, if it is not found until that time by `time.monotonic`, or if it is not listed.
+        """
+        known, found = self.space.reference, None
+        if known is not None:
+            with suppress(ArchitectureError):  # it cannot be pinned
+                found = nearest_inside(self.limits, self.pinned(known), until, self.fixed)
+        return found if self.listed is None or found in self.listed else None
+
+    def best_in_cost(self, name: str, direction: Direction) -> Architecture | None:
+        """The best in a cost, as far as it can be found; None if that is not inside the limits."""
+        found = best_in_cost(self.limits.costs, name, direction, fixed=self.fixed, listed=self.listed)
+        return found if found in self else None
