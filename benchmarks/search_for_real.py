@@ -37,7 +37,7 @@ from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.prior import WarmStartSampler
+from nas_optuna.samplers.prior import AS_LEARNED, SupernetSampler, WarmStartSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.supernet_result import SupernetResult, write_result
@@ -106,7 +106,7 @@ def searches(trainings: Trainings, seed: int, settings: StudySpec) -> Iterator[d
         write_result(
             study, SupernetResult(trained.found.alphas, starts=trained.found.starts, predictor=trained.found.predictor)
         )
-        study.sampler = WarmStartSampler(sampler, space, seed, trials=WARM_TRIALS)
+        study.sampler = WarmStartSampler(sampler, SupernetSampler(space, seed, AS_LEARNED), trials=WARM_TRIALS)
         yield line(trainings, f"{name} + supernet", seed, found_by(trainings, study, longest), 0)
     for name in WITHOUT:
         trials = longest + round(cost)

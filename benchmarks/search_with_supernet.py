@@ -25,7 +25,7 @@ from tables import Table, open_table
 
 from nas_optuna.cli import set_defaults
 from nas_optuna.samplers import create_sampler
-from nas_optuna.samplers.prior import WarmStartSampler
+from nas_optuna.samplers.prior import AS_LEARNED, SupernetSampler, WarmStartSampler
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.supernet_result import SupernetResult, write_result
 
@@ -41,7 +41,8 @@ def search(table: Table, name: str, seed: int, trials: int, trained: Trained | N
     if trained is not None:
         found = trained.found
         write_result(study, SupernetResult(found.alphas, starts=found.starts, predictor=found.predictor))
-        study.sampler = WarmStartSampler(sampler, table, seed, trials=WARM_TRIALS)  # type: ignore[arg-type]
+        warm = SupernetSampler(table, seed, AS_LEARNED)  # type: ignore[arg-type]
+        study.sampler = WarmStartSampler(sampler, warm, trials=WARM_TRIALS)
     replay = Replay(table, study)
     values = [float(replay.run_trial().value or 0) for _ in range(trials)]
     return (100 * (table.best - np.maximum.accumulate(values))).tolist()

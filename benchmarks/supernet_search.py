@@ -31,7 +31,7 @@ from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.price import cost_table
 from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.presets import find_spec
-from nas_optuna.samplers.prior import WarmStartSampler
+from nas_optuna.samplers.prior import AS_LEARNED, SupernetSampler, WarmStartSampler
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import StudyKey, TrialKey
 
@@ -103,7 +103,7 @@ def warm_started(search: Search, seed: int, trials: int, folder: Path) -> tuple[
     study = optuna.create_study(direction="maximize")
     seconds = float(str(train(study, search, folder, None, seed=seed)["seconds"]))
     base = optuna.samplers.RandomSampler(seed=seed)
-    study.sampler = WarmStartSampler(base, search.space, seed)
+    study.sampler = WarmStartSampler(base, SupernetSampler(search.space, seed, AS_LEARNED))
     study.optimize(Objective(search.space, search.data, search.spec.recipe, device="cpu"), n_trials=trials)
     own = sum(t.user_attrs[TrialKey.SECONDS] for t in study.trials if TrialKey.DUPLICATE_OF not in t.user_attrs)
     return [t.value or 0.0 for t in study.trials], seconds + own, seconds

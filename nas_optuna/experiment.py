@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
 from nas_optuna.samplers.base import innermost
-from nas_optuna.samplers.prior import WarmStartSampler
+from nas_optuna.samplers.prior import AS_LEARNED, WarmStartSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_candidates, make_evaluator, make_sampler, with_default_search
@@ -317,7 +317,9 @@ class Experiment:
             study: Its sampler is replaced.
             trials: How many the supernet proposes.
         """
-        study.sampler = WarmStartSampler(study.sampler, self.space, self.spec.sampler.seed, trials=trials)
+        options = [f"sampler.{name}={value}" for name, value in asdict(AS_LEARNED).items()]
+        warm = make_sampler(self.spec.with_parts(sampler="supernet").override(options), self.candidates)
+        study.sampler = WarmStartSampler(study.sampler, warm, trials=trials)
 
     def describe(self, *, within: bool = False) -> str:
         """One line for a person; `within` leaves out pruner and epochs, which a clock replaces."""

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.digests import seed_for
 from nas_optuna.errors import SpecError, StudyError
-from nas_optuna.samplers.base import configured
+from nas_optuna.samplers.base import Allowed, configured
 from nas_optuna.samplers.optuna_builtin import DistinctSampler
 from nas_optuna.samplers.wrapping import WrappingSampler
 from nas_optuna.spaces import SearchSpace
@@ -31,7 +31,15 @@ WARM_START = "supernet warm start"
 """The user attribute ``origin`` of a warm-started trial."""
 
 
-def propose(study: Study, space: SearchSpace, *, seed: int, temperature: float) -> dict[str, Any]:
+def propose(
+    study: Study,
+    space: SearchSpace,
+    *,
+    seed: int,
+    temperature: float,
+    pinned: Mapping[str, Any] | None = None,
+    allowed: Allowed | None = None,
+) -> dict[str, Any]:
     """The best by the score, or the argmax of the alphas, until seen; then draws from the prior, if possible new."""
     # A supernet of strategy ``"fair"`` has a list of good architectures that differ from each other.
     result = read_result(study)
@@ -46,17 +54,21 @@ def propose(study: Study, space: SearchSpace, *, seed: int, temperature: float) 
     def key(params: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(map(space.canonical(params).get, choices))
 
+    def is_good(params: Mapping[str, Any]) -> bool:
+        return key(params) not in seen and (allowed is None or allowed(params))
+
+    pinned = pinned or {}
     seen = {key(trial.params) for trial in all_trials(study) if trial.params.keys() >= choices.keys()}
     first = {name: c[0] for name, c in choices.items()}
-    for params in ({**first, **start} for start in result.start_params()):  # a supernet may hold a part of the space
-        if key(params) not in seen:
+    for start in result.start_params():
+        params = {**first, **start, **pinned}  # a supernet may hold a part of the space
+        if is_good(params):
             return params
     rng = random.Random(seed)
     indices = result.derived
-    params = {}
     for _ in range(_REDRAWS):
-        params = {name: c[indices[name]] for name, c in choices.items()}
-        if key(params) not in seen:
+        params = {**{name: c[indices[name]] for name, c in choices.items()}, **pinned}
+        if is_good(params):
             break
         indices = {
             name: rng.choices(range(len(logits)), softmax(logits, temperature))[0] for name, logits in alphas.items()
@@ -98,21 +110,25 @@ class SupernetSampler(DistinctSampler):
 
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
         temperature = self._config.temperature(max(0, trial.number - read_result(study).first_trial))
-        return propose(study, self._of, seed=seed_for(self._seed, trial.number), temperature=temperature)
+        seed = seed_for(self._seed, trial.number)
+        return propose(study, self._of, seed=seed, temperature=temperature, pinned=self.pinned, allowed=self.allowed)
+
+
+AS_LEARNED = SupernetConfig(start_temperature=1.0, end_temperature=1.0)
+"""Draws from the distribution that the supernet has learned, for a warm start."""
 
 
 class WarmStartSampler(WrappingSampler):
-    """Takes the first trials from the supernet's prior, and the others from another sampler.
+    """Takes the first trials from a sampler of the supernet's prior, and the others from another sampler.
 
-    The `trials` that it proposes have the origin `WARM_START`; each worker counts those of all workers.
+    The `trials` that the former proposes have the origin `WARM_START`; each worker counts those of all workers.
     """
 
-    def __init__(self, sampler: BaseSampler, space: SearchSpace, seed: int, *, trials: int = 5) -> None:
+    def __init__(self, sampler: BaseSampler, warm: BaseSampler, *, trials: int = 5) -> None:
         if trials < 1:
             raise SpecError("a warm start needs at least one trial")
         self.sampler = sampler
-        self._space = space
-        self._seed = seed
+        self._warm = warm
         self._trials = trials
 
     def __str__(self) -> str:
@@ -121,25 +137,24 @@ class WarmStartSampler(WrappingSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Decide who proposes this trial, unless it began earlier, or was enqueued."""
         super().before_trial(study, trial)
+        self._warm.before_trial(study, trial)
         begun = sum(map(_is_warm, all_trials(study)))
         if attribute(trial, TrialKey.ORIGIN) is None and begun < self._trials and not is_enqueued(trial):
             set_trial_attribute(study, trial, TrialKey.ORIGIN, WARM_START)
             trial.set_user_attr(TrialKey.ORIGIN, WARM_START)  # the running trial reads this copy
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space while warm, then the other sampler's."""
-        if _is_warm(trial):
-            return dict(self._space.distributions())
-        return super().infer_relative_search_space(study, trial)
+        """That of whoever proposes the trial."""
+        return self._asked(trial).infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """The supernet's proposal while warm, then the other sampler's."""
-        if _is_warm(trial):
-            seed = seed_for(self._seed, trial.number, "warm start")
-            return propose(study, self._space, seed=seed, temperature=1.0)
-        return self.sampler.sample_relative(study, trial, search_space)
+        """The proposal from the prior while warm, then the other sampler's."""
+        return self._asked(trial).sample_relative(study, trial, search_space)
+
+    def _asked(self, trial: FrozenTrial) -> BaseSampler:
+        return self._warm if _is_warm(trial) else self.sampler
 
 
 def _is_warm(trial: FrozenTrial) -> bool:

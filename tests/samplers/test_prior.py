@@ -1,14 +1,17 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
+from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers import create_sampler, prior
-from nas_optuna.samplers.prior import WARM_START, SupernetConfig, SupernetSampler, WarmStartSampler, propose
+from nas_optuna.samplers.prior import AS_LEARNED, WARM_START, SupernetConfig, SupernetSampler, WarmStartSampler, propose
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.supernet_result import SupernetResult, write_result
 
@@ -21,6 +24,10 @@ def study_with(sampler: BaseSampler | None = None, alphas: dict[str, list[float]
     study = optuna.create_study(direction="maximize", sampler=sampler)
     write_result(study, SupernetResult(alphas))
     return study
+
+
+def warm_start(sampler: BaseSampler, trials: int) -> WarmStartSampler:
+    return WarmStartSampler(sampler, SupernetSampler(SPACE, 0, AS_LEARNED), trials=trials)
 
 
 def objective(trial: optuna.Trial) -> float:
@@ -65,7 +72,7 @@ def test_a_second_process_goes_on_where_the_first_stopped() -> None:
 
 @pytest.mark.parametrize("make", [lambda: RandomSampler(seed=0), lambda: TPESampler(seed=0, n_startup_trials=2)])
 def test_warm_start_then_the_named_sampler(make: Callable[[], BaseSampler]) -> None:
-    study = study_with(WarmStartSampler(make(), SPACE, 0, trials=3))
+    study = study_with(warm_start(make(), 3))
     study.optimize(objective, n_trials=6)
     assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [True] * 3 + [False] * 3
     assert study.trials[0].params == ARGMAX
@@ -78,11 +85,11 @@ def test_after_the_warm_trials_everything_is_the_other_samplers_own(make: Callab
     def with_a_rate(trial: optuna.Trial) -> float:
         return objective(trial) + trial.suggest_float("rate", 0, 1)
 
-    warm = study_with(WarmStartSampler(make(), SPACE, 0, trials=2))
+    warm = study_with(warm_start(make(), 2))
     warm.optimize(with_a_rate, n_trials=2)
     plain = optuna.create_study(direction="maximize", sampler=make())
     plain.add_trials(warm.trials)
-    warm.sampler = WarmStartSampler(make(), SPACE, 0, trials=2)
+    warm.sampler = warm_start(make(), 2)
     for study in (warm, plain):
         study.optimize(with_a_rate, n_trials=6)
     assert [t.params for t in warm.trials[2:]] == [t.params for t in plain.trials[2:]]
@@ -100,7 +107,7 @@ def test_several_objectives_and_a_number_beside_the_space() -> None:
 def test_hyperband_hides_nothing(warm: bool) -> None:
     """Optuna gives samplers a view of the study under Hyperband."""
     sampler = SupernetSampler(SPACE, 0)
-    study = study_with(WarmStartSampler(RandomSampler(seed=0), SPACE, 0, trials=3) if warm else sampler)
+    study = study_with(warm_start(RandomSampler(seed=0), 3) if warm else sampler)
     study.pruner = optuna.pruners.HyperbandPruner(max_resource=9)
     study.optimize(objective, n_trials=5)
     assert study.trials[0].params == ARGMAX
@@ -108,15 +115,42 @@ def test_hyperband_hides_nothing(warm: bool) -> None:
 
 
 def test_warm_trials_are_counted_over_workers() -> None:
-    study = study_with(WarmStartSampler(RandomSampler(seed=0), SPACE, 0, trials=3))
+    study = study_with(warm_start(RandomSampler(seed=0), 3))
     study.optimize(objective, n_trials=2)
-    study.sampler = WarmStartSampler(RandomSampler(seed=1), SPACE, 0, trials=3)
+    study.sampler = warm_start(RandomSampler(seed=1), 3)
     study.optimize(objective, n_trials=4)
     assert sum(t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials) == 3
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"fixed": {"conv1.kernel": 5, "conv2.stride": 2}},
+        {"limits": {"params": 500}},
+        {"among": "f4k3s2-f4k5s2 f8k5s2-f4k3s1 f4k5s1-f8k3s1 f8k3s2-f8k3s2 f8k5s1-f8k5s1"},
+    ],
+)
+def test_warm_trials_obey_pins_list_and_limits(given: dict[str, Any], tmp_path: Path) -> None:
+    if "among" in given:
+        (tmp_path / "listed").write_text(given["among"])
+        given = {"among": str(tmp_path / "listed")}
+    space = {"name": "conv", "depth": 2, "filters": [4, 8], "kernels": [3, 5]}
+    data, recipe = {"name": "digits", "train_limit": 60}, {"epochs": 1, "input_size": 8}
+    spec = StudySpec.from_dict({"sampler": "random", "space": space, "data": data, "recipe": recipe, **given})
+    experiment = Experiment.from_spec(spec, device="cpu")
+    study = experiment.create(optuna.storages.InMemoryStorage(), "s")
+    choices = experiment.space.parameters.items()
+    write_result(study, SupernetResult({name: [2.0 * (i == 0) for i in range(len(p.choices))] for name, p in choices}))
+    experiment.begin_warm(study, 4)
+    trials = [study.ask() for _ in range(4)]
+    found = [experiment.space.suggest(trial) for trial in trials]
+    assert all(architecture in experiment.candidates for architecture in found)
+    assert len(set(found)) == 4
+    assert {trial.user_attrs["nas_optuna:origin"] for trial in trials} == {WARM_START}
+
+
 def test_an_enqueued_trial_is_not_a_warm_one() -> None:
-    study = study_with(WarmStartSampler(RandomSampler(seed=0), SPACE, 0, trials=1))
+    study = study_with(warm_start(RandomSampler(seed=0), 1))
     study.enqueue_trial({name: p.choices[1] for name, p in SPACE.parameters.items()})
     study.optimize(objective, n_trials=2)
     assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [False, True]
@@ -140,4 +174,4 @@ def test_wrong_options_are_refused() -> None:
     with pytest.raises(SpecError, match="did you mean 'end_temperature'"):
         create_sampler("supernet", SPACE, 0, {"end_temprature": 1})
     with pytest.raises(SpecError):
-        WarmStartSampler(RandomSampler(), SPACE, 0, trials=0)
+        warm_start(RandomSampler(), 0)
