@@ -141,7 +141,10 @@ class AmongSampler(FixedSampler):
         return found | self._listed[int(rng.choice(nearest))]
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether every listed architecture was tried, and trained to the end if the sampler resumes stopped ones."""
+        """Whether every listed architecture was tried, and trained to the end if the sampler resumes stopped ones.
+
+        With settings of the recipe to choose, an architecture has further trainings, so a list has no end.
+        """
         goes_on = isinstance(self.sampler, CurveSampler)
         return len(self._tried(study, ended=goes_on)) >= len(self._listed)
 
@@ -151,7 +154,7 @@ class AmongSampler(FixedSampler):
         for trial in all_trials(study):
             if ended and (trial.state == TrialState.RUNNING or is_paused(trial)):
                 continue
-            if trial.state != TrialState.WAITING and all(name in trial.params for name in self._names):
+            if trial.state != TrialState.WAITING and trial.params.keys() == set(self._names):
                 tried.add(known.get(self._tokens_of(trial.params), -1))
         return tried - {-1}
 

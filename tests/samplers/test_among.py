@@ -44,6 +44,17 @@ def test_a_list_says_nothing_of_what_else_a_trial_chooses(name: str) -> None:
     assert {trial.params["recipe.batch_size"] for trial in study.trials} == {32, 64}
 
 
+@pytest.mark.parametrize("searched", [True, False])
+def test_a_list_ends_unless_settings_are_searched_with_which_a_network_is_trained_again(searched: bool) -> None:
+    sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:1], seed=0)
+    study = optuna.create_study(sampler=sampler)
+    for _ in range(3):
+        trial = study.ask()
+        SPACE.suggest(trial)
+        study.tell(trial, trial.suggest_float("recipe.learning_rate", 1e-4, 1e-1) if searched else 1.0)
+    assert sampler.is_exhausted(study) is not searched
+
+
 def limited(name: str, filters: int) -> WithinLimitsSampler:
     def excess(architecture: Architecture) -> float:
         return architecture.params["conv1.filters"] / filters - 1
