@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from optuna.trial import FrozenTrial
 
-from nas_optuna.costs.study_costs import Limits, nearest_inside
+from nas_optuna.costs.candidates import Candidates
+from nas_optuna.costs.study_costs import Limits
 from nas_optuna.data import ImageSet, SearchData, load_data
 from nas_optuna.data.catalog import opened
 from nas_optuna.devices import resolve_device
-from nas_optuna.errors import StudyError, TrainingError
+from nas_optuna.errors import ArchitectureError, SpecError, StudyError, TrainingError
 from nas_optuna.execution.reference import require_training
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, TimeBudget, refuse_named
@@ -30,6 +31,7 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
 from nas_optuna.spec_text import overridden
 from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.trial_queue import read_architectures
 
 SAMPLER = "neighbours"
 """The sampler that makes the most of few short trainings, unless the user names another."""
@@ -129,7 +131,8 @@ def smaller_space(spec: StudySpec, data: SearchData, device: torch.device) -> li
         return []  # a latency table belongs to the space as it is
     excess = _excess(spec, data, device, walks=False)
     overrides: list[str] = []
-    for overrides in _sizes(spec, excess) if excess > 0 else ():
+    sizes = _sizes(spec, excess) if excess > 0 else ()
+    for overrides in (size for size in sizes if _holds(spec.override(size), data)):
         if _excess(spec.override(overrides), data, device, walks="space.stages" in " ".join(overrides)) <= 0:
             break
     return overrides
@@ -145,16 +148,21 @@ def larger_space(
         options, accuracy = spec.space.options, attribute(trial, TrialKey.METRICS, {}).get("accuracy", 0.0)
         smaller = int(options.get("width", WIDTH)) < WIDTH or int(options.get("stages", STAGES)) < STAGES
         taught = bool(spec.limits) and spec.space.name == "residual" and smaller and accuracy >= SOON_LEARNT
-    return make_space(spec.override([f"space.width={WIDTH}", f"space.stages={STAGES}"]), data) if taught else None
+    if taught:
+        with suppress(SpecError):  # what is pinned in a space whose width somebody named may not be in this one
+            return make_space(spec.override([f"space.width={WIDTH}", f"space.stages={STAGES}"]), data)
+    return None
 
 
 def wider_space(experiment: Experiment, seconds: float) -> list[str]:
     """Overrides of the spec that make the residual space wider if there is time for it."""
     spec, data = experiment.spec, experiment.search.data
-    if spec.space.name != "residual" or spec.limits or "width" in spec.space.options:
+    if spec.space.name != "residual" or spec.limits or spec.latency.table or "width" in spec.space.options:
+        return []
+    wider = [f"space.width={WIDE}"]
+    if not _holds(spec.override(wider), data):
         return []
     training = require_training(experiment.objective)
-    wider = [f"space.width={WIDE}"]
     with suppress(TrainingError):  # it does not fit into the memory
         per_pass = time_reference(training, make_space(spec.override(wider), data)).step * len(training.train_loader)
         if seconds >= PASSES * per_pass:
@@ -190,12 +198,24 @@ def _sizes(spec: StudySpec, excess: float) -> Iterator[list[str]]:
     yield from ([f"space.width={min(width, DIVISOR)}", f"space.stages={fewer}"] for fewer in range(stages, 0, -1))
 
 
+def _holds(spec: StudySpec, data: SearchData) -> bool:
+    """Whether the space, which has another size than the user's, still has the pinned values and what is listed."""
+    if not (spec.fixed or spec.among or "fix" in spec.space.options):
+        return True
+    try:
+        space = make_space(spec, data)
+        space.pinned(spec.fixed)
+        return spec.among is None or bool(read_architectures(Path(spec.among), space))
+    except (SpecError, ArchitectureError):
+        return False
+
+
 def _excess(spec: StudySpec, data: SearchData, device: torch.device, *, walks: bool) -> float:
-    """How far the space's reference exceeds the limits; 0 if a short walk leads to a network inside."""
+    """How far the reference exceeds the limits; 0 if a short walk leads to a network inside."""
     space = make_space(spec, data)
-    limits, known = Limits.of(spec, space, device), space.reference
+    candidates, known = Candidates(Limits.of(spec, space, device), space.pinned(spec.fixed)), space.reference
     if known is None:
         return math.inf
-    excess = limits.largest_excess(known)
+    excess = candidates.limits.largest_excess(candidates.pinned(known))
     near = walks and (excess <= NEAR or spec.space.options["stages"] == 1)
-    return 0.0 if near and nearest_inside(limits, known) is not None else excess
+    return 0.0 if near and candidates.reference() is not None else excess

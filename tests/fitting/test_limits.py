@@ -1,7 +1,10 @@
 """A fit whose limit is below the network that it would begin with."""
 
+import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -60,6 +63,37 @@ def test_a_space_is_as_wide_as_the_time_allows(seconds: float, given: tuple[str,
     assert decided_before(spec, stored) == stored  # if the fit is repeated in less time
 
 
+@pytest.mark.parametrize(
+    ("given", "changes"),
+    [
+        ('fixed={"stage1.width" = 32}', False),
+        ('space.fix={"stage1.width" = 32}', False),
+        ("among", False),
+        ('latency.table="table.json"', False),
+        ('fixed={"activation" = "silu"}', True),
+    ],
+)
+def test_a_space_keeps_the_size_of_which_a_pinned_value_a_list_or_a_table_is(
+    given: str, changes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_spec, "PASSES", 0)
+    monkeypatch.setattr(fit_spec, "time_reference", lambda *_: SimpleNamespace(step=1.0))
+    experiment = Experiment.from_spec(spec_for("digits", overrides=SHORT), device="cpu")
+    if given == "among":
+        (tmp_path / "listed").write_text(str(experiment.space.reference))
+        given = f"among={json.dumps(str(tmp_path / 'listed'))}"
+    experiment = replace(experiment, spec=experiment.spec.override([given]))
+    assert bool(wider_space(experiment, 1.0)) is changes
+
+
+def test_a_limit_makes_no_space_so_small_that_it_lacks_a_pinned_value() -> None:
+    spec = spec_for("digits", limits={"params": "20k"}, overrides=[*SHORT, 'fixed={"stage3.width" = 64}'])
+    data = nas.load_data(spec.data)
+    found = spec.override(smaller_space(spec, data, CPU))
+    assert found != spec
+    assert 64 in Experiment.from_spec(found, device="cpu", images=lambda: data).space.parameters["stage3.width"].choices
+
+
 def test_a_space_stays_where_a_wider_network_does_not_fit_into_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = Experiment.from_spec(spec_for("digits", overrides=SHORT), device="cpu")
     monkeypatch.setattr(network, "_MANY_WEIGHTS", 0)
@@ -91,6 +125,13 @@ def test_a_larger_network_teaches_one_that_a_limit_has_made_smaller(
     assert (found is not None) is taught
     for decided, again in (({"teacher": {"larger": True}}, True), ({"teacher": {}}, False), ({}, False)):
         assert (larger_space(spec, nas.load_data(spec.data), trial, decided) is not None) is again
+
+
+def test_no_larger_network_teaches_where_the_usual_space_lacks_a_pinned_value() -> None:
+    pinned = spec_for("digits", overrides=[*SHORT, "space.width=6", 'space.fix={"stage1.width" = 8}'])
+    trial = create_trial(value=0.97, user_attrs={TrialKey.METRICS: {"accuracy": 0.97}})
+    data = nas.load_data(pinned.data)
+    assert larger_space(pinned.override(["limits.params=30000"]), data, trial, None) is None
 
 
 def test_a_larger_teacher_is_not_trained_again_and_not_exported(
