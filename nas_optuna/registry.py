@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import operator
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -182,10 +183,22 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
+_OF_FILE = "_nas_optuna_file_"
+
+
+def by_name(module: str, name: str) -> str | tuple[Callable[[str, str], Any], tuple[str, str]]:
+    """What ``__reduce__`` returns for an object that a module defines; of a ``file.py`` only its file is importable."""
+    return (_in_file, (str(sys.modules[module].__file__), name)) if module.startswith(_OF_FILE) else name
+
+
+def _in_file(file: str, name: str) -> Any:
+    return operator.attrgetter(name)(_module_of_file(Path(file)))
+
+
 def _module_of_file(path: Path) -> ModuleType:
-    """The module of a file, always the same object, so that its classes can be pickled and compared."""
+    """The module of a file, always the same object in one process, so that its classes can be compared."""
     path = path.expanduser().resolve()
-    name = f"_nas_optuna_file_{hex_digest(str(path), 12)}_{path.stem}"
+    name = f"{_OF_FILE}{hex_digest(str(path), 12)}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
     if not path.is_file():

@@ -1,7 +1,9 @@
 """Spaces, samplers, pruners and data sets of third parties: through an entry point, or as ``package.module:name``."""
 
 import json
+import pickle
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -69,8 +71,6 @@ def prefix(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
     monkeypatch.syspath_prepend(tmp_path)
     yield "" if request.param == "entry point" else "third_party_nas:"
-    import sys
-
     sys.modules.pop("third_party_nas", None)
 
 
@@ -101,6 +101,21 @@ def test_a_data_set(prefix: str) -> None:
         assert "stripes" in DATA_SETS.names()
         with pytest.raises(SpecError, match=r"data set 'broken' cannot be imported: .*absent"):
             load_images("broken", True)
+
+
+def test_a_space_of_a_file_goes_into_another_process(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import nas_optuna as nas\nfrom torch import nn\n\n@nas.space\ndef net(c, task):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(c.choice('a', [2, 4])), nn.LazyLinear(task.classes))\n"
+    )
+    space: Any = create_space(f"{tmp_path}/net.py:net", {}, **FIGURES)
+    sent = pickle.dumps(space)
+    assert pickle.loads(sent)._function is space._function
+    module = sys.modules.pop(space._function.__module__)  # as in a process that has not seen the file
+    found = pickle.loads(sent)
+    assert found._function is not space._function
+    assert found.identity() == space.identity()
+    sys.modules[module.__name__] = module
 
 
 def test_built_in_names_win() -> None:

@@ -66,7 +66,7 @@ class EvaluatorObjective:
     needs no made-up value and cannot become the best, even in tools that do not know constraints.
 
     Works under a bare ``study.optimize(objective, n_trials=20)`` and on an ``optuna.trial.FixedTrial``. It can be
-    pickled, without its callbacks.
+    pickled, without its callbacks; of a ``file.py`` another process finds functions below ``@space``, but no classes.
 
     Args:
         evaluator: Scores architectures.

@@ -17,6 +17,7 @@ from torch import nn
 
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, checked
+from nas_optuna.registry import by_name
 from nas_optuna.spaces.architecture import (
     Architecture,
     Choice,
@@ -232,8 +233,8 @@ class SpaceFunction:
 
         return FunctionSpace(self, Task(in_channels, classes, input_size), options)
 
-    def __reduce__(self) -> str:
-        return self.build.__qualname__  # pickled by name, like a function
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        return by_name(self.build.__module__, self.build.__qualname__)  # like a function
 
 
 @overload
