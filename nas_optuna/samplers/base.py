@@ -243,6 +243,7 @@ class ArchitectureSampler(BaseSampler):
             if found is None and self._space is not None and self._space.size <= GRID_LIMIT:
                 found = [architecture.params for architecture in self._space.enumerate()]
             axes = history.axes.items()
+            found = found and [found[place] for place in places_having(history.pinned, found)]
             tokens = [tuple(a.token(p[name]) if name in p else 0 for name, a in axes) for p in found or ()]
             history.derived["networks"] = list(dict.fromkeys(map(history.proposed, tokens)))
         networks: list[Tokens] = history.derived["networks"]
@@ -291,6 +292,12 @@ def completed(
         name: found[name] if name in found else sampler.sample_independent(study, trial, name, distribution)
         for name, distribution in space.items()
     }
+
+
+def places_having(fixed: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The places of the listed params that have all fixed values; all places if none has."""
+    having = [i for i, params in enumerate(listed) if all(params.get(name, v) == v for name, v in fixed.items())]
+    return having or list(range(len(listed)))
 
 
 def innermost(sampler: BaseSampler) -> BaseSampler:

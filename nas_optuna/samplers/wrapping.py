@@ -13,11 +13,11 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.base import ArchitectureSampler, completed
+from nas_optuna.samplers.base import ArchitectureSampler, completed, places_having
 from nas_optuna.samplers.curves import CurveSampler, is_paused
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
-from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
+from nas_optuna.study.optuna_internals import all_trials, is_enqueued, partially_fixed, set_trial_attribute
 from nas_optuna.study.schema import TrialKey
 
 _OWN_DRAWS = 8
@@ -132,13 +132,13 @@ class AmongSampler(FixedSampler):
         rng = np.random.default_rng(seed_for(self._seed, trial.number, "among"))
         left = self._left(study)
         if str(own) == RandomSampler.__name__:
-            return found | self._listed[int(rng.choice(left))]
+            return _within(search_space, found | self._listed[int(rng.choice(left))])
         found |= completed(found, own, study, trial, self._distributions)
         place = np.array(self._tokens_of(found))
         away = np.abs(self._tokens[left] - place)
         distance = np.where(self._ordered, away / self._lengths, away > 0).sum(1)
         nearest = left[distance <= distance.min() + 1e-12]
-        return found | self._listed[int(rng.choice(nearest))]
+        return _within(search_space, found | self._listed[int(rng.choice(nearest))])
 
     def is_exhausted(self, study: Study) -> bool:
         """Whether every listed architecture was tried, and trained to the end if the sampler resumes stopped ones.
@@ -159,10 +159,9 @@ class AmongSampler(FixedSampler):
         return tried - {-1}
 
     def _left(self, study: Study) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Places of the untried architectures; of all if none is left."""
-        tried = self._tried(study)
-        left = np.array([i for i in range(len(self._listed)) if i not in tried], dtype=np.int64)
-        return left if len(left) else np.arange(len(self._listed))
+        """Places of the untried architectures, or of all, that have what ``PartialFixedSampler`` fixes if any has."""
+        places, tried = places_having(partially_fixed(study.sampler), self._listed), self._tried(study)
+        return np.array([i for i in places if i not in tried] or places, dtype=np.int64)
 
 
 class WithinLimitsSampler(WrappingSampler):
@@ -230,15 +229,17 @@ class WithinLimitsSampler(WrappingSampler):
         """The sampler's first proposal inside the limits, with what it proposes for other parameters."""
         if is_enqueued(trial):
             return {}
+        choices = {name: parameter.choices for name, parameter in self._space.parameters.items()}
+        fixed = {n: v for n, v in partially_fixed(study.sampler).items() if v in choices.get(n, ())}
         found: dict[str, Any] = {}
         best: tuple[float, dict[str, Any]] | None = None
         for draw in range(_OWN_DRAWS + _UNIFORM_DRAWS):
             if draw < _OWN_DRAWS:
                 own = self._sampler(draw)
                 found = own.sample_relative(study, trial, own.infer_relative_search_space(study, trial))
-                params = found | completed(found, own, study, trial, self._distributions)
+                params = found | completed(found, own, study, trial, self._distributions) | fixed
             else:
-                params = found | self._uniform(trial, draw)
+                params = found | self._uniform(trial, draw) | fixed
             excess = self._outside(params)
             if best is None or excess < best[0]:
                 best = excess, params
@@ -246,10 +247,14 @@ class WithinLimitsSampler(WrappingSampler):
                 break
         assert best is not None
         set_trial_attribute(study, trial, TrialKey.PROPOSALS, draw + 1)
-        # Optuna refuses a value of a parameter that it was not told of, and a trial may have ended meanwhile.
-        return {name: value for name, value in best[1].items() if name in search_space}
+        return _within(search_space, best[1])
 
     def _uniform(self, trial: FrozenTrial, draw: int) -> dict[str, Any]:
         rng = random.Random(seed_for(self._seed, trial.number, "uniform", draw))
         drawn = {name: rng.choice(parameter.choices) for name, parameter in self._space.parameters.items()}
         return drawn | self._fixed
+
+
+def _within(search_space: Mapping[str, BaseDistribution], params: Mapping[str, Any]) -> dict[str, Any]:
+    """What Optuna asked for; more, which ``PartialFixedSampler`` hides or a trial that has ended leaves, it refuses."""
+    return {name: value for name, value in params.items() if name in search_space}

@@ -29,6 +29,19 @@ def test_every_sampler_keeps_to_the_list_and_tries_all_of_it(name: str) -> None:
     assert len(set(tried)) == len(listed)
 
 
+@pytest.mark.parametrize("name", ["random", "tpe", "gp", "evolution", "controller", "arch", "curves"])
+def test_what_optuna_fixes_is_chosen_from_the_list(name: str) -> None:
+    listed = AmongSampler(create_sampler(name, SPACE, 0, {}), SPACE, LISTED, seed=0)
+    sampler = optuna.samplers.PartialFixedSampler({"conv1.filters": 16}, listed)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    tried = []
+    for _ in range(8):
+        trial = study.ask()
+        tried.append(str(SPACE.suggest(trial)))
+        study.tell(trial, trial.params["conv2.filters"])
+    assert sorted(tried) == sorted(str(SPACE.architecture(p)) for p in LISTED if p["conv1.filters"] == 16)
+
+
 @pytest.mark.parametrize("name", ["random", "tpe", "evolution", "controller", "arch", "curves"])
 def test_a_list_says_nothing_of_what_else_a_trial_chooses(name: str) -> None:
     """Settings of the recipe are searched beside the listed architectures."""

@@ -48,6 +48,16 @@ def test_a_sampler_that_is_told_the_limits_proposes_inside_at_once(name: str) ->
     assert sum(p == 1 for p in proposals) >= 0.8 * len(proposals), proposals
 
 
+@pytest.mark.parametrize("name", ["random", "tpe", "nsga2", "arch"])
+@pytest.mark.parametrize("value", [24, 32])
+def test_what_optuna_fixes_counts_beside_a_limit(name: str, value: int) -> None:
+    study = create(name, limit=64)
+    study.sampler = optuna.samplers.PartialFixedSampler({"conv1.filters": value}, study.sampler)
+    study.optimize(objective, n_trials=4)
+    assert {trial.params["conv1.filters"] for trial in study.trials} == {value}
+    assert all(filters(SPACE.architecture(trial.params)) <= 64 for trial in study.trials)
+
+
 def test_what_else_a_trial_chooses_is_searched_beside_a_limit() -> None:
     rates = []
     for sign in (1.0, -1.0):
