@@ -213,6 +213,10 @@ class CurveSampler(ArchitectureGPSampler):
         """For each rung, the best of the networks that were stopped there."""
         waiting = [t for t, c in curves.items() if c.resumable and not c.running and c.last < model.epochs]
         waiting = [tokens for tokens in waiting if history.proposed(tokens) == tokens]  # pinned values must match
+        if self.among is not None:  # an earlier run may have had no list
+            listed = [i for i, name in enumerate(history.axes) if name in self.among[0]]
+            left = {tuple(tokens[i] for i in listed) for tokens in self._all(history)}
+            waiting = [tokens for tokens in waiting if tuple(tokens[i] for i in listed) in left]
         by_rung: dict[int, list[Tokens]] = {}
         for one in waiting:
             by_rung.setdefault(model.rung_of(curves[one].last), []).append(one)

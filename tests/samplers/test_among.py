@@ -1,7 +1,9 @@
+from functools import partial
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 
 from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.wrapping import AmongSampler, WithinLimitsSampler
@@ -66,6 +68,20 @@ def test_a_list_ends_unless_settings_are_searched_with_which_a_network_is_traine
         SPACE.suggest(trial)
         study.tell(trial, trial.suggest_float("recipe.learning_rate", 1e-4, 1e-1) if searched else 1.0)
     assert sampler.is_exhausted(study) is not searched
+
+
+def test_what_an_earlier_run_without_a_list_has_stopped_is_not_resumed() -> None:
+    sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED, seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    create = partial(create_trial, distributions=dict(SPACE.distributions()))
+    for place, params in enumerate(LISTED[:8]):
+        curve = {epoch: 0.4 + epoch / 90 + place / 100 for epoch in range(1, 10)}
+        study.add_trial(create(params=dict(params), value=curve[9], intermediate_values=curve))
+    for kernel in (3, 5, 7):
+        for filters in (24, 32):
+            params = dict(SPACE.parse(f"f{filters}k{kernel}s1-f48k5s1").params)  # far ahead, but not listed
+            study.add_trial(create(state=TrialState.PRUNED, params=params, intermediate_values={1: 0.8}))
+    assert SPACE.suggest(study.ask()).params in LISTED
 
 
 def limited(name: str, filters: int) -> WithinLimitsSampler:
