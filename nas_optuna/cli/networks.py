@@ -39,7 +39,7 @@ with lazily():
     from nas_optuna.report import confusion, drawing, facts, notes
     from nas_optuna.spec import StudySpec
     from nas_optuna.study import files as study_files
-    from nas_optuna.study import studies
+    from nas_optuna.study import studies, transactions
     from nas_optuna.study.significance import Measured
     from nas_optuna.trackers import create_trackers
     from nas_optuna.training import make_header, save_network
@@ -157,6 +157,7 @@ def retrain(
     if path.is_dir():
         raise SpecError(f"{path} is a folder; give a file with --out")
     study_files.remember(study, stored.url)
+    transactions.require_writable(study)
     checkpoints = studies.checkpoint_folder(files, stored.study)
     stop = StopRequest()
     say(f"{stored.study}: retraining trial {chosen.number}, {architecture}")

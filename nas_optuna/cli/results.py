@@ -29,7 +29,7 @@ from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
 from nas_optuna.spaces.architecture import text_of
-from nas_optuna.study.storage import open_storage, storage_url
+from nas_optuna.study.storage import only_reads, open_storage, storage_url
 
 with lazily():
     from optuna_dashboard import wsgi
@@ -100,7 +100,8 @@ def best(
         return
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
     take = facts.command("export", *which, "--out", "model")
-    say_next([(facts.command("retrain", *which), "train it in full, and test it"), (take, "take it away")])
+    train = [] if only_reads(stored.url) else [(facts.command("retrain", *which), "train it in full, and test it")]
+    say_next([*train, (take, "take it away")])
 
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:

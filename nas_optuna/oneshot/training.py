@@ -32,6 +32,7 @@ from nas_optuna.spaces.supernet import supernet_for
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.supernet_result import SupernetResult, disown_result, entropy, find_result, write_result
+from nas_optuna.study.transactions import require_writable
 from nas_optuna.training import Checkpoint, CheckpointFolder
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import resolve_precision
@@ -150,6 +151,7 @@ class SupernetTraining:
     def _train(self, told: Callback, short: ShortTrainer) -> SupernetResult:
         if (stored := self.finished()) is not None:
             return stored
+        require_writable(self.study)
         subject = Subject("supernet")
         told.trial_started(subject)
         try:

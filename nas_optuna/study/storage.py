@@ -92,6 +92,11 @@ def is_kept(url: str) -> bool:
     return not url.startswith("sqlite") or sqlite_file(url) is not None
 
 
+def only_reads(url: str) -> bool:
+    """Whether the URL of a SQLite file says that nothing is to be written."""
+    return sqlite_file(url) is not None and _sqlite_settings(url, PATIENCE)[0] == "ro"
+
+
 def open_storage(url: str, *, create: bool = False, with_retry: bool = False) -> RetryingStorage:
     """Open a storage; any number of processes may do so at once, even if it does not exist yet."""
     # A SQLite file that is made here has a write-ahead log: readers do not block the writer, and a commit does not

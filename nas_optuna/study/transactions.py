@@ -113,6 +113,11 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
     return transaction(storage, read_and_write)
 
 
+def require_writable(study: Study) -> None:
+    """Refuse a database that only reads before a training whose results it could not keep."""
+    change_study(study, lambda known: {})
+
+
 def artifacts_of_others(study: Study) -> set[str]:
     """The keys under which the other studies of the storage list artifacts; Optuna's ``copy_study`` copies them."""
     storage = storage_of(study)

@@ -164,6 +164,19 @@ def test_a_url_that_only_reads_does_only_that(command: Command, study: str) -> N
         assert list(connection.iterdump()) == before
 
 
+@pytest.mark.parametrize("words", [("retrain",), ("supernet", "train", "--epochs", 1)])
+def test_nothing_is_trained_whose_results_the_database_could_not_keep(
+    command: Command, study: str, words: tuple[Any, ...]
+) -> None:
+    url = "sqlite:///nas-optuna.db?mode=ro"
+    result = command(*words, "--storage", url)
+    assert result.code == 2
+    assert "readonly database; may you write to it" in result.err.splitlines()[-1]
+    assert not list(Path().rglob("epoch-*")), "a checkpoint"
+    assert "nas-optuna retrain" not in command("best", "--storage", url).err
+    assert "nas-optuna retrain" in command("best").err
+
+
 def test_a_database_in_a_folder_where_nobody_may_write_is_read(
     command: Command, study: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
