@@ -25,7 +25,7 @@ from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import checkpoint_folder, command
 from nas_optuna.study.supernet_result import SupernetResult
-from nas_optuna.training import CheckpointFolder
+from nas_optuna.training import Checkpoint, CheckpointFolder
 from nas_optuna.training.checkpoint import require_tensors
 
 SCORED_IMAGES = 500
@@ -96,6 +96,12 @@ def supernet_folder(files: Path, study: Study, identity: str) -> Path:
     return checkpoint_folder(files, study.study_name) / f"supernet-{identity}"
 
 
+def require_same_images(found: Checkpoint, search: Search) -> None:
+    """Refuse shared weights of other images, which a deleted study of the same name may have left."""
+    if found.progress.get("images", search.data.fingerprint) != search.data.fingerprint:
+        raise ValueError("it was trained on other images")
+
+
 def trained_supernet(
     study: Study, result: SupernetResult, search: Search, device: torch.device, files: Path
 ) -> Supernet | None:
@@ -112,7 +118,12 @@ def trained_supernet(
         )
     laid_out(supernet, device)
     folder = supernet_folder(files, study, result.identity)
-    found = CheckpointFolder(folder).load(lambda found: require_tensors(found.weights, supernet.state_dict()))
+
+    def check(found: Checkpoint) -> None:
+        require_same_images(found, search)
+        require_tensors(found.weights, supernet.state_dict())
+
+    found = CheckpointFolder(folder).load(check)
     if found is None:
         raise StudyError(
             f"no intact weights of the supernet of study {study.study_name!r} are in {folder}; run this where it was"

@@ -25,7 +25,7 @@ from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, is_without_weights, strategy_options
 from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
-from nas_optuna.oneshot.trained import make_evaluator, own_accuracies, supernet_folder
+from nas_optuna.oneshot.trained import make_evaluator, own_accuracies, require_same_images, supernet_folder
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import supernet_for
@@ -191,12 +191,21 @@ class SupernetTraining:
     def _save(self) -> None:
         assert self.strategy is not None
         state = self.strategy.checked_state()
-        progress = {"price": self.price and asdict(self.price), "epochs": [asdict(epoch) for epoch in self.history]}
+        progress = {
+            "price": self.price and asdict(self.price),
+            "epochs": [asdict(epoch) for epoch in self.history],
+            "images": self.search.data.fingerprint,
+        }
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 
     def _restore(self) -> bool:
         """Continue from the last valid checkpoint; False if there is none."""
-        found = self._folder.load(_progress)
+
+        def check(found: Checkpoint) -> None:
+            require_same_images(found, self.search)
+            _progress(found)
+
+        found = self._folder.load(check)
         if found is None or self.strategy is None:
             return False
         self.price, self.history = _progress(found)

@@ -98,6 +98,23 @@ def test_weights_that_release_0_2_wrote_are_read_and_damaged_ones_are_not_said_t
         weights()
 
 
+def test_weights_of_other_images_are_not_gone_on_with(
+    finished: dict[str, tuple[Path, Losses]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The database was removed, other labels were put into the file, and the supernet's folder was left."""
+    files = shutil.copytree(finished["fair"][0], tmp_path / "files")
+    study, search = optuna.create_study(study_name="s"), search_by(SETTINGS["fair"])
+    same = SupernetTraining(study, search, TABLE, CPU, files)
+    assert len(same.history) == 3
+    images = search.data.train
+    other = replace(search, data=replace(search.data, train=replace(images, labels=images.labels.flip(0))))
+    assert not SupernetTraining(study, other, TABLE, CPU, files).history
+    assert "it was trained on other images" in caplog.text
+    same.train()
+    with pytest.raises(StudyError, match="no intact weights"):
+        trained_supernet(study, read_result(study), other, CPU, files)
+
+
 def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
     training(study, tmp_path, "fair").train()
