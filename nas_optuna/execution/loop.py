@@ -22,7 +22,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Sub
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.study import lease, lease_table, optuna_internals
 from nas_optuna.study.database import giving_up, is_away
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.storage import failure, is_of_the_deleted
 
 logger = logging.getLogger(__name__)
@@ -164,6 +164,7 @@ class _Run:
     may_begin: Callable[[], bool]
     budget: TrialBudget
     causes: list[str | None] = field(default_factory=list)
+    uid: str | None = None  # of the study
 
     def run(self) -> Outcome:
         with (
@@ -174,6 +175,7 @@ class _Run:
             optuna_internals.stoppable(self.study) as stopped,
         ):
             lease.require_transactions(self.study)
+            self._require_same_study()
             self._take_over()
             lease.advise(self.study)
             looked = time.monotonic()
@@ -201,6 +203,7 @@ class _Run:
 
     def _run_trial(self) -> bool:
         """Run one trial; False if there is none left to run."""
+        self._require_same_study()
         trial_id = lease.take_waiting(self.study)
         if trial_id is None and not self._is_exhausted():
             trial_id = lease.take_new(self.study, below=self.budget.total)
@@ -257,6 +260,7 @@ class _Run:
             return None, TrialState.FAIL
 
     def _tell(self, trial: Trial, trial_id: int, value: Any, state: TrialState | None) -> FrozenTrial:
+        self._require_same_study()
         if not self._runs(trial_id):
             raise lease.LostError
         try:
@@ -298,6 +302,12 @@ class _Run:
         first = self.causes[0]
         if len(self.causes) == HOPELESS and first is not None and self.causes == [first] * HOPELESS:
             raise StudyError(f"the first {HOPELESS} trials all failed: {first or 'without a cause'}")
+
+    def _require_same_study(self) -> None:
+        """Refuse to work on a study that was made after this one was deleted, with its id, which SQLite gives again."""
+        before, self.uid = self.uid, optuna_internals.study_user_attributes(self.study).get(StudyKey.UID)
+        if before not in (None, self.uid):
+            raise Gone(f"study {self.study.study_name!r} was deleted while this run worked on it, and another is there")
 
     def _is_exhausted(self) -> bool:
         exhausted = getattr(self.study.sampler, "is_exhausted", None)

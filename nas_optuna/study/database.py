@@ -24,7 +24,7 @@ from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from nas_optuna.errors import Gone, StudyError
-from nas_optuna.study.lease_table import is_held, require_held, seconds
+from nas_optuna.study.lease_table import LEASES, is_held, require_held, seconds
 from nas_optuna.study.optuna_internals import CachedStorage, models, tables, trial_id_of
 from nas_optuna.study.schema import flaw_of_study
 from nas_optuna.study.trial_rows import Unreadable, attributes_of, read_trials
@@ -117,6 +117,8 @@ class Database(RDBStorage):
         known = tables()
         trials = select(known["trials"].c.trial_id).where(known["trials"].c.study_id == study_id)
         with self.engine.begin() as connection:
+            if connection.dialect.has_table(connection, LEASES.name):  # SQLite gives the ids to later trials
+                connection.execute(delete(LEASES).where(LEASES.c.trial_id.in_(trials)))
             for name, table in known.items():
                 if name.startswith("trial_"):
                     connection.execute(delete(table).where(table.c.trial_id.in_(trials)))

@@ -203,14 +203,28 @@ def hold_trial(trial: Trial) -> Iterator[Held]:
     for before in list(_held_in(study).values()):
         if before.trial_id != trial_id and before.ended.is_set() and before.thread == threading.get_ident():
             close(study, before.trial_id)  # Optuna has told its end meanwhile
+    _take_asked(study, trial_id)
     if not _held_in(study):  # in a plain script, where nobody else looks: before each trial, of many threads the first
         release_abandoned(study, again=True)
-    with suppress(IntegrityError):  # it has a lease, which may be this process's
-        _in_table(study, lambda connection: lease_table.give(connection, trial_id))
     if is_running or state(study, trial_id) != TrialState.RUNNING:
         raise LostError(f"another process or thread runs trial {trial.number}")
     with hold(study, trial_id) as held:
         yield held
+
+
+def _take_asked(study: Study, trial_id: int) -> None:
+    """Give this process the lease of a trial from ``study.ask``, unless another that is at work has it."""
+    # A dead worker's is of a deleted study's trial, whose id SQLite has given again.
+    left = next((claim.lease for claim in claims(study, trial_id) if claim.is_free), None)
+
+    def take(rows: Connection) -> None:
+        if left is None:
+            lease_table.give(rows, trial_id)
+        else:
+            lease_table.change(rows, trial_id, *left)
+
+    with suppress(IntegrityError):  # it has a lease, which may be this process's
+        _in_table(study, take)
 
 
 def close(study: Study, trial_id: int, worker: str | None = None) -> None:

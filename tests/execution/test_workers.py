@@ -21,9 +21,11 @@ from nas_optuna.errors import ArchitectureError, Gone, StudyError, TrainingError
 from nas_optuna.execution.loop import StopRequest, interruptible, run
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import StudySpec
 from nas_optuna.study import lease
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import create_study
 from tests.execution.small_studies import cheap, opened, url
 from tests.helpers import tiny
 from tests.processes import Work, kill_after, logs, together
@@ -141,6 +143,29 @@ def test_a_study_that_is_deleted_ends_the_run_with_a_line(tmp_path: Path, when: 
     with pytest.raises(Gone, match="study 's' was deleted while this run worked on it") as caught:
         run(study, objective, trials=3)
     assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["before a trial", "before its end"])
+def test_a_study_that_is_made_anew_under_a_run_is_left_alone(tmp_path: Path, last: bool) -> None:
+    """SQLite gives the id of the deleted study again, and those of its trials."""
+    storage, runs = open_storage(url(tmp_path), create=True), []
+
+    def made() -> optuna.Study:
+        return create_study(storage, "s", StudySpec(), ConvSpace(depth=1))
+
+    def objective(trial: optuna.Trial) -> float:
+        runs.append(trial.number)
+        optuna.delete_study(study_name="s", storage=url(tmp_path))
+        again = made()
+        for _ in range(last):
+            again.ask()
+        return 1.0
+
+    with pytest.raises(Gone, match="study 's' was deleted while this run worked on it, and another is there"):
+        run(made(), objective, trials=3)
+    assert runs == [0]
+    found = optuna.load_study(study_name="s", storage=storage).trials
+    assert [trial.state.name for trial in found] == ["RUNNING"] * last
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

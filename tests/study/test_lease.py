@@ -123,6 +123,23 @@ def test_a_number_that_is_used_again_does_not_bring_a_lease_along(study: optuna.
     assert lease.state(again, first) == TrialState.RUNNING
 
 
+@pytest.mark.parametrize("by_optuna", [False, True])
+def test_a_lease_that_a_deleted_study_has_left_does_not_end_a_plain_script(
+    study: optuna.Study, by_optuna: bool
+) -> None:
+    storage, trial_id = study._storage, running(study, GONE) + 1
+    database = database_of(storage)
+    assert database is not None
+    optuna.delete_study(study_name="s", storage=str(database.url) if by_optuna else storage)
+    again = optuna.create_study(study_name="s", storage=storage)
+    assert (leases.of(again, trial_id) is not None) is by_optuna
+    trial = again.ask()
+    assert trial._trial_id == trial_id
+    with lease.hold_trial(trial) as held:
+        held.require(again)
+    assert states(again) == ["RUNNING"]
+
+
 def test_two_runs_that_see_the_same_dead_worker_put_its_trial_back_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
