@@ -188,6 +188,13 @@ class LatencyTable(BaseModel):
                 told[i] = model(counted[i])
         return told, measured
 
+    def fit_overhead(self, space: SearchSpace) -> None:
+        """Set the overhead with which the median error of the table's own whole networks is zero, if it has any."""
+        self.overhead_ms = 0.0
+        if not self.whole and self.networks:
+            told, measured = self.own_networks(space)
+            self.overhead_ms = statistics.median(m - t for m, t in zip(measured, told, strict=True))
+
     def margin(self, space: SearchSpace) -> float | None:
         """By what share a network may take longer than predicted; None if the table holds no network of the space."""
         # 95 % of its own whole networks take no more. With this rank the same holds for a new network (split conformal

@@ -73,6 +73,19 @@ def test_an_interrupted_table_goes_on_where_it_stopped(path: Path) -> None:
     assert all(after.entries[key][0] == visits[0] for key, visits in before.items())
 
 
+def test_a_table_never_lacks_its_overhead(path: Path) -> None:
+    def stop_in_the_second_round(done: int, total: int) -> None:
+        if done == total // 2 + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_table(SPACE, HERE, path, rounds=2, seconds=0, progress=stop_in_the_second_round)
+    table = LatencyTable.load(path)
+    assert table.overhead_ms != 0
+    table.model_copy(update={"overhead_ms": 0.0}).save(path)  # as a killed call of an earlier release has left it
+    assert quick(path, rounds=1) == table
+
+
 def test_a_finished_table_is_not_measured_again(path: Path) -> None:
     assert quick(path) == quick(path)
 
