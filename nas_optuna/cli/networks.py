@@ -204,7 +204,10 @@ def _remember(
     origin = finished_network.origin_of(study, chosen, report)
     save_network(path, network, make_header(architecture, search.spec, images, origin))
     looks = retraining.record(study, report, chosen.number)
-    notes.note_retraining(study, chosen, store, path, report)
+    try:
+        notes.note_retraining(study, chosen, store, path, report)
+    except OSError as error:  # the network and its figures are kept
+        say(f"optuna-dashboard does not show this retraining: its files cannot be kept in {store} ({error.strerror})")
     return looks
 
 

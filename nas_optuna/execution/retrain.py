@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 import re
 import shutil
@@ -230,16 +231,19 @@ def _trained(
 
 
 def record(study: Study, report: TestReport, trial: int | None = None) -> int:
-    """Store a report with its study; return how many there were before."""
+    """Store a report with its study, unless a call that was ended has done so; return how many there were before."""
     left_out = ("confusions", "classes", "class_accuracies")
     entry = {key: value for key, value in report.to_dict().items() if key not in left_out} | {"trial": trial}
     cells = [count for row in report.predictions for count in row]
     kept = {"classes": report.classes, "cells": cells, "mistakes": list(map(str, report.mistakes))}
     matrix = {name: list(in_parts(values)) for name, values in kept.items()}
     entry |= {f"{name}_parts": len(parts) for name, parts in matrix.items()}
+    entry = json.loads(json.dumps(entry))  # as it is read
 
     def added(attributes: Mapping[str, Any]) -> dict[str, Any]:
         earlier: list[dict[str, Any]] = attributes.get(StudyKey.RETRAINED, [])
+        if entry in earlier:  # of the same training, which was restored with its seconds
+            return {StudyKey.RETRAINED: earlier}
         parts_by_key = {
             f"{StudyKey.CONFUSION}{len(earlier)}:{name}:{i}": part
             for name, parts in matrix.items()
@@ -247,7 +251,8 @@ def record(study: Study, report: TestReport, trial: int | None = None) -> int:
         }
         return parts_by_key | {StudyKey.RETRAINED: [*earlier, entry]}
 
-    return len(change_study(study, added)[StudyKey.RETRAINED]) - 1
+    looks: list[dict[str, Any]] = change_study(study, added)[StudyKey.RETRAINED]
+    return looks.index(entry)
 
 
 def stored_report(attributes: Mapping[str, Any], look: int = 0) -> TestReport | None:

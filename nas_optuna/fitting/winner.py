@@ -161,4 +161,5 @@ def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner
 def report_of(study: Study) -> TestReport | None:
     """The fit's own test, which need not be the last one: `retrain` may have tested networks since; None before it."""
     state = study.user_attrs.get(StudyKey.FIT, {})
-    return stored_report(study.user_attrs, state.get("look", 0)) if "final" in state else None
+    look = state.get("look", 0 if state.get("done") else None)  # of earlier fits it was not stored
+    return None if look is None else stored_report(study.user_attrs, look)

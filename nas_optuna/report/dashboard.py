@@ -106,12 +106,16 @@ def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, An
     store.mkdir(parents=True, exist_ok=True)
     writer = FileSystemArtifactStore(store)
     attributes = {}
-    for name, content in files.items():
-        number = str(uuid.uuid4())
-        writer.write(number, io.BytesIO(content))
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        facts = {"artifact_id": number, "filename": name, "mimetype": kind, "encoding": None}
-        attributes[f"{_PREFIX}{trial_id}:{number}"] = json.dumps(facts)
+    try:
+        for name, content in files.items():
+            number = str(uuid.uuid4())
+            kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
+            facts = {"artifact_id": number, "filename": name, "mimetype": kind, "encoding": None}
+            attributes[f"{_PREFIX}{trial_id}:{number}"] = json.dumps(facts)
+            writer.write(number, io.BytesIO(content))
+    except BaseException:  # what nothing lists would stay for good
+        _remove(store, map(_number, attributes))
+        raise
     return attributes
 
 
@@ -119,10 +123,14 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
     """Keep files in place of earlier ones of the same name."""
     kept = _kept(study_system_attributes(study), trial_id)
     before = [key for key, facts in kept if facts.get("filename") in files]
-    for name in _own(study, before):
-        (store / name).unlink(missing_ok=True)
     gone = dict.fromkeys(before, "null")  # what optuna-dashboard writes for an artifact that was deleted
-    set_study_system_attributes(study, gone | keep(store, trial_id, files))
+    new = keep(store, trial_id, files)
+    try:
+        set_study_system_attributes(study, gone | new)
+    except Exception:  # e.g. the database's disk is full
+        _remove(store, map(_number, new))
+        raise
+    _remove(store, _own(study, before))
 
 
 def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: str) -> str | None:
@@ -141,7 +149,17 @@ def of_study(study: Study) -> list[str]:
 def _own(study: Study, keys: Iterable[str]) -> list[str]:
     """The names of the files that only this study lists, and no copy of it."""
     others = artifacts_of_others(study)
-    return [name for key in keys if key not in others and _NAME.fullmatch(name := key.rpartition(":")[2])]
+    return [name for key in keys if key not in others and _NAME.fullmatch(name := _number(key))]
+
+
+def _number(key: str) -> str:
+    """The name of a stored file, at the end of the attribute that lists it."""
+    return key.rpartition(":")[2]
+
+
+def _remove(store: Path, names: Iterable[str]) -> None:
+    for name in names:
+        (store / name).unlink(missing_ok=True)
 
 
 def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, dict[str, Any]]]:

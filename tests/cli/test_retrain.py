@@ -56,7 +56,11 @@ def test_what_cannot_be_saved_need_not_be_trained_again(
         assert main(["retrain"]) == 2
     assert "No space left" in capsys.readouterr().err
     monkeypatch.setattr("nas_optuna.training.TrainStep.__call__", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)  # of files for the dashboard
     assert main(["retrain"]) == 0
+    said = capsys.readouterr().err
+    assert "optuna-dashboard does not show this retraining: its files cannot be kept in nas-optuna-files" in said
+    assert "looked at" not in said
     assert not list(place.glob("nas-optuna-files/checkpoints/*/retrain-*"))
 
 

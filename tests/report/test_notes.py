@@ -1,5 +1,7 @@
 """Every trial has its note for optuna-dashboard, whenever a process was killed."""
 
+import errno
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import pytest
 from optuna.trial import create_trial
 from optuna_dashboard._note import get_note_from_system_attrs
 
-from nas_optuna.report.dashboard import dashboard_note, trial_rows
+from nas_optuna.report.dashboard import dashboard_note, replace, trial_rows
 from nas_optuna.report.notes import note_retraining
 from nas_optuna.study.optuna_internals import study_system_attributes
 from nas_optuna.study.schema import TrialKey
@@ -86,6 +88,28 @@ def test_a_retraining_leaves_what_a_person_wrote_into_the_note_of_its_trial(tmp_
     assert again.endswith(")\n\nand more of them")
     assert again.count("## Retrained: ") == again.count("![Confusion matrix]") == 1
     assert section.rpartition("(")[2] not in again, "the earlier picture was replaced"
+
+
+@pytest.mark.parametrize("fails", ["shutil.copyfileobj", "nas_optuna.report.dashboard.set_study_system_attributes"])
+def test_where_files_cannot_be_replaced_the_earlier_ones_stay_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    study, files = optuna.create_study(), {"net": b"weights", "matrix.svg": b"<svg/>"}
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    replace(study, tmp_path, 0, files)
+    before = set(tmp_path.iterdir())
+    with monkeypatch.context() as patched:
+        patched.setattr(fails, full)
+        with pytest.raises(OSError, match="No space"):
+            replace(study, tmp_path, 0, files)
+    assert set(tmp_path.iterdir()) == before
+    replace(study, tmp_path, 0, files)
+    after = set(tmp_path.iterdir())
+    assert len(after) == len(before) == 2
+    assert not after & before
 
 
 def test_an_attribute_makes_no_page_of_the_dashboard_wide() -> None:
