@@ -220,22 +220,24 @@ def _read(path: Path) -> Arrays | None:
 def _kept(arrays: Arrays, folder: Path) -> str:
     """Write the arrays, unless the same are there already; refuse to replace those of a search."""
     path = (folder / PIXELS).absolute()
-    known = _read(path)
-    same = known is not None and known.keys() == arrays.keys()
-    if known is not None and same and all(np.array_equal(known[name], arrays[name]) for name in known):
-        return f"npz:{path}"
-    if known is not None and (folder / DATABASE).is_file():
-        raise StudyError(f"{named(folder)} holds a fit of other images; choose another out")
-    if path.exists() and not (folder / DATABASE).is_file():
-        raise StudyError(f"{named(path)} is there already, and no fit began with it; choose another out, or delete it")
-    partial = path.with_name(f".{path.name}.partial.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, allow_pickle=False, **arrays)
-        NpzSource(partial, DataSpec())  # checks that they fit together
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot keep the images in {path}: {error.strerror}; choose another out") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with own_folder(folder):  # two calls at once would both find nothing there
+        known = _read(path)
+        same = known is not None and known.keys() == arrays.keys()
+        if known is not None and same and all(np.array_equal(known[name], arrays[name]) for name in known):
+            return f"npz:{path}"
+        if known is not None and (folder / DATABASE).is_file():
+            raise StudyError(f"{named(folder)} holds a fit of other images; choose another out")
+        if path.exists() and not (folder / DATABASE).is_file():
+            raise StudyError(
+                f"{named(path)} is there already, and no fit began with it; choose another out, or delete it"
+            )
+        partial = path.with_name(f".{path.name}.partial.npz")
+        try:
+            np.savez(partial, allow_pickle=False, **arrays)
+            NpzSource(partial, DataSpec())  # checks that they fit together
+            partial.replace(path)
+        except OSError as error:
+            raise DataError(f"cannot keep the images in {path}: {error.strerror}; choose another out") from error
+        finally:
+            partial.unlink(missing_ok=True)
     return f"npz:{path}"

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from nas_optuna import ImageSet, load_data
-from nas_optuna.errors import DataError
+from nas_optuna.errors import DataError, StudyError
 from nas_optuna.fitting.inputs import name_of
 
 COUNT = 40
@@ -223,3 +223,19 @@ def test_the_same_arrays_are_not_written_again(tmp_path: Path) -> None:
     written = (tmp_path / "images.npz").stat().st_mtime_ns
     name_of((list(GREY), LABELS.tolist()), tmp_path)
     assert (tmp_path / "images.npz").stat().st_mtime_ns == written
+
+
+def test_one_call_at_a_time_keeps_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = np.savez, []
+
+    def meanwhile(*arguments: Any, **arrays: Any) -> None:
+        with pytest.raises(StudyError, match="another fit works in") as error:
+            name_of((255 - GREY, LABELS), tmp_path)
+        refused.append(error)
+        real(*arguments, **arrays)
+
+    monkeypatch.setattr(np, "savez", meanwhile)
+    name_of((GREY, LABELS), tmp_path)
+    assert len(refused) == 1
+    with np.load(tmp_path / "images.npz") as kept:
+        assert np.array_equal(kept["images"], GREY)
