@@ -108,15 +108,10 @@ class ShortTrainer:
     def _accuracy(self, architecture: Architecture, epochs: int) -> float | None:
         wanted = (str(architecture), epochs)
         found = next((r for r in self.results if (r.architecture, r.epochs) == wanted), None)
-        if found is None:
-            found = self._train(architecture, epochs)
-            self.results.append(found)
-            ended = [asdict(result) for result in self.results if result.accuracy is not None]
-            if self._kept and found.accuracy is not None:
-                self._kept.save(len(ended), {}, {}, {"identity": self._evaluator.identity, "results": ended})
-        return found.accuracy
+        return (found or self._train(architecture, epochs)).accuracy
 
     def _train(self, architecture: Architecture, epochs: int) -> ShortResult:
+        """Train an architecture, and keep its result."""
         subject = Subject(f"short training {len(self.results) + 1}", architecture=str(architecture))
         state = self.folder and self.folder / f"short-{digest(str(architecture), self._evaluator.identity)}"
         accuracy: float | None = None
@@ -131,9 +126,13 @@ class ShortTrainer:
             logger.warning("a short training failed and is left out: %s", error)
             accuracy = None
         self.callback.trial_finished(subject, None)
-        if state and accuracy is not None:
-            shutil.rmtree(state, ignore_errors=True)
-        return ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)
+        found = ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)
+        self.results.append(found)
+        if self._kept and state and accuracy is not None:
+            ended = [asdict(result) for result in self.results if result.accuracy is not None]
+            self._kept.save(len(ended), {}, {}, {"identity": self._evaluator.identity, "results": ended})
+            shutil.rmtree(state, ignore_errors=True)  # only now, when the result is kept
+        return found
 
     def _read(self) -> list[ShortResult]:
         """The stored results; none if they are damaged or belong to another recipe."""

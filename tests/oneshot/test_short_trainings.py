@@ -78,6 +78,19 @@ def test_what_has_ended_is_not_trained_again(tmp_path: Path) -> None:
     assert untouched.names == []
 
 
+def test_a_result_that_cannot_be_kept_needs_no_second_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise StudyError("no space is left")
+
+    short = make(tmp_path)
+    assert short._kept is not None
+    monkeypatch.setattr(short._kept, "save", full)
+    with pytest.raises(StudyError):
+        short(ARCHITECTURES[:1], 1)
+    assert make(tmp_path, after(0))(ARCHITECTURES[:1], 1) == make(None)(ARCHITECTURES[:1], 1)
+    assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"null", b"[]"])
 def test_a_damaged_file_is_as_none(content: bytes, tmp_path: Path) -> None:
     wanted = make(tmp_path)(ARCHITECTURES[:1], 2)
