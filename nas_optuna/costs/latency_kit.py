@@ -35,6 +35,8 @@ _SHARED_BYTES = 256
 """Weights of at least this many bytes are shared by all models."""
 _MODEL = re.compile(r"[0-9a-f]{16}\.onnx|weights-(fp32|int8)\.bin")
 """The names of the files of models."""
+_PARTIAL = re.compile(r"\.nas-optuna-.+\.json")
+"""What a killed `write_file` leaves of ``kit.json``."""
 _WEIGHTS = {"fp32": "weights-fp32.bin", "int8": "weights-int8.bin"}
 
 
@@ -92,17 +94,19 @@ def _begin(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise TableError(f"{folder} is a file; choose a folder for the kit: --out (folder)")
     inside = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if inside and not (
-        inside >= {"kit.json", "measure.py"} or (inside == {"models"} and _only_ours(folder / "models"))
-    ):
+    inside = {name for name in inside if not _PARTIAL.fullmatch(name)}
+    if inside and not (inside >= {"kit.json", "measure.py"} or _is_unfinished(folder, inside)):
         raise TableError(f"{folder} holds something else than a latency kit; choose a new or empty one: --out (folder)")
     shutil.rmtree(folder / "models", ignore_errors=True)
     (folder / "models").mkdir(parents=True)
 
 
-def _only_ours(models: Path) -> bool:
+def _is_unfinished(folder: Path, inside: set[str]) -> bool:
     """Whether a folder holds only what a kit that was not finished has written."""
-    return models.is_dir() and all(_MODEL.fullmatch(path.name) for path in models.iterdir())
+    if not ({"models"} <= inside <= {"models", "measure.py"} and (folder / "models").is_dir()):
+        return False
+    models = [path.name for path in (folder / "models").iterdir()]
+    return all(map(_MODEL.fullmatch, models)) and (bool(models) or "measure.py" not in inside)
 
 
 def _models(

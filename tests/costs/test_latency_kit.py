@@ -106,10 +106,16 @@ def test_a_kit_replaces_a_kit_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="something else"):
         write_kit(ConvSpace(**SPACE), tmp_path / "project", networks=3)
     assert (tmp_path / "project" / "models" / "best.onnx").read_bytes() == b"precious"
+    (tmp_path / "project" / "models" / "best.onnx").unlink()
+    (tmp_path / "project" / "measure.py").write_text("precious")
+    with pytest.raises(TableError, match="something else"):
+        write_kit(ConvSpace(**SPACE), tmp_path / "project", networks=3)
     (tmp_path / "kit" / "models").mkdir(parents=True)
     (tmp_path / "kit" / "models" / "0123456789abcdef.onnx").write_bytes(b"of a kit that was not finished")
     for _ in range(2):
         write_kit(ConvSpace(**SPACE), tmp_path / "kit", precisions=["fp32"], networks=3)
+    (tmp_path / "kit" / "kit.json").rename(tmp_path / "kit" / ".nas-optuna-1-0123abcd.json")  # as a kill leaves it
+    write_kit(ConvSpace(**SPACE), tmp_path / "kit", precisions=["fp32"], networks=3)
     with pytest.raises(SpecError, match="precision of a latency kit"):
         write_kit(ConvSpace(**SPACE), tmp_path / "kit", precisions=["int4"], networks=3)
 
