@@ -195,7 +195,8 @@ class ArchitectureRanker:
     def rank(self) -> SupernetResult:
         """Learn the alphas, search the best architecture, fit the predictor, and train the finalists briefly."""
         # The best is by score, cost term and limits; among finalists, by short trainings.
-        evaluated = Evaluated(self.utilities, min(self.evaluations, self.space.size))
+        limit = math.prod(self._sizes) if self._whole else min(self.evaluations, self.space.size)
+        evaluated = Evaluated(self.utilities, limit)
         if self._whole:
             evaluated(self._everything())
         alphas = learn_alphas(self._sizes, evaluated, self._rng)
@@ -208,7 +209,9 @@ class ArchitectureRanker:
         inputs = indicators(self._sizes, scored)
         coefficients, intercept = distil(inputs, scores)
         smooth = inputs @ coefficients + intercept
-        usual = dict(zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True))
+        usual: dict[Tokens, float] = {}
+        for tokens, value in zip(scored, OWN_SHARE * scores + (1 - OWN_SHARE) * smooth, strict=True):
+            usual.setdefault(self._canonical(tokens), value)
         starts, finalists = self._ranked_by_training(self._starts(best, evaluated, usual), usual)
         first = starts[0] if starts else best
         self.rows([first])
@@ -228,8 +231,9 @@ class ArchitectureRanker:
         )
 
     def _starts(self, best: Tokens, evaluated: Evaluated, usual: Mapping[Tokens, float]) -> list[Tokens]:
-        """The best, then those inside the limits with the best smoothed scores."""
-        inside = [t for t, utility in evaluated.found.items() if utility > -OUTSIDE]
+        """The best, then those inside the limits with the best smoothed scores, each network once."""
+        best = self._canonical(best)
+        inside = list(dict.fromkeys(self._canonical(t) for t, utility in evaluated.found.items() if utility > -OUTSIDE))
         utilities = self._utilities(inside, np.array([usual[t] for t in inside]))
         ranked = [inside[i] for i in np.argsort(utilities)[::-1] if inside[i] != best]
         return diverse([best, *ranked], STARTS, max(2, len(self._sizes) // 5)) if inside else []
@@ -294,6 +298,10 @@ class ArchitectureRanker:
             costs = [cost_of(self.space, self.space.from_tokens(t), self.table) for t in tokens]
             losses = with_cost(self.spec, losses, torch.tensor(costs, dtype=losses.dtype))
         return (-losses).tolist()
+
+    def _canonical(self, tokens: Tokens) -> Tokens:
+        """The tokens of the same network in which choices that others switch off are 0."""
+        return self.space.tokens(self.space.from_tokens(tokens))
 
     def _everything(self) -> list[Tokens]:
         return list(itertools.product(*map(range, self._sizes)))

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from torch import nn
 
+import nas_optuna as nas
 from nas_optuna.costs.complexity import figures, macs_table
 from nas_optuna.oneshot.price import cost_of
 from nas_optuna.oneshot.ranking import ArchitectureRanker, Evaluated, agreeing, diverse, learn_alphas, search_best
@@ -20,6 +22,7 @@ from nas_optuna.study.supernet_result import Tokens
 
 SPACE = ConvSpace(depth=3, input_size=16)
 TABLE = {key: macs / 1e6 for key, macs in macs_table(SPACE).items()}
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU}
 SIZES = [len(p.choices) for p in SPACE.parameters.values()]
 
 
@@ -73,6 +76,30 @@ def test_a_small_space_is_evaluated_whole_and_once() -> None:
     everything = [space.tokens(a) for a in map(space.from_tokens, np.ndindex(*(map(len, _choices(space)))))]
     scores = made.score(made.rows(everything))
     assert space.tokens(space.parse(found.best)) == everything[int(np.argmax(scores))]
+
+
+@nas.space
+def of_depth(c: Any, task: Any) -> nn.Module:
+    units, layers = c.choice("units", [8, 16]), []
+    for i in range(c.integer("depth", 0, 2)):
+        layers += [nn.Conv2d(units if i else task.channels, units, 1), c.layer(f"act{i}", ACTIVATIONS)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(task.classes))
+
+
+def test_a_small_space_is_evaluated_whole_where_choices_switch_others_off() -> None:
+    """Fourteen networks of 24 combinations, of which those of the first fourteen alone were chosen from."""
+    space = of_depth(in_channels=1, classes=3, input_size=4)
+
+    def wide(architectures: Sequence[Architecture]) -> list[SharedFigures]:
+        return [SharedFigures(a.params["units"] / 20, 8 / a.params["units"]) for a in architectures]
+
+    found = ArchitectureRanker(space, wide, SupernetSpec()).rank()
+    assert space.parse(found.best).params["units"] == 16
+    alphas = dict(zip(space.parameters["units"].choices, found.alphas["units"], strict=True))
+    assert alphas[16] > alphas[8]
+    networks = [str(space.from_tokens(tokens)) for tokens in found.starts]
+    assert len(networks) == space.size == 14
+    assert len(set(networks)) == 14, "each network is one start"
 
 
 def test_a_small_space_with_many_combinations_is_not_evaluated_by_these() -> None:
