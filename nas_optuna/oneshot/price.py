@@ -26,6 +26,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import supernet_class
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.training import TrainStep, make_network
+from nas_optuna.training.fit import steps_per_epoch
 from nas_optuna.training.step import GRAPH_WARM_UP
 
 
@@ -123,9 +124,10 @@ def measure_price(search: Search, strategy: Strategy, evaluator: SharedEvaluator
         alone.append(_seconds(partial(step, *own_batch), job.device))
         steps = PRICED_STEPS // PRICED_ARCHITECTURES
         shared += [_seconds(lambda: copied.step(shared_batch), job.device) for _ in range(steps)]
+    own_steps = steps_per_epoch(recipe, own.size) * recipe.epochs * recipe.repeats
     return Price(
         epoch_seconds=statistics.fmean(shared) * len(copied.images),
-        training_seconds=statistics.fmean(alone) * len(own) * recipe.epochs * recipe.repeats,
+        training_seconds=statistics.fmean(alone) * own_steps,
         scoring_seconds=scoring,
     )
 

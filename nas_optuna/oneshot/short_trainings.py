@@ -25,7 +25,7 @@ from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.oneshot.score import MIN_TRAININGS
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.training import CheckpointFolder
-from nas_optuna.training.fit import never
+from nas_optuna.training.fit import never, steps_per_epoch
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ class ShortTrainer:
     def steps(self) -> int:
         """Optimiser steps that remain in the plan."""
         left = self.plan.epochs - sum(result.epochs for result in self.results)
-        return left * len(self._evaluator.train_loader) if left > 0 else 0
+        return max(0, left) * steps_per_epoch(self._evaluator.recipe, len(self.search.data.train))
 
     def _accuracy(self, architecture: Architecture, epochs: int) -> float | None:
         wanted = (str(architecture), epochs)

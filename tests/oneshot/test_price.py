@@ -10,8 +10,12 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.costs.latency import measure_table
 from nas_optuna.costs.runtimes import Conditions
-from nas_optuna.oneshot.price import cost_table
+from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.price import cost_table, measure_price
+from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.spaces.supernet import supernet_class
+from nas_optuna.spec import StudySpec
+from nas_optuna.training.fit import never
 
 SHAPE: dict[str, Any] = {"in_channels": 1, "classes": 10, "input_size": 8}
 
@@ -49,3 +53,15 @@ def test_a_table_of_the_whole_space_tells_what_the_part_in_the_supernet_costs(fu
     found = cost_table(space, path)
     assert found.unit == "ms"
     assert found.costs == {operation.key: table.operation_ms(operation) for operation in held.reachable_operations()}
+
+
+def test_a_training_alone_is_priced_by_the_epochs_of_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch of 64 images, of which there are 120."""
+    monkeypatch.setattr("nas_optuna.oneshot.price._seconds", lambda *_: 1.0)
+    recipe = {"input_size": 8, "epochs": 5, "batch_size": 32, "epoch_size": 64, "repeats": 2}
+    space = {"name": "conv", "depth": 1, "filters": [4, 8], "kernels": [3], "strides": [1]}
+    spec = StudySpec.from_dict({"data": {"name": "digits", "train_limit": 120}, "space": space, "recipe": recipe})
+    search, cpu = Experiment.from_spec(spec, device="cpu").search, torch.device("cpu")
+    strategy = make_strategy(search, cost_table(search.space, None), cpu, never)
+    assert strategy is not None
+    assert measure_price(search, strategy, None, 10).training_seconds == 2 * 5 * 2

@@ -140,6 +140,8 @@ def test_steps_are_those_that_are_left(tmp_path: Path) -> None:
     short(ARCHITECTURES, 1)
     assert short.steps == make(tmp_path).steps == (PLAN.epochs - 3) * per_epoch
     assert ShortTrainer(SEARCH, ShortPlan(0, 1, 0, 1), torch.device("cpu")).steps == 0
+    shorter = replace(SEARCH, spec=SPEC.override([f"recipe.epoch_size={SPEC.recipe.batch_size}"]))
+    assert ShortTrainer(shorter, PLAN, torch.device("cpu")).steps == PLAN.epochs
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_in_one_line(tmp_path: Path) -> None:
