@@ -14,7 +14,7 @@ from pathlib import Path
 
 import optuna
 from markupsafe import Markup
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import NasOptunaError
@@ -194,14 +194,18 @@ def _progress(facts: StudyFacts) -> Section | None:
     curves += [Series(points, f"line s0{many}", name="" if i else "complete") for i, points in enumerate(strong)]
     if facts.winners and len(strong) > 1:
         curves.append(Series(curve_of(facts.winners.best), "line s1", name="the winner"))
-    # Of several objectives, the first that depends on the training is reported after each epoch.
-    compared = _named(next((name for name in facts.names if getattr(describe(name), "metric", "")), facts.names[0]))
+    compared = _named(facts.names[_reported(facts)])
     sure = [(t.number, entropy) for t in facts.trials if (entropy := attribute(t, TrialKey.ENTROPY)) is not None]
     return {
         "history": history,
         "curves": charts.plot(curves, "epoch", compared, share=compared in ACCURACIES),
         "entropy": charts.plot([Series(sure, "line s0")], "trial", "nats for each choice") if sure else None,
     }
+
+
+def _reported(facts: StudyFacts) -> int:
+    """The place of the objective that is reported after each epoch: the first that depends on the training."""
+    return next((place for place, name in enumerate(facts.names) if getattr(describe(name), "metric", "")), 0)
 
 
 def _named(objective: str) -> str:
@@ -277,38 +281,41 @@ def _version(package: str) -> str | None:
 
 def what_mattered(facts: StudyFacts) -> Section | None:
     """The importance of each parameter; None if there are too few trials to compare."""
-    epoch, values = _compared(facts)
+    place, epoch, values = _compared(facts)
     if len(values) < LEAST_FOR_IMPORTANCE:
         return None
     trials = [trial for trial in facts.trials if trial.number in values]
     shares: Mapping[str, float] = {}
     error = ""
     try:
-        shares = _importances(facts, trials, values)
+        shares = _importances(facts.study.directions[place], trials, values)
     except (ValueError, RuntimeError) as problem:
         error = str(problem)
     bars = charts.bars(list(shares.items())[:16], "importance of each parameter") if shares else None
-    return {"epoch": epoch, "trials": len(values), "bars": bars, "error": error}
+    objective = _named(facts.names[place])
+    return {"objective": objective, "epoch": epoch, "trials": len(values), "bars": bars, "error": error}
 
 
-def _compared(facts: StudyFacts) -> tuple[int | None, dict[int, float]]:
-    """Trial number → value: the final one, or the one of the last epoch that enough trials have reached."""
+def _compared(facts: StudyFacts) -> tuple[int, int | None, dict[int, float]]:
+    """The objective's place, the epoch, and each trial's value: the final one, or that of the last epoch of enough."""
     # A pruner leaves few complete trials in a short search, and those that it stopped tell something, too.
     if len(facts.complete) >= LEAST_FOR_IMPORTANCE:
-        return None, {trial.number: trial.values[0] for trial in facts.complete}
+        return 0, None, {trial.number: trial.values[0] for trial in facts.complete}
     by_epoch: dict[int, dict[int, float]] = {}
     for trial in facts.trials:
         for epoch, value in curve_of(trial) if trial.params else []:
             by_epoch.setdefault(int(epoch), {})[trial.number] = value
     enough = [epoch for epoch, values in by_epoch.items() if len(values) >= LEAST_FOR_IMPORTANCE]
-    return (max(enough), by_epoch[max(enough)]) if enough else (None, {})
+    return (_reported(facts), max(enough), by_epoch[max(enough)]) if enough else (0, None, {})
 
 
-def _importances(facts: StudyFacts, trials: Sequence[FrozenTrial], values: Mapping[int, float]) -> dict[str, float]:
+def _importances(
+    direction: StudyDirection, trials: Sequence[FrozenTrial], values: Mapping[int, float]
+) -> dict[str, float]:
     """Optuna's estimate, from a study in memory whose trials have these values."""
     storage, said = optuna.storages.InMemoryStorage(), optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # it says that there is a new study
-    storage.create_new_study([facts.study.directions[0]], "compared")
+    storage.create_new_study([direction], "compared")
     optuna.logging.set_verbosity(said)
     compared = optuna.load_study(study_name="compared", storage=storage)
     compared.add_trials(

@@ -15,7 +15,7 @@ from nas_optuna.cli.results import print_ranking
 from nas_optuna.report.comparison import comparison_page, summary_of
 from nas_optuna.report.facts import StudyFacts, rows
 from nas_optuna.report.notes import study_note
-from nas_optuna.report.page import report
+from nas_optuna.report.page import report, what_mattered
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.optuna_internals import storage_of
@@ -175,18 +175,21 @@ def test_importance_is_shown_from_ten_trials_on(complete: int, pruned: int, show
     assert ("pruned trials are not counted" in plain(page)) == shown
 
 
-@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "macs")])
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "macs"), ("macs", "accuracy")])
 def test_where_few_trials_end_what_the_pruned_ones_had_says_what_mattered(objectives: tuple[str, ...]) -> None:
-    study = made(objectives=objectives)
-    for number in range(6):
-        add(study, number)
-    for number in range(14):
-        add(study, 100 + number, TrialState.PRUNED)  # after two of three epochs
+    study, alone = made(objectives=objectives), made()
+    for one in (study, alone):
+        for number in range(6):
+            add(one, number)
+        for number in range(14):
+            add(one, 100 + number, TrialState.PRUNED)  # after two of three epochs
     page = report(study)
     tags(page)
     assert 'aria-label="importance of each parameter"' in page
     text = " ".join(plain(page).split())
     assert "20 trials, by what they had after epoch 2, the last that so many have reached. Only 6 trials ended" in text
+    assert "among the best in accuracy: Optuna's" in text
+    assert what_mattered(StudyFacts(study)) == what_mattered(StudyFacts(alone)), "it is of what is reported"
 
 
 def test_the_reference_is_ranked_even_where_ten_are_better() -> None:
