@@ -6,7 +6,7 @@ the group ``nas_optuna.metrics``, or it is named as ``package.module:function``;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
@@ -75,6 +75,13 @@ def metric(
 
 ACCURACIES = ("accuracy", "accuracy_int8")
 """The accuracies in full precision and in eight bits, which have the standard error of their images."""
+
+
+def selecting_accuracy(names: Iterable[str]) -> str:
+    """The accuracy whose spread over repeats is recorded: the first of some objectives, else the exact one."""
+    return next((name for name in names if name in ACCURACIES), ACCURACIES[0])
+
+
 _BUILTIN: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (

@@ -37,11 +37,11 @@ with lazily():
     from nas_optuna.hyperparameters import of_architecture
     from nas_optuna.report import comparison, drawing
     from nas_optuna.report import dashboard as server
-    from nas_optuna.report.facts import StudyFacts, Winners, remarks_of
+    from nas_optuna.report.facts import StudyFacts, Winners, accuracy_error, remarks_of
     from nas_optuna.study import files, results
     from nas_optuna.study import studies as stored_studies
     from nas_optuna.study.results import TrialRecord
-    from nas_optuna.study.significance import Gain, standard_error
+    from nas_optuna.study.significance import Gain
 
 SHOWN = 10
 """Trials that are listed without ``--all``."""
@@ -77,7 +77,8 @@ def best(
     if latencies:
         record = replace(record, costs=record.costs | {"latency_ms": latencies[shown.number]})
     if json:
-        more = {"params": shown.params, "standard_error": standard_error(record.accuracy, images, record.spread)}
+        of_accuracy = accuracy_error(record, "accuracy", record.accuracy, facts.names, images)
+        more = {"params": shown.params, "standard_error": of_accuracy}
         ties = {"tied": [trial.number for trial in found.tied], "cheapest": found.cheapest.number}
         print_json(record.to_dict() | more | ties | {"gain": gain.to_dict() if gain else None})
         return

@@ -26,7 +26,7 @@ from nas_optuna.data.loaders import require_visible
 from nas_optuna.devices import memory_format, network_failures
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, TrainingError, shown, with_article
-from nas_optuna.metrics import find_metric
+from nas_optuna.metrics import find_metric, selecting_accuracy
 from nas_optuna.quantities import LARGEST
 from nas_optuna.registry import Registry
 from nas_optuna.spaces import InputSize, SearchSpace
@@ -288,6 +288,7 @@ class TrainingEvaluator:
         self.precision = str(resolve_precision(recipe.precision, device)).removeprefix("torch.")
         # Accuracy and the mean cross entropy come with every epoch anyway.
         self._metrics = [find_metric(m) for m in metrics if m not in ("accuracy", "negative_log_likelihood")]
+        self._selecting = selecting_accuracy(metrics)
         if any(metric.eight_bits for metric in self._metrics):
             require_tools()
 
@@ -314,7 +315,7 @@ class TrainingEvaluator:
             ]
             details: dict[str, Any] = {}
             if len(results) > 1:
-                details["SPREAD"] = statistics.stdev(result.accuracy for result in results)
+                details["SPREAD"] = statistics.stdev(column[self._selecting] for column in columns)
             if results[0].micro_batches > 1:
                 details["MICRO_BATCHES"] = results[0].micro_batches
             yield Measurement(

@@ -366,7 +366,7 @@ class EvaluatorObjective:
     def _reused(self, trial: BaseTrial, earlier: FrozenTrial, costs: Mapping[str, float]) -> list[float]:
         """End a trial like an earlier one of the same architecture."""
         trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
-        for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.METRICS):
+        for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.SPREAD, TrialKey.METRICS):
             if (value := attribute(earlier, name)) is not None:
                 trial.set_user_attr(name, value)
         if earlier.state == TrialState.COMPLETE:

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from nas_optuna.errors import StudyError, shown
 from nas_optuna.lazily import lazily
-from nas_optuna.metrics import ACCURACIES
+from nas_optuna.metrics import ACCURACIES, selecting_accuracy
 from nas_optuna.objectives import describe
 from nas_optuna.quantities import Quantity, duration, plural
 from nas_optuna.report import charts
@@ -282,14 +282,23 @@ def _setting(name: str, record: TrialRecord) -> object:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
+def accuracy_error(
+    record: TrialRecord, name: str, value: float | None, names: Sequence[str], images: int | None
+) -> float | None:
+    """One standard error of a trial's accuracy of this name; its spread is known of one accuracy only."""
+    return standard_error(value, images, record.spread if name == selecting_accuracy(names) else None)
+
+
 def objectives_of(
     record: TrialRecord, names: Sequence[str], images: int | None = None, *, brief: bool = False, errors: bool = True
 ) -> list[tuple[str, str]]:
     """Names and values of a trial's objectives, an accuracy with its standard error on that many images."""
-    return [
-        (name, with_error(name, value, standard_error(value, images, record.spread) if errors else None, brief=brief))
-        for name, value in zip(names, record.values, strict=False)
-    ]
+
+    def text(name: str, value: float) -> str:
+        error = accuracy_error(record, name, value, names, images) if errors else None
+        return with_error(name, value, error, brief=brief)
+
+    return [(name, text(name, value)) for name, value in zip(names, record.values, strict=False)]
 
 
 def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) -> list[tuple[str, str]]:
@@ -300,7 +309,7 @@ def figures_of(record: TrialRecord, names: Sequence[str], images: int | None) ->
         if name.partition(":")[0] not in record.costs
     ]
     if record.accuracy is not None and "accuracy" not in names:
-        error = standard_error(record.accuracy, images, record.spread)
+        error = accuracy_error(record, "accuracy", record.accuracy, names, images)
         rows.append(("accuracy", with_error("accuracy", record.accuracy, error)))
     costs = [describe(name) for name in cost_names([record])]
     rows += [(cost.label or cost.name, cost.text(record.costs[cost.name])) for cost in costs]

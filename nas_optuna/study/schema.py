@@ -159,7 +159,7 @@ class TrialKey:
     SECONDS = _trial_key("seconds", Seconds)
     """float: seconds of training, over all processes that worked on it."""
     SPREAD = _trial_key("spread", Number | None)
-    """float: standard deviation of the accuracy over the recipe's repeats."""
+    """float: standard deviation over the recipe's repeats of the accuracy, of the first one if some are objectives."""
     MICRO_BATCHES = _trial_key("micro_batches", Count)
     """int: parts that a batch was divided into, if it did not fit in memory."""
     CAUSE = _trial_key("cause", str)

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Iterator
 
 import optuna
 import pytest
@@ -12,7 +13,9 @@ from nas_optuna.execution import loop
 from nas_optuna.execution.evaluator import Measurement, TrainingEvaluator
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
+from nas_optuna.report.facts import figures_of
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.training import EpochResult
 from tests.helpers import RECIPE
 
 WIDE = "f8k7s1-f8k7s1"
@@ -201,6 +204,27 @@ def test_repeats_are_scored_by_their_mean(space: ConvSpace, data: SearchData) ->
     assert both.value == pytest.approx((one.value + other.value) / 2)
     assert both.user_attrs["nas_optuna:spread"] == pytest.approx(abs(one.value - other.value) / math.sqrt(2))
     assert both.user_attrs["nas_optuna:epochs"] == 4
+
+
+def test_the_spread_is_that_of_the_accuracy_that_selects(
+    space: ConvSpace, data: SearchData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that repeats another has its spread, and accuracies without one have the error of the images."""
+    eight_bits = (0.5, 0.7)
+
+    def trained(self: TrainingEvaluator, architecture: object, seed: int, *_: object) -> Iterator[EpochResult]:
+        yield EpochResult(1, 0.0, 0.0, 0.1, 0.9, 0.0, 1, {"accuracy_int8": eight_bits[seed]})
+
+    monkeypatch.setattr(TrainingEvaluator, "_training", trained)
+    recipe = RECIPE.model_copy(update={"repeats": 2})
+    trials = evaluate(Objective(space, data, recipe, objectives=["accuracy_int8"]), WIDE, WIDE)
+    assert "nas_optuna:duplicate_of" in trials[1].user_attrs
+    for trial in trials:
+        assert trial.value == pytest.approx(0.6)
+        assert trial.user_attrs["nas_optuna:spread"] == pytest.approx(0.2 / math.sqrt(2))
+        shown = dict(figures_of(TrialRecord.of(trial), ["accuracy_int8"], 10_000))
+        assert shown["accuracy_int8"] == "0.6000 ± 0.1000"
+        assert shown["accuracy"] == "0.9000 ± 0.0030"
 
 
 def test_what_the_device_cannot_do_is_refused_before_any_trial(space: ConvSpace, data: SearchData) -> None:
