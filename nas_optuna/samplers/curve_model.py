@@ -320,11 +320,13 @@ def _bounds(table: Array) -> tuple[Array, Array]:
     low, high = table.min(0), table.max(0)
     shares = np.linspace(-MARGIN, 1, BOUNDS + 1)[:, None]
     edges = low * (high / low) ** shares if (low > 0).all() else low + (high - low) * shares
+    # A cost that all networks share bounds nothing, and has no part in the volumes.
+    widths = np.where(low == high, 1.0, np.diff(edges, axis=0))
     rng = np.random.default_rng(0)
     # The bounds of several costs are paired at random.
     order = np.stack([rng.permutation(BOUNDS) for _ in low], 1)
-    volumes = np.take_along_axis(np.diff(edges, axis=0), order, 0).prod(1)
-    upper = edges[1:].copy()
+    volumes = np.take_along_axis(widths, order, 0).prod(1)
+    upper = np.where(low == high, np.inf, edges[1:])
     upper[-1] = np.inf  # more expensive networks than all known ones may be better
     return np.take_along_axis(upper, order, 0), volumes / max(float(volumes.sum()), 1e-300)
 

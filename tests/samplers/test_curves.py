@@ -340,10 +340,11 @@ def test_of_several_objectives_the_front_is_found_by_stopping_and_going_on(first
     assert sum(trial.params["depth"] == 7 for trial in study.best_trials) >= 6
 
 
-def test_an_improvement_of_the_front_counts_the_bounds_that_a_network_meets() -> None:
+@pytest.mark.parametrize("shared", [(), (3.0,), (0.0,)], ids=["one cost", "and one all share", "which is 0"])
+def test_an_improvement_of_the_front_counts_the_bounds_that_a_network_meets(shared: tuple[float, ...]) -> None:
     tokens = [(i, j, 0) for i in range(6) for j in range(6)]
     finals = [0.5 + 0.01 * i for i, _, _ in tokens]
-    target = Target(tokens, finals, [(1.0 + i,) for i, _, _ in tokens], SPACE, no_numbers(tokens))
+    target = Target(tokens, finals, [(*shared, 1.0 + i) for i, _, _ in tokens], SPACE, no_numbers(tokens))
     asked = [(0, 0, 0), (5, 0, 0)]
     worth = target.improvement(asked, np.zeros((2, 0)))
     alike = worth(np.array([0.9, 0.9]), np.array([1e-6, 1e-6]))
