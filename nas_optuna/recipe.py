@@ -45,7 +45,8 @@ class Recipe(Settings):
         seed: Seed of initial weights, batch order and augmentation; the same for every trial, so that only the
             architectures differ.
         repeats: Train with this many seeds (`seed`, `seed + 1`, …) and score by the mean.
-        shift: Augmentation: shift by up to this many pixels of the raw image; ``"auto"`` is a tenth of its side.
+        shift: Augmentation: shift by up to this many pixels of the raw image; ``"auto"`` is a tenth of its side,
+            and of the shorter one where nothing would be left of an image in black.
         shift_fill: How a shift fills the border: ``"black"``, or ``"reflect"`` for a mirror image.
         flip: Augmentation: mirror half of the images. ``"auto"`` does so unless a mirrored image shows something else,
             like a letter: if all class names have one character, or by a linear test of the images.

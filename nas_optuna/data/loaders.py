@@ -47,6 +47,9 @@ class Augmentation:
         letters = all(len(name) == 1 for name in images.classes)  # or digits
         flip = not (letters or images.is_chiral) if recipe.flip == "auto" else recipe.flip
         shift = max(1, round(images.side / 10)) if recipe.shift == "auto" else recipe.shift
+        shorter = min(images.images.shape[2:])
+        if recipe.shift == "auto" and recipe.shift_fill == "black" and shift >= shorter:
+            shift = shorter // 10  # so that something is left of each image
         mix = recipe.mix
         if mix == "auto":
             mix = MIXED_SHARE if recipe.passes(len(images)) >= FEWEST_PASSES else 0.0

@@ -233,6 +233,15 @@ def test_an_automatic_shift_is_a_tenth_of_the_side(side: int, shift: int) -> Non
     assert found == Augmentation(shift=shift)
 
 
+@pytest.mark.parametrize(("height", "width", "shift"), [(10, 100, 1), (100, 25, 10), (25, 250, 2), (8, 100, 0)])
+def test_an_automatic_shift_leaves_something_of_long_images(height: int, width: int, shift: int) -> None:
+    images = image_set(height=height, width=width)
+    found = Augmentation.of(Recipe(shift="auto"), images)
+    assert found == (Augmentation(shift=shift) if shift else None)
+    mirrored = Augmentation.of(Recipe(shift="auto", shift_fill="reflect"), images)
+    assert mirrored == Augmentation(shift=round(max(height, width) / 10), fill="reflect")
+
+
 def test_an_augmentation_says_what_it_does() -> None:
     assert str(Augmentation(shift=3, flip=True, mix=0.5)) == "shifted by up to 3 pixels, mirrored, mixed (50% of them)"
     assert str(Augmentation(shift=1)) == "shifted by up to 1 pixel"
