@@ -11,6 +11,7 @@ from nas_optuna.costs.quantise import CALIBRATION_IMAGES, quantised, require_too
 from nas_optuna.costs.timing import session_call, visit
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.files import write_file
+from nas_optuna.study.significance import sampling_error
 from nas_optuna.training.evaluate import onnx_logits
 
 FILE = "model.int8.onnx"
@@ -76,10 +77,9 @@ def write_int8(folder: Path, by: EightBits) -> Int8Export:
     timed = (visit(session_call(m, 1, raw[:1].numpy()), _SECONDS)[1] for m in (model, small))
     fp32, int8 = (Figures(_accuracy(m, raw, truth), len(m), ms) for m, ms in zip((model, small), timed, strict=True))
     lost = fp32.accuracy - int8.accuracy
-    noise = (fp32.accuracy * (1 - fp32.accuracy) / len(truth)) ** 0.5
     suspects = [node.name for node in nodes[begins:] if node.op_type in ("Conv", "Gemm", "MatMul", "Add", "Mul")]
     culprit = None
-    if lost > noise and len(suspects) <= _MOST_SUSPECTS:
+    if lost > sampling_error(fp32.accuracy, len(truth)) and len(suspects) <= _MOST_SUSPECTS:
         spared = {name: _accuracy(quantised(model, chosen, kept=[*preparing, name]), raw, truth) for name in suspects}
         culprit = max(spared, key=spared.__getitem__) if spared else None
     return Int8Export(fp32, int8, len(truth), culprit)

@@ -101,6 +101,17 @@ def test_images_of_another_size_are_brought_to_the_one_that_the_network_takes(
     assert made.int8.images == 20
 
 
+def test_one_image_lost_by_a_network_without_a_mistake_blames_no_layer(
+    digits: SearchData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = len(digits.validation)
+    accuracies = iter([1.0, 1 - 1 / count])
+    monkeypatch.setattr("nas_optuna.export.int8._accuracy", lambda *_: next(accuracies))
+    made = quantised("conv", {"depth": 1}, 0, digits, tmp_path, epochs=1)
+    assert made.fp32.accuracy - made.int8.accuracy == pytest.approx(1 / count)
+    assert made.culprit is None
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("name", "options"), SPACES, ids=["conv", "macro", "residual", "function"])
