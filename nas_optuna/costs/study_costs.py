@@ -139,8 +139,10 @@ class Limits:
 
     def _bound(self, name: str) -> float:
         """The known value up to which the true one is assumed to be inside the limit."""
-        room = 1 + (self.costs[name].margin or 0.0)
-        return self._limits[name] * room if self.costs.quantity(name).maximize else self._limits[name] / room
+        margin = self.costs[name].margin or 0.0
+        if self.costs.quantity(name).maximize:
+            return self._limits[name] / (1 - margin) if margin < 1 else math.inf
+        return self._limits[name] / (1 + margin)
 
     def remarks(self) -> Iterator[str]:
         """Remarks for a person on limits on costs with an error, one line each."""
