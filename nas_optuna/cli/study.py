@@ -148,9 +148,9 @@ def delete(
             say(f"study {name!r} is kept")
             return
     folders, left = files.used_folders(url, attributes), files.elsewhere(attributes)
-    studies.delete_study(opened, name, folders)
     for folder, artifact in product(folders, shown):
         (folder / "artifacts" / artifact).unlink(missing_ok=True)
+    studies.delete_study(opened, name, folders)  # last, since the study lists the files
     say(f"deleted study {name!r}")
     say(*(f"its files in {named(path)} are left: that is no folder of nas-optuna on this host" for path in left))
     if json:

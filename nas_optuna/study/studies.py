@@ -7,7 +7,7 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,11 +168,16 @@ _MAY_CHANGE = frozenset({"sampler", "pruner", "supernet", "fixed", "reference", 
 """Sections of a spec that decide what is tried, but no value."""
 
 
-def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Iterable[Path]) -> None:
+def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Sequence[Path]) -> None:
     """Delete a study, and its checkpoints and weights in these folders."""
     if name not in study_names(storage):
         raise StudyError(unknown("study", name, study_names(storage)))
+    _remove_files(name, folders)  # first, so that the same command completes what was stopped
     optuna.delete_study(study_name=name, storage=storage)
+    _remove_files(name, folders)  # of an epoch that ended meanwhile
+
+
+def _remove_files(name: str, folders: Sequence[Path]) -> None:
     for files in folders:
         shutil.rmtree(checkpoint_folder(files, name), ignore_errors=True)
 

@@ -123,3 +123,19 @@ def test_the_dashboard_shows_files_of_every_folder(tmp_path: Path) -> None:
     for gone in (name, "../other"):
         with pytest.raises((ArtifactNotFound, ValueError)):
             store.open_reader(gone)
+
+
+def test_a_deletion_that_was_stopped_is_completed_by_the_same_command(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    assert command("run", "--trials", 1, *tiny(), "--keep-weights", "all").code == 0
+    for step in ("pathlib.Path.unlink", "shutil.rmtree"):  # of artifacts, then of checkpoints and weights
+        with monkeypatch.context() as patched:
+            patched.setattr(step, stopped)
+            assert command("study", "delete", "nas", "--yes").code == 130
+        assert files(UNNAMED)
+    assert command("study", "delete", "nas", "--yes").code == 0
+    assert files(UNNAMED) == []
