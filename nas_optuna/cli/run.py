@@ -24,6 +24,7 @@ from nas_optuna.study.storage import absolute, is_kept
 with lazily():
     from optuna import study as optuna_study
     from optuna.study import Study
+    from optuna.trial import TrialState
 
     from nas_optuna.cli.progress import watch
     from nas_optuna.execution import loop, trial_files
@@ -32,14 +33,16 @@ with lazily():
     from nas_optuna.execution.stopping import StopWhen, parse_until
     from nas_optuna.experiment import Experiment, ExperimentHandle
     from nas_optuna.fitting import clock
-    from nas_optuna.fitting.rungs import run_within
+    from nas_optuna.fitting.rungs import finished, run_within
     from nas_optuna.hyperparameters import own_values
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.notes import NoteWriter
     from nas_optuna.samplers import beforehand
-    from nas_optuna.study import files, lease_table, studies, supernet_result
+    from nas_optuna.spaces.architecture import Architecture
+    from nas_optuna.study import files, lease, lease_table, studies, supernet_result
     from nas_optuna.study import trial_queue as queue
     from nas_optuna.study.results import best_trial
+    from nas_optuna.study.schema import TrialKey, attribute
     from nas_optuna.trackers import create_trackers
 
 DEFAULT_WARM_TRIALS = 5
@@ -187,7 +190,9 @@ class _Search:
         if self.earlier is not None:
             self._learn_from(self.earlier, study)
         if self.plan.fixed:
-            return max(queue.enqueue_once(study, space, each.params, origin="fixed") for each in self.listed)
+            lease.release_abandoned(study, again=True)  # of a killed call; they wait again, and are counted
+            left = self._untrained(study)
+            return max((queue.enqueue_once(study, space, each.params, origin="fixed") for each in left), default=0)
         spec = self.experiment.spec
         reference = queue.enqueue_reference(study, candidates, own_values(spec.recipe, spec.search))
         if reference is not None:
@@ -198,6 +203,17 @@ class _Search:
         for name, architecture in queue.enqueue_cheapest(study, candidates).items():
             say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")
         return self.plan.count
+
+    def _untrained(self, study: Study) -> list[Architecture]:
+        """The listed architectures without those that an earlier call has trained to the end."""
+        if not self.experiment.spec.reuse_duplicates:  # then a repeated call is to train them again
+            return self.listed
+        ended = finished(study, self.experiment.objective)
+        trained = {attribute(t, TrialKey.ARCHITECTURE) for t in ended if t.state == TrialState.COMPLETE}
+        left = [each for each in self.listed if str(each) not in trained]
+        if len(left) < len(self.listed):
+            say(f"trained already: {len(self.listed) - len(left)} of {plural(len(self.listed), 'architecture')}")
+        return left
 
     def _learn_from(self, earlier: Study, study: Study) -> None:
         """Copy an earlier study's trials into this one, and enqueue the best of them."""

@@ -200,7 +200,7 @@ def export(
     path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
     print_json(params if top > 1 else params[0], path)
     for choices in params:
-        trial_queue.enqueue_once(study, space, choices, checking.EXPORT_ORIGIN)
+        trial_queue.enqueue_new(study, space, choices, checking.EXPORT_ORIGIN, trial_queue.UNFINISHED)
     if path == STDOUT:
         return
     rows = [

@@ -19,6 +19,7 @@ from nas_optuna.oneshot.trained import accuracy_of, trained_trials
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spec import StudySpec
+from nas_optuna.study import lease
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import SupernetResult
@@ -166,6 +167,7 @@ def require_own_recipe(study: Study, spec: StudySpec) -> None:
 
 def queue_untrained(study: Study, search: Search, architectures: Sequence[Architecture]) -> int:
     """Enqueue the architectures that the study has not yet trained to the end by its recipe, in order."""
+    lease.release_abandoned(study, again=True)  # of a killed call; they wait again, and are counted
     by_recipe = own_values(search.spec.recipe, search.spec.search)
     trained, space = trained_trials(study, search), search.space
     missing = [space.architecture(a.params) for a in architectures if str(a) not in trained]

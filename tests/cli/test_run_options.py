@@ -10,6 +10,7 @@ import pytest
 
 from nas_optuna.report.notes import NoteWriter
 from tests.helpers import Command, tiny
+from tests.study import leases
 
 
 def trials() -> list[optuna.trial.FrozenTrial]:
@@ -162,4 +163,18 @@ def test_after_ctrl_c_the_line_to_continue_does_the_rest(
     assert " ".join(word for word in typed if word in again.split()) == again
     assert command(*typed[1:]).code == 0
     found = [trial for trial in trials() if trial.state == optuna.trial.TrialState.COMPLETE]
-    assert len({str(trial.params) for trial in found}) == (3 if "--trials" in options else 2)
+    assert len({str(trial.params) for trial in found}) == len(trials()) == (3 if "--trials" in options else 2)
+
+
+def test_a_killed_run_of_listed_architectures_goes_on_with_the_rest(command: Command) -> None:
+    Path("one.txt").write_text("f16k3s1-f16k3s1")
+    Path("three.txt").write_text("f16k3s1-f16k3s1 f24k3s1-f16k3s1 f32k3s1-f16k3s1")
+    assert command("run", "--fixed", "one.txt", *tiny()).code == 0
+    study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
+    study.enqueue_trial({**trials()[0].params, "conv1.filters": 24})
+    leases.give(study, study.ask()._trial_id, "killed", lasts=-1.0)
+    for already in (1, 3):
+        result = command("run", "--fixed", "three.txt")
+        assert result.code == 0, result.err
+        assert f"trained already: {already} of 3 architectures" in result.err
+        assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 3

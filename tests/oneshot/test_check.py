@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -18,6 +19,7 @@ from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.supernet_result import SupernetResult
+from tests.study import leases
 
 SPEC = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})
 
@@ -94,6 +96,15 @@ def test_a_check_trains_with_the_recipes_own_settings_where_these_are_searched()
     assert queue_untrained(study, experiment.search, drawn) == 2
     experiment.run(study, trials=2)
     assert trained_trials(study, experiment.search).keys() == set(map(str, drawn))
+
+
+def test_a_killed_check_queues_nothing_twice(tmp_path: Path) -> None:
+    experiment = Experiment.from_spec(SPEC.override(["recipe.epochs=1", 'data={name="digits",train_limit=100}']))
+    study = experiment.create(f"sqlite:///{tmp_path}/s.db", "s")
+    drawn = experiment.space.sample_distinct(2, random.Random(0))
+    assert queue_untrained(study, experiment.search, drawn) == 2
+    leases.give(study, study.ask()._trial_id, "killed", lasts=-1.0)
+    assert queue_untrained(study, experiment.search, drawn) == len(study.trials) == 2
 
 
 @pytest.mark.parametrize(("ended", "missing"), [(OWN, "proposed"), ([0.95, 0.6], "random"), ([], "random")])
