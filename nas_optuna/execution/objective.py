@@ -36,6 +36,7 @@ from nas_optuna.execution.evaluator import (
 )
 from nas_optuna.execution.events import Callback, Callbacks, Subject
 from nas_optuna.execution.pruning import report, should_prune
+from nas_optuna.execution.taken_over import are_known, own_metrics, values_of_another
 from nas_optuna.execution.trial_files import DEFAULT_KEPT_BYTES, TrainingFolder, forget, has_state, training_folder
 from nas_optuna.hyperparameters import PREFIX, applied, extremes, parse_range, suggest
 from nas_optuna.objectives import parse_criteria, parse_limits
@@ -188,18 +189,20 @@ class EvaluatorObjective:
             architecture = self.space.suggest(trial)
         except ArchitectureError as error:
             raise self._impossible(trial, error) from error
-        earlier = self._finished_before(trial, architecture) if self._reuse_duplicates else None
+        metrics = self._metrics_before_a_kill(trial, architecture)
+        earlier = self._finished_before(trial, architecture) if self._reuse_duplicates and not metrics else None
         try:
             costs = self._costs_of(trial, earlier, architecture)
             if (outside := self._record_choice(trial, architecture, costs)) is not None:
                 raise optuna.TrialPruned(outside)
             if earlier is not None:
                 forget(trial, self.checkpoints, self._key(architecture))
-                return _one_or_all(self._reused(trial, earlier, costs))
-            with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
-                metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)
-                study = getattr(trial, "study", None)  # a FixedTrial has none
-                self.keep_training(trial.number, folder.path, study, architecture=str(architecture))
+                return _one_or_all(values_of_another(trial, earlier, self.criteria, costs))
+            if not metrics:
+                with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
+                    metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)
+                    study = getattr(trial, "study", None)  # a FixedTrial has none
+                    self.keep_training(trial.number, folder.path, study, architecture=str(architecture))
         except TrainingError as error:
             named = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.CAUSE: error.cause}  # also if it has no costs
             set_trial_attributes(trial, named)
@@ -347,6 +350,13 @@ class EvaluatorObjective:
     def _device_name(self) -> str:
         return device_name(self.device)
 
+    def _metrics_before_a_kill(self, trial: BaseTrial, architecture: Architecture) -> Mapping[str, float]:
+        """What is recorded of this trial if its training has ended, and its state is gone; empty if it trains."""
+        choice = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: self.identity}
+        found = own_metrics(trial, choice, self.evaluator.steps)
+        is_whole = are_known(self.criteria, found)
+        return found if is_whole and not has_state(trial, self.checkpoints, self._key(architecture)) else {}
+
     def _finished_before(self, trial: BaseTrial, architecture: Architecture) -> FrozenTrial | None:
         """The trial of this study whose outcome this one takes over; None if this one trains."""
         if not isinstance(trial, optuna.Trial):
@@ -362,21 +372,6 @@ class EvaluatorObjective:
         if has_state(trial, self.checkpoints, self._key(architecture)):
             return None
         return None if PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs else earlier
-
-    def _reused(self, trial: BaseTrial, earlier: FrozenTrial, costs: Mapping[str, float]) -> list[float]:
-        """End a trial like an earlier one of the same architecture."""
-        trial.set_user_attr(TrialKey.DUPLICATE_OF, earlier.number)
-        for name in (TrialKey.CAUSE, TrialKey.ACCURACY, TrialKey.SPREAD, TrialKey.METRICS):
-            if (value := attribute(earlier, name)) is not None:
-                trial.set_user_attr(name, value)
-        if earlier.state == TrialState.COMPLETE:
-            # Not what the study has: a function around this objective may have changed it, and will do so again.
-            metrics = attribute(earlier, TrialKey.METRICS, {})
-            known = all(c.metric is None or c.metric in metrics for c in self.criteria)  # release 0.2 kept none
-            return [c.value(metrics, costs) for c in self.criteria] if known else list(earlier.values)
-        if earlier.last_step is not None:  # a pruned trial's value for Optuna
-            trial.report(earlier.intermediate_values[earlier.last_step], earlier.last_step)
-        raise optuna.TrialPruned(f"as trial {earlier.number}")
 
     def __getstate__(self) -> dict[str, Any]:
         """Without callbacks, which belong to the displaying process."""

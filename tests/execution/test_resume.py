@@ -15,11 +15,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import OperationalError
 
-from nas_optuna import ConvSpace, Objective, Recipe, load_data
+from nas_optuna import ConvSpace, Objective, Recipe, SearchData, load_data
 from nas_optuna.cli import main
 from nas_optuna.execution.loop import run
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spec import DataSpec
+from tests.helpers import RECIPE
 
 SAMPLERS = ("random", "tpe", "gp", "nsga2", "qmc", "grid", "controller", "evolution")
 OPTIONS: dict[str, dict[str, Any]] = {  # so that each has more than its random beginning within four trials
@@ -236,3 +237,33 @@ def test_a_failure_of_the_machine_keeps_the_trial_and_one_of_the_objective_does_
             run(study, fail(error), trials=3)
         assert [trial.state for trial in study.trials] == [state]
     assert run(study, objective, trials=1).trials == 1
+
+
+@pytest.mark.parametrize("objectives", [("accuracy",), ("accuracy", "macs")])
+def test_a_training_whose_end_was_not_recorded_is_not_repeated(
+    space: ConvSpace, data: SearchData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, objectives: tuple[str, ...]
+) -> None:
+    directions = ["maximize", "minimize"][: len(objectives)]
+    study, trained = optuna.create_study(directions=directions, storage=f"sqlite:///{tmp_path}/s.db"), []
+
+    def full(trial: optuna.Trial) -> float:
+        trained.append(objective(trial))
+        raise OSError("no space is left")
+
+    objective = Objective(space, data, RECIPE, objectives=objectives, device="cpu", checkpoints=tmp_path)
+    with pytest.raises(OSError, match="no space"):
+        run(study, full, trials=1)
+    evaluate = objective.evaluator.evaluate
+    monkeypatch.setattr(objective.evaluator, "evaluate", None)
+    run(study, objective, trials=1)
+    (trial,) = study.trials
+    assert trial.values == list(trained[0] if len(objectives) > 1 else trained)
+    assert trial.state == TrialState.COMPLETE
+    monkeypatch.setattr(objective.evaluator, "evaluate", evaluate)
+    with pytest.raises(OSError, match="no space"):
+        run(study, full, trials=1)
+    recipe, began = RECIPE.model_copy(update={"learning_rate": 1e-6}), []
+    other = Objective(space, data, recipe, objectives=objectives, device="cpu")
+    monkeypatch.setattr(other.evaluator, "evaluate", lambda *a, **k: began.append(1) or evaluate(*a, **k))
+    run(study, other, trials=1)
+    assert began, "under other settings"
