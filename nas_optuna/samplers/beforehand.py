@@ -25,10 +25,11 @@ from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import METRIC_NAMES, study_system_attributes, study_user_attributes
-from nas_optuna.study.schema import StudyKey, read_parts, write_parts
+from nas_optuna.study.schema import StudyKey, attributes_of, read_parts
 from nas_optuna.study.significance import remembered_images
 from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import find_predictor
+from nas_optuna.study.transactions import change_study
 
 MOST = 200
 """The most trials that are copied: half are the best, half spread over the rest."""
@@ -66,9 +67,9 @@ def remember(study: Study, other: Study, names: Iterable[str]) -> int:
     rest = ranked[MOST // 2 :]
     kept = ranked[: MOST // 2] + rest[:: max(1, -(-len(rest) // (MOST // 2)))]
     rows = [[sign * t.values[0], *(t.params.get(name) for name in names)] for t in kept]
-    chunks = write_parts(study, StudyKey.EARLIER_TRIALS, rows)
-    summary = {"study": other.study_name, "names": names, "chunks": chunks, "trials": len(rows)}
-    study.set_user_attr(StudyKey.EARLIER, summary)
+    parts = attributes_of(StudyKey.EARLIER_TRIALS, rows)
+    summary = {"study": other.study_name, "names": names, "chunks": len(parts), "trials": len(rows)}
+    change_study(study, lambda known: {**parts, StudyKey.EARLIER: summary})
     return len(rows)
 
 

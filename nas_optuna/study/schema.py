@@ -22,7 +22,6 @@ from nas_optuna.errors import shown
 from nas_optuna.quantities import LARGEST
 
 if TYPE_CHECKING:  # a listing of names must not import Optuna
-    from optuna.study import Study
     from optuna.trial import BaseTrial, FrozenTrial
 
 FORMAT = 2
@@ -324,12 +323,9 @@ def in_parts(items: Sequence[Any]) -> Iterator[list[Any]]:
     yield part
 
 
-def write_parts(study: Study, prefix: str, items: Sequence[Any]) -> int:
-    """Store a list in as many study attributes as it needs, and return how many; `prefix` gets their numbers."""
-    parts = list(in_parts(items))
-    for i, part in enumerate(parts):
-        study.set_user_attr(f"{prefix}{i}", part)
-    return len(parts)
+def attributes_of(prefix: str, items: Sequence[Any]) -> dict[str, list[Any]]:
+    """A list as so many study attributes as it needs; `prefix` gets their numbers."""
+    return {f"{prefix}{i}": part for i, part in enumerate(in_parts(items))}
 
 
 def read_parts(attributes: Mapping[str, Any], prefix: str, count: int) -> list[Any]:

@@ -17,8 +17,9 @@ from optuna.study import Study
 from nas_optuna.errors import StudyError
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
-from nas_optuna.study.schema import StudyKey, in_parts, read_parts, write_parts
+from nas_optuna.study.schema import StudyKey, attributes_of, read_parts
 from nas_optuna.study.studies import command
+from nas_optuna.study.transactions import change_study
 
 Tokens = tuple[int, ...]
 """The index of each parameter's choice, in the space's order."""
@@ -156,14 +157,12 @@ _LISTS = ("alphas", "starts", "predictor", "calibration_set")
 
 
 def write_result(study: Study, result: SupernetResult) -> None:
-    """Store a result with its study, in as many attributes as it needs; the summary last, which makes it valid."""
+    """Store a result with its study, in as many attributes as it needs, and in one step, so that none is of another."""
     predictor = result.predictor
     # Nine digits tell any two 32-bit numbers apart, so that the argmax is the same before and after.
     alphas = [[name, [float(f"{x:.9g}") for x in logits]] for name, logits in result.alphas.items()]
-    parts = list(in_parts(alphas))
-    for i, part in enumerate(parts):
-        study.set_user_attr(f"{StudyKey.ALPHAS}{i}", dict(part))
-    chunks = {"chunks": len(parts)}
+    attributes: dict[str, Any] = {key: dict(part) for key, part in attributes_of(StudyKey.ALPHAS, alphas).items()}
+    chunks = {"chunks": len(attributes)}
     if predictor is not None:
         numbers = [round(float(x), 3) for x in (predictor.intercept, *predictor.coefficients)]
         lists: dict[str, tuple[str, Sequence[Any]]] = {
@@ -172,9 +171,11 @@ def write_result(study: Study, result: SupernetResult) -> None:
             "choice_chunks": (StudyKey.CHOICES, [[n, list(values)] for n, values in predictor.choices.items()]),
             "teacher_chunks": (StudyKey.TEACHERS, [[*map(int, t), a] for t, a in result.calibration_set]),
         }
-        chunks |= {name: write_parts(study, key, items) for name, (key, items) in lists.items()}
-    first = {"first_trial": len(all_trials(study))}
-    study.set_user_attr(StudyKey.SUPERNET, {**result.summary(), **first, **chunks})
+        for name, (key, items) in lists.items():
+            attributes |= (parts := attributes_of(key, items))
+            chunks[name] = len(parts)
+    attributes[StudyKey.SUPERNET] = {**result.summary(), "first_trial": len(all_trials(study)), **chunks}
+    change_study(study, lambda known: attributes)
 
 
 def disown_result(study: Study, identity: str) -> None:

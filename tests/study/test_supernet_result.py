@@ -77,6 +77,14 @@ def test_a_shorter_result_replaces_a_longer_one() -> None:
     assert read_result(study).alphas == {"x": [0.0, 1.0]}
 
 
+def test_a_result_that_cannot_be_written_whole_leaves_the_earlier_one(tmp_path: Path) -> None:
+    study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db")
+    write_result(study, SupernetResult({"x": [0.0, 1.0]}))
+    with pytest.raises(TypeError):
+        write_result(study, SupernetResult({"x": [1.0, 0.0]}, settings={"no": object()}))
+    assert read_result(study).alphas == {"x": [0.0, 1.0]}
+
+
 def test_a_result_of_release_0_2_is_read() -> None:
     study = optuna.create_study()
     study.set_user_attr(f"{StudyKey.ALPHAS}0", {"a": [0.1, 0.7]})
