@@ -32,6 +32,7 @@ from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import checkpoint_folder
 from nas_optuna.training import TrainStep
 from nas_optuna.training.checkpoint import KeptWeights
+from tests.report.test_confusion import found
 
 SECONDS = 12.0
 SMALL = ("space.width=8", "space.stages=1", "data.train_limit=400")
@@ -221,6 +222,14 @@ def test_what_is_tested_after_a_fit_does_not_become_its_figure(
     assert work(folder)[0].run().report == own
     (folder / "report.html").unlink()
     assert work(folder)[0].run().report == own, "what is missing is of the same network"
+
+
+def test_what_is_tested_while_a_fit_is_interrupted_is_not_its_own_test() -> None:
+    study = optuna.create_study()
+    assert record(study, found(2), trial=0) == 0
+    for state, known in (({}, False), ({"look": 0}, True), ({"done": True}, True)):  # the last one of an earlier fit
+        study.set_user_attr(StudyKey.FIT, {"final": {"trial": 0}, **state})
+        assert (report_of(study) is not None) is known
 
 
 @pytest.mark.parametrize("content", [b"hello\n" * 2000, b"SQLite format 3\0" + b"\1" * 5000])
