@@ -221,6 +221,7 @@ class Experiment:
 
     def _require_later_parts(self) -> None:
         """Refuse the parts that are needed only later, before a study stores them."""
+        self.candidates.check()
         STRATEGIES.find(self.spec.supernet.strategy)
         make_runtime(self.spec.latency.runtime)
         if self.spec.reference:

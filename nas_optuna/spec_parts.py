@@ -101,8 +101,6 @@ def make_candidates(spec: StudySpec, objective: EvaluatorObjective) -> Candidate
     """What a spec's search may propose, by its limits, its pinned values and its list."""
     found = Candidates(objective.limits, objective.space.pinned(spec.fixed))
     if spec.among is None:
-        if found.fixed:
-            found.limits.check(found.fixed)
         return found
     listed = tuple(dict.fromkeys(a for a in read_architectures(Path(spec.among), found.space) if a in found))
     if not listed:

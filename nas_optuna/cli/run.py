@@ -118,6 +118,7 @@ class _Search:
         }
         make = Experiment.from_spec if self.stored is None else partial(Experiment.of_study, self.stored)
         self.experiment = make(spec, **settings)
+        self.experiment.candidates.check()
         listed, names = plan.enqueue or plan.fixed, self.experiment.spec.objectives
         self.listed = queue.read_architectures(listed, self.experiment.space) if listed else []
         self.earlier = _earlier(plan, self.experiment)

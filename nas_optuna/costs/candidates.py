@@ -34,6 +34,11 @@ class Candidates:
         """The space that they belong to."""
         return self.limits.space
 
+    def check(self) -> None:
+        """Refuse limits that no network with the pinned values meets, before a search; a list is checked when read."""
+        if self.fixed and self.listed is None:
+            self.limits.check(self.fixed)
+
     def pinned(self, architecture: Architecture) -> Architecture:
         """An architecture with the pinned values."""
         return self.space.architecture({**architecture.params, **self.fixed})

@@ -257,7 +257,8 @@ def _key(costs: StudyCosts, name: str, direction: Direction) -> _Key:
 def _candidates(space: SearchSpace, key: _Key, fixed: Mapping[str, Choice]) -> Iterator[Architecture]:
     """Every architecture of a small space; the ends of descents from several starts in a larger one."""
     if space.size <= _ENUMERATED:
-        yield from dict.fromkeys(space.architecture({**each.params, **fixed}) for each in space.enumerate())
+        every = space.enumerate()
+        yield from dict.fromkeys(space.architecture({**a.params, **fixed}) for a in every) if fixed else every
         return
     rng = random.Random(0)
     yield _descent(space, key, space.from_tokens([0] * len(space.parameters)), fixed)

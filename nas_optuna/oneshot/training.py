@@ -90,6 +90,7 @@ class SupernetTraining:
             self.search = replace(self.search, space=self.strategy.supernet.space)
         self._folder = CheckpointFolder(supernet_folder(self.files, self.study, self._identity))
         if self.restart:
+            require_writable(self.study)
             self._folder.remove()
             disown_result(self.study, self._identity)
         self.history: list[Epoch] = []

@@ -243,7 +243,8 @@ class ArchitectureSampler(BaseSampler):
             if found is None and self._space is not None and self._space.size <= GRID_LIMIT:
                 found = [architecture.params for architecture in self._space.enumerate()]
             axes = history.axes.items()
-            found = found and [found[place] for place in places_having(history.pinned, found)]
+            if self.among is not None:  # a list may lack the pinned values; in a space, some networks do not use them
+                found = [self.among[place] for place in places_having(history.pinned, self.among)]
             tokens = [tuple(a.token(p[name]) if name in p else 0 for name, a in axes) for p in found or ()]
             history.derived["networks"] = list(dict.fromkeys(map(history.proposed, tokens)))
         networks: list[Tokens] = history.derived["networks"]

@@ -110,7 +110,7 @@ class SupernetSampler(DistinctSampler):
 
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
         temperature = self._config.temperature(max(0, trial.number - read_result(study).first_trial))
-        seed = seed_for(self._seed, trial.number)
+        seed = seed_for(self._seed, trial.number, *(["warm start"] if _is_warm(trial) else []))
         return propose(study, self._of, seed=seed, temperature=temperature, pinned=self.pinned, allowed=self.allowed)
 
 

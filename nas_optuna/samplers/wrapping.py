@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
@@ -143,24 +144,31 @@ class AmongSampler(FixedSampler):
     def is_exhausted(self, study: Study) -> bool:
         """Whether every listed architecture was tried, and trained to the end if the sampler resumes stopped ones.
 
-        With settings of the recipe to choose, an architecture has further trainings, so a list has no end.
+        With settings of the recipe to choose, an architecture has a training for each of their values, which have no
+        end unless all are choices.
         """
         goes_on = isinstance(self.sampler, CurveSampler)
-        return len(self._tried(study, ended=goes_on)) >= len(self._listed)
+        settings = {n: d for t in all_trials(study) for n, d in t.distributions.items() if n not in self._names}
+        trainings = math.prod(
+            len(d.choices) if isinstance(d, CategoricalDistribution) else math.inf for d in settings.values()
+        )
+        return len(self._tried(study, ended=goes_on)) >= len(self._listed) * trainings
 
-    def _tried(self, study: Study, ended: bool = False) -> set[int]:
+    def _tried(self, study: Study, ended: bool = False) -> set[tuple[int, str]]:
+        """Place and settings of each listed architecture that a trial had."""
         known = {tokens: i for i, tokens in enumerate(map(tuple, self._tokens.tolist()))}
         tried = set()
         for trial in all_trials(study):
             if ended and (trial.state == TrialState.RUNNING or is_paused(trial)):
                 continue
-            if trial.state != TrialState.WAITING and trial.params.keys() == set(self._names):
-                tried.add(known.get(self._tokens_of(trial.params), -1))
-        return tried - {-1}
+            if trial.state != TrialState.WAITING and all(name in trial.params for name in self._names):
+                settings = sorted((name, value) for name, value in trial.params.items() if name not in self._names)
+                tried.add((known.get(self._tokens_of(trial.params), -1), str(settings)))
+        return {one for one in tried if one[0] != -1}
 
     def _left(self, study: Study) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Places of the untried architectures, or of all, that have what ``PartialFixedSampler`` fixes if any has."""
-        places, tried = places_having(partially_fixed(study.sampler), self._listed), self._tried(study)
+        places, tried = places_having(partially_fixed(study.sampler), self._listed), dict(self._tried(study))
         return np.array([i for i in places if i not in tried] or places, dtype=np.int64)
 
 

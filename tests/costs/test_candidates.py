@@ -73,7 +73,6 @@ def test_proposals_are_judged_by_pins_list_and_limits() -> None:
 
 
 def test_a_limit_that_no_network_with_the_pinned_values_meets_is_refused() -> None:
-    limits = candidates({}, params=100).limits
-    limits.check()
+    candidates({}, params=100).check()
     with pytest.raises(SpecError, match=r"with the pinned values has params of at most 100; .* or pin less"):
-        limits.check({"width": 8})
+        candidates({"width": 8}, params=100).check()

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.samplers import SAMPLERS, create_sampler
@@ -59,15 +60,36 @@ def test_a_list_says_nothing_of_what_else_a_trial_chooses(name: str) -> None:
     assert {trial.params["recipe.batch_size"] for trial in study.trials} == {32, 64}
 
 
-@pytest.mark.parametrize("searched", [True, False])
-def test_a_list_ends_unless_settings_are_searched_with_which_a_network_is_trained_again(searched: bool) -> None:
+@pytest.mark.parametrize(
+    ("searched", "ends"),
+    [
+        ({}, [True, True, True]),
+        ({"recipe.batch_size": CategoricalDistribution([32, 64])}, [False, False, True]),
+        ({"recipe.batch_size": IntDistribution(32, 64)}, [False, False, False]),
+    ],
+)
+def test_a_list_ends_when_its_networks_had_all_settings(
+    searched: dict[str, BaseDistribution], ends: list[bool]
+) -> None:
     sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:1], seed=0)
     study = optuna.create_study(sampler=sampler)
-    for _ in range(3):
+    exhausted = []
+    for size in (32, 32, 64):
+        params = {**LISTED[0], **dict.fromkeys(searched, size)}
+        study.add_trial(create_trial(value=1.0, params=params, distributions={**SPACE.distributions(), **searched}))
+        exhausted.append(sampler.is_exhausted(study))
+    assert exhausted == ends
+
+
+def test_listed_networks_are_tried_once_each_also_beside_searched_settings() -> None:
+    sampler = AmongSampler(create_sampler("random", SPACE, 0, {}), SPACE, LISTED, seed=0)
+    study = optuna.create_study(sampler=sampler)
+    tried = set()
+    for _ in LISTED:
         trial = study.ask()
-        SPACE.suggest(trial)
-        study.tell(trial, trial.suggest_float("recipe.learning_rate", 1e-4, 1e-1) if searched else 1.0)
-    assert sampler.is_exhausted(study) is not searched
+        tried.add(str(SPACE.suggest(trial)))
+        study.tell(trial, trial.suggest_float("recipe.learning_rate", 1e-4, 1e-1))
+    assert len(tried) == len(LISTED)
 
 
 def test_what_an_earlier_run_without_a_list_has_stopped_is_not_resumed() -> None:

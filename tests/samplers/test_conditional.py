@@ -8,6 +8,8 @@ from torch import nn
 
 import nas_optuna as nas
 from nas_optuna.samplers import SAMPLERS, create_sampler
+from nas_optuna.samplers.base import ArchitectureSampler
+from nas_optuna.samplers.wrapping import FixedSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.study.supernet_result import SupernetResult, write_result
@@ -95,6 +97,22 @@ def test_a_small_space_takes_as_many_trials_as_networks(sampler: str) -> None:
     assert space.size == 14
     found = tried(space, sampler, 50 if sampler == "grid" else 14)
     assert len(found) == len(set(found)) == 14
+
+
+def test_a_pinned_parameter_leaves_the_networks_that_do_not_use_it() -> None:
+    space = deep(**SHAPE, most=2, kinds=2)
+    (*_, last) = space.parameters.items()
+    sampler = create_sampler("arch", space, 0, {})
+    assert isinstance(sampler, ArchitectureSampler)
+    sampler.pinned = {last[0]: last[1].choices[-1]}
+    study = optuna.create_study(sampler=FixedSampler(sampler, sampler.pinned))
+    allowed = {space.architecture({**each.params, **sampler.pinned}) for each in space.enumerate()}
+    found = []
+    for _ in allowed:
+        trial = study.ask()
+        found.append(space.suggest(trial))
+        study.tell(trial, 0.0)
+    assert set(found) == allowed
 
 
 def test_a_grid_goes_on_where_another_sampler_stopped() -> None:
