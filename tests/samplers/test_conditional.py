@@ -99,20 +99,24 @@ def test_a_small_space_takes_as_many_trials_as_networks(sampler: str) -> None:
     assert len(found) == len(set(found)) == 14
 
 
-def test_a_pinned_parameter_leaves_the_networks_that_do_not_use_it() -> None:
+@pytest.mark.parametrize("name", ["grid", "arch", "random"])
+def test_a_pinned_parameter_leaves_the_networks_that_do_not_use_it(name: str) -> None:
     space = deep(**SHAPE, most=2, kinds=2)
-    (*_, last) = space.parameters.items()
-    sampler = create_sampler("arch", space, 0, {})
+    pinned = {"block1": "kind1"}
+    sampler = create_sampler(name, space, 0, {})
     assert isinstance(sampler, ArchitectureSampler)
-    sampler.pinned = {last[0]: last[1].choices[-1]}
-    study = optuna.create_study(sampler=FixedSampler(sampler, sampler.pinned))
-    allowed = {space.architecture({**each.params, **sampler.pinned}) for each in space.enumerate()}
-    found = []
-    for _ in allowed:
-        trial = study.ask()
+    sampler.pinned = pinned
+    study = optuna.create_study(sampler=FixedSampler(sampler, pinned))
+    allowed = {space.architecture({**each.params, **pinned}) for each in space.enumerate()}
+    found: list[nas.Architecture] = []
+
+    def score(trial: optuna.Trial) -> float:
         found.append(space.suggest(trial))
-        study.tell(trial, 0.0)
+        return 0.0
+
+    study.optimize(score, n_trials=50 if name == "grid" else len(allowed))
     assert set(found) == allowed
+    assert len(found) == len(allowed) == 4
 
 
 def test_a_grid_goes_on_where_another_sampler_stopped() -> None:
