@@ -33,7 +33,7 @@ def describe_preset(name: str) -> str:
 
 def is_shipped(file: Path) -> bool:
     """Whether a file of `find_spec` is a preset, rather than the user's own."""
-    return file.parent in _FOLDERS
+    return file.resolve().parent in {folder.resolve() for folder in _FOLDERS}
 
 
 def find_spec(name: str) -> Path:

@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from nas_optuna.errors import SpecError
 from nas_optuna.hyperparameters import parse_range
 from nas_optuna.oneshot.strategies.base import RankedOptions
-from nas_optuna.presets import DEFAULT, find_spec, preset_names
+from nas_optuna.presets import DEFAULT, find_spec, is_shipped, preset_names
 from nas_optuna.spec import DataSpec, PrunerSpec, Recipe, SamplerSpec, SpaceSpec, StudySpec, SupernetSpec
 from nas_optuna.spec_text import with_overrides
 
@@ -175,6 +175,16 @@ def test_overriding_a_spec_leaves_the_rest_alone() -> None:
     values = {"recipe": {"epochs": 1}}
     assert with_overrides(values, ["recipe.epochs=2"]) == {"recipe": {"epochs": 2}}
     assert values == {"recipe": {"epochs": 1}}
+
+
+def test_a_preset_is_one_also_by_its_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(find_spec(DEFAULT).read_text())
+    shown = find_spec(DEFAULT).relative_to(Path.cwd())
+    assert [is_shipped(find_spec(str(file))) for file in (DEFAULT, shown, tmp_path / "mine.toml")] == [
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("name", preset_names())

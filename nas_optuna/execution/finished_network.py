@@ -18,13 +18,13 @@ from nas_optuna.execution.retrain import TestReport
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace
-from nas_optuna.study.files import holding
+from nas_optuna.study.files import folders
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Measured
 from nas_optuna.study.studies import checkpoint_folder, command, study_uid
 from nas_optuna.training import ImageClassifier, evaluate, load_network
-from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights, require_tensors
+from nas_optuna.training.checkpoint import KeptWeights, require_tensors
 from nas_optuna.training.serialization import Origin, make_header
 
 _SLACK = 0.002
@@ -88,9 +88,11 @@ def _remedy(study: Study, trial: FrozenTrial) -> str:
 
 def kept_of(study: Study, trial: FrozenTrial) -> KeptWeights:
     """The folder in which the weights of a trial were kept, among those of the study on this host."""
-    url = url_of(study) or "sqlite://"  # in memory
-    files = holding(url, study, f"{KEPT_FOLDER}/trial-{trial.number}.safetensors")
-    return KeptWeights(checkpoint_folder(files, study.study_name))
+    url, own = url_of(study) or "sqlite://", study.user_attrs.get(StudyKey.UID)  # the former for one in memory
+    every = [KeptWeights(checkpoint_folder(each, study.study_name)) for each in folders(url, study.user_attrs)]
+    there = [kept for kept in every if trial.number in kept.numbers()]
+    # Studies of the same name in two databases may share a folder.
+    return next((kept for kept in there if kept.study_of(trial.number) in (None, own)), (there or every)[0])
 
 
 def with_kept_weights(

@@ -66,7 +66,7 @@ def make_room(root: Path, most_bytes: int, study: str) -> list[int]:
     found = {entry: paused for entry in root.glob("*") if (paused := read_paused(entry))}
     sizes = {entry: _size(entry) for entry in found}
     removed, total = [], sum(sizes.values())
-    for entry, paused in sorted(found.items(), key=lambda item: (item[1].is_of(study), item[1].gain)):
+    for entry, paused in sorted(found.items(), key=lambda item: (item[1].is_of(study), item[1].gain, item[0])):
         if total <= most_bytes:
             break
         shutil.rmtree(entry, ignore_errors=True)

@@ -236,6 +236,13 @@ class KeptWeights:
                 f"the kept weights {path} are damaged ({reason_of(error)}); nas-optuna retrain makes new ones"
             ) from error
 
+    def study_of(self, number: int) -> str | None:
+        """The study whose trial the kept weights are of; None if that is not known."""
+        path, wrong = self.path / f"trial-{number}.safetensors", (KeyError, TypeError, ValueError, RecursionError)
+        with suppress(OSError, SafetensorError, *wrong), safe_open(path, framework="pt") as file:
+            return str(json.loads((file.metadata() or {})[_KEY])["study_uid"])
+        return None
+
     def numbers(self) -> list[int]:
         """Numbers of the trials whose weights are kept."""
         with suppress(OSError):

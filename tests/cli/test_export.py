@@ -203,6 +203,18 @@ def test_kept_weights_of_a_deleted_study_are_not_those_of_its_successor(
     assert "are of an earlier study of that name" in _refused(capsys, "--trial", "0")
 
 
+def test_a_shared_folder_in_which_another_study_has_that_name_hides_no_weights(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = _keep(0).load(0)
+    assert found is not None
+    again = CheckpointFolder(Path("again"))
+    again.save(1, found[0], {}, [{"accuracy": float(found[1]["accuracy"])}])
+    KeptWeights(checkpoint_folder(Path("shared"), "nas")).keep(0, again, {"study_uid": "0123456789abcdef"})
+    monkeypatch.setenv("NAS_OPTUNA_FILES", "shared")
+    assert main(["export", "--trial", "0", "--out", "kept"]) == 0
+
+
 def test_a_file_of_the_release_before_is_taken_only_where_somebody_names_it(
     retrained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
