@@ -198,8 +198,9 @@ class _Search:
         reference = queue.enqueue_reference(study, candidates, own_values(spec.recipe, spec.search))
         if reference is not None:
             say(f"in the queue: the reference, {reference}")
-        for architecture in self.listed:  # they wait already if this command was ended before its first trial
-            queue.enqueue_new(study, space, architecture.params, "enqueued", queue.UNFINISHED)
+        for place, each in enumerate(self.listed, start=1):  # they may wait already, if this command was ended
+            times = self.listed[:place].count(each)  # several times with settings to search
+            queue.enqueue_new(study, space, each.params, "enqueued", queue.UNFINISHED, times)
         most = [criterion.cost for criterion in self.experiment.objective.criteria if criterion.maximize]
         for name, architecture in queue.enqueue_cheapest(study, candidates).items():
             say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")

@@ -148,7 +148,7 @@ def delete(
             say(f"study {name!r} is kept")
             return
     folders, left = files.used_folders(url, attributes), files.elsewhere(attributes)
-    for folder, artifact in product(folders, shown):
+    for folder, artifact in product(files.folders(url, attributes), shown):  # uploads of a dashboard, too
         (folder / "artifacts" / artifact).unlink(missing_ok=True)
     studies.delete_study(opened, name, folders)  # last, since the study lists the files
     say(f"deleted study {name!r}")

@@ -247,7 +247,7 @@ class _Running:
         return Fitted(classifier, report, self.study, gain, self.fit.folder, spent, self._limited(winner) | more)
 
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
-        """The network that an earlier run has trained and tested, if only the export is missing."""
+        """The network that an earlier run has saved and tested, if only the export is missing."""
         file, report = self.files / TRAINED, report_of(self.study)
         if report is None or not file.is_file():
             return None

@@ -66,15 +66,16 @@ def enqueue_new(
     params: Mapping[str, Any],
     origin: str,
     states: Collection[TrialState] = tuple(TrialState),
+    times: int = 1,
 ) -> bool:
-    """Enqueue params unless a trial in one of these states has them; safe with any number of processes."""
+    """Enqueue params unless so many trials in these states have them; safe with any number of processes."""
     architecture = space.architecture(of_architecture(params))  # beside it there may be settings of the recipe
     wanted = {**params, **architecture.params}
     chosen, marked = {"fixed_params": wanted}, {TrialKey.ORIGIN: origin}
     waiting = create_trial(state=TrialState.WAITING, system_attrs=chosen, user_attrs=marked)
     while True:
         known = all_trials(study)
-        if any(trial.state in states and _has(trial, wanted) for trial in known):
+        if sum(trial.state in states and _has(trial, wanted) for trial in known) >= times:
             return False
         if add_trial(study, waiting, len(known).__eq__) is not None:  # no trial was added meanwhile
             return True

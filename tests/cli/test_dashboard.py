@@ -290,13 +290,17 @@ def test_a_note_that_a_person_has_changed_is_left_alone(command: Command, trials
     assert get_note(study) == "my own words"
 
 
-def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: Trials) -> None:
+def test_a_deleted_study_leaves_no_artifacts(command: Command, trials: Trials, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Path("nas-optuna-files/artifacts")
     study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
     upload_artifact(artifact_store=FileSystemArtifactStore(folder), file_path=__file__, study_or_trial=study)
     assert len(list(folder.iterdir())) == 4
+    named = Path("named/artifacts")  # of a dashboard that ran beside NAS_OPTUNA_FILES
+    named.mkdir(parents=True)
+    upload_artifact(artifact_store=FileSystemArtifactStore(named), file_path=__file__, study_or_trial=study)
+    monkeypatch.setenv("NAS_OPTUNA_FILES", "named")
     assert command("study", "delete", "nas", "--yes").code == 0
-    assert list(folder.iterdir()) == []
+    assert list(folder.iterdir()) == list(named.iterdir()) == []
 
 
 def test_what_a_copy_of_a_study_lists_is_kept_for_it(command: Command, trials: Trials) -> None:

@@ -89,12 +89,12 @@ def test_what_waits_is_not_enqueued_again_after_an_interruption(
 
     monkeypatch.setattr("nas_optuna.execution.reference.measure", interrupted)  # which comes before the first trial
     Path("own.py").write_text(OWN)
-    Path("two.txt").write_text("f16k3s1-f16k3s1 f32k3s1-f16k3s1")
+    Path("two.txt").write_text("f16k3s1-f16k3s1 f32k3s1-f16k3s1 f16k3s1-f16k3s1")
     for _ in range(2):
         found = command("run", "--trials", 3, *tiny(), "--reference", "own.py:linear", "--enqueue", "two.txt")
         assert "--enqueue two.txt" in found.err
     study = load_study(open_storage("sqlite:///nas-optuna.db"), "nas")
-    assert [trial.state.name for trial in study.trials] == ["WAITING"] * 2
+    assert [trial.state.name for trial in study.trials] == ["WAITING"] * 3
 
 
 def test_a_stored_reference_asks_for_trust(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
