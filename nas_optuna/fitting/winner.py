@@ -160,5 +160,6 @@ def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner
 
 def report_of(study: Study) -> TestReport | None:
     """The fit's own test, which need not be the last one: `retrain` may have tested networks since; None before it."""
-    # It is not stored yet if the fit's process died just then.
-    return stored_report(study.user_attrs, study.user_attrs.get(StudyKey.FIT, {}).get("look", 0))
+    state = study.user_attrs.get(StudyKey.FIT, {})
+    look = state.get("look", 0 if state.get("done") else None)  # of earlier fits it was not stored
+    return None if look is None else stored_report(study.user_attrs, look)

@@ -211,18 +211,6 @@ def test_what_somebody_deleted_of_a_finished_fit_is_written_again(
     assert len(study_in(folder).user_attrs[StudyKey.RETRAINED]) == 1, "nothing was trained or tested again"
 
 
-def test_a_fit_that_was_killed_right_after_its_test_is_not_tested_again(
-    resumed: tuple[Path, list[str], list[str]], tmp_path: Path
-) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(resumed[0], folder)
-    study = study_in(folder)
-    own, state = report_of(study), study.user_attrs[StudyKey.FIT]
-    study.set_user_attr(StudyKey.FIT, {key: state[key] for key in state.keys() - {"look", "done"}})
-    assert work(folder)[0].run().report == own
-    assert len(study_in(folder).user_attrs[StudyKey.RETRAINED]) == 1
-
-
 def test_what_is_tested_after_a_fit_does_not_become_its_figure(
     resumed: tuple[Path, list[str], list[str]], tmp_path: Path
 ) -> None:
