@@ -164,7 +164,7 @@ def test_a_study_that_is_made_anew_under_a_run_is_left_alone(tmp_path: Path, las
     with pytest.raises(Gone, match="study 's' was deleted while this run worked on it, and another is there"):
         run(made(), objective, trials=3)
     assert runs == [0]
-    found = optuna.load_study(study_name="s", storage=storage).trials
+    found = optuna.load_study(study_name="s", storage=open_storage(url(tmp_path))).trials
     assert [trial.state.name for trial in found] == ["RUNNING"] * last
 
 
