@@ -41,7 +41,7 @@ with lazily():
     from nas_optuna.spaces.architecture import Architecture
     from nas_optuna.study import files, lease, lease_table, studies, supernet_result
     from nas_optuna.study import trial_queue as queue
-    from nas_optuna.study.results import best_trial
+    from nas_optuna.study.results import best_trial, would_mix
     from nas_optuna.study.schema import TrialKey, attribute
     from nas_optuna.trackers import create_trackers
 
@@ -76,8 +76,9 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
             (facts.command("best"), "the winner and its figures"),
             (facts.command("report"), "all of it as one page"),
         ]
+        how = ("--trials", "20") if plan.within is None else ("--within", plan.within)  # only one kind is comparable
         more = [
-            (facts.command("run", "--trials", "20"), "go on searching"),
+            (facts.command("run", *how), "go on searching"),
             (studies.command(study, "dashboard"), "browse in optuna-dashboard"),
         ]
         say_next([*(winner if best_trial(study) is not None else []), *more])
@@ -161,6 +162,11 @@ class _Search:
             experiment.begin_warm(study, self.warm_trials)
         trials = self._fill_queue(study)
         say(f"{plan.study}: {experiment.describe(within=plan.within is not None)}", *experiment.notes())
+        if would_mix(study, by_clock=plan.within is not None):
+            say(
+                "trainings by the recipe rank above those by a clock, and this study gets both; --study NAME begins"
+                " another"
+            )
         say(*(executor.prepare(experiment.objective) or ()))
         artifacts = plan.files(study, plan.workers.files) / "artifacts" if is_kept(plan.url) else None
         told: list[Callback | OptunaCallback] = [NoteWriter(experiment.space, artifacts)]

@@ -164,6 +164,11 @@ def _training_levels(trials: Sequence[FrozenTrial]) -> list[int]:
     return [0 if s is None else below + int(math.log(longest / s, ALIKE)) for s in seconds]
 
 
+def would_mix(study: Study, *, by_clock: bool) -> bool:
+    """Whether a study has complete trainings by the recipe where it is to get others by a clock, or the reverse."""
+    return any((attribute(t, TrialKey.RUNG) is None) == by_clock for t in complete_trials(study))
+
+
 # --- the best ---------------------------------------------------------------------------------------------------------
 
 

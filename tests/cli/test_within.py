@@ -17,6 +17,7 @@ def test_a_search_within_a_time_uses_it_and_ends(command: Command) -> None:
     result = command("run", "--within", "10s", "--sampler", "neighbours", *SMALL, "--set", "data.train_limit=300")
     assert result.code == 0, result.err
     assert "all within 10 s" in result.err, "it says what it will do with the time"
+    assert "nas-optuna run --study nas --within 10s" in result.err, "what goes on can be compared"
     study = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db")
     state = study.user_attrs[StudyKey.WITHIN]
     assert state["done"]
@@ -25,6 +26,20 @@ def test_a_search_within_a_time_uses_it_and_ends(command: Command) -> None:
     assert study.trials[0].user_attrs[TrialKey.ORIGIN] == "reference"
     best = json.loads(command("best", "--json").out)
     assert best["gain"]["reference_accuracy"] is not None
+
+
+def test_a_study_that_gets_trainings_of_both_kinds_says_which_rank_higher(command: Command, study: str) -> None:
+    def said() -> bool:
+        result = command("run", "--trials", 1)
+        assert result.code == 0, result.err
+        return "trainings by the recipe rank above those by a clock" in " ".join(result.err.split())
+
+    assert not said()
+    stored = optuna.load_study(study_name=study, storage="sqlite:///nas-optuna.db")
+    attributes = stored.best_trial.user_attrs | {TrialKey.RUNG: 1, TrialKey.SHARE: 2.0}
+    known = {"params": stored.best_trial.params, "distributions": stored.best_trial.distributions}
+    stored.add_trial(optuna.create_trial(value=0.5, **known, user_attrs=attributes))
+    assert said()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.cli.progress import Bars, RunDisplay
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.trial_files import KeepBest
-from nas_optuna.study.results import TrialRecord, best_trial, best_trials, front_trials, ranked
+from nas_optuna.study.results import TrialRecord, best_trial, best_trials, front_trials, ranked, would_mix
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import summaries
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
@@ -56,6 +56,14 @@ def test_one_rule_names_the_best_everywhere(trained: list[Trained], best: int, c
     display = RunDisplay(Bars(disable=True))
     display.run_started(Run("search", study, None, steps=1))
     assert f"(trial {best})" in str(display)
+
+
+@pytest.mark.parametrize(("seconds", "mixed"), [(None, (True, False)), (2.0, (False, True))])
+def test_both_kinds_of_training_in_one_study_are_noticed(seconds: float | None, mixed: tuple[bool, bool]) -> None:
+    study = optuna.create_study(direction="maximize")
+    assert not any(would_mix(study, by_clock=clock) for clock in (True, False))
+    study.add_trial(of(0.9, seconds, 1))
+    assert (would_mix(study, by_clock=True), would_mix(study, by_clock=False)) == mixed
 
 
 def test_a_study_is_read_once_however_many_trials_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
