@@ -180,8 +180,9 @@ def retrain(
     else:
         print_facts("test figures", facts.retrained_figures(report.to_dict()))
         print_confusions(report)
-    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))))
-    export = studies.command(study, "export", "--study", stored.study, *which, "--out", "model")
+    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))), "--out", "model")
+    folder = options.folder_of_data(stored.data_dir)
+    export = studies.command(study, "export", "--study", stored.study, *which, *folder)
     _say_what_next(path, search.spec, looks, export)
 
 

@@ -259,6 +259,11 @@ def named_overrides(given: object) -> list[tuple[str, str]]:
     return found
 
 
+def folder_of_data(data_dir: Path | None) -> tuple[str, ...]:
+    """The option by which another command finds the data sets that this one has found."""
+    return () if data_dir is None else ("--data-dir", str(data_dir))
+
+
 def refuse_twice(given: Any, also: Mapping[str, str]) -> None:
     """Refuse a key of a spec that ``--set`` and an option of its own set; `also` has further options and their keys."""
     flags = {text.partition("=")[0]: flag for flag, text in named_overrides(given)}

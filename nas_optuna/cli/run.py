@@ -72,13 +72,14 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
         context.params |= {"trials": left, "enqueue": None}
         raise Interrupted
     if is_kept(plan.url):
+        folder = options.folder_of_data(plan.data_dir)
         winner = [
             (facts.command("best"), "the winner and its figures"),
-            (facts.command("report"), "all of it as one page"),
+            (facts.command("report", *folder), "all of it as one page"),
         ]
         how = ("--trials", "20") if plan.within is None else ("--within", plan.within)  # only one kind is comparable
         more = [
-            (facts.command("run", *how), "go on searching"),
+            (facts.command("run", *how, *folder), "go on searching"),
             (studies.command(study, "dashboard"), "browse in optuna-dashboard"),
         ]
         say_next([*(winner if best_trial(study) is not None else []), *more])

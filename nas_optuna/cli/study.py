@@ -80,7 +80,8 @@ def create(
     if not is_kept(url):
         say(FORGETS)
         return
-    say(f"next: {studies.command(study, 'run', '--study', name, '--trials', '20')}")
+    folder = options.folder_of_data(data_dir)
+    say(f"next: {studies.command(study, 'run', '--study', name, '--trials', '20', *folder)}")
 
 
 def list_(storage: options.Storage = None, json: options.Json = False) -> None:

@@ -116,7 +116,12 @@ def train(
         context.params["restart"] = False  # it has begun anew, and what continues it must not do so once more
         with interruptible(stop):
             result = training.train([display, *trackers])
-    _print_trained(study, training, result, json, hints=is_kept(stored.url))
+    _print_trained(study, training, result, json)
+    if is_kept(stored.url) and not json:
+        named = ("--study", study.study_name, *options.folder_of_data(stored.data_dir))
+        searching = studies.command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
+        best = studies.command(study, "supernet", "export", *named)
+        say_next([(best, "the best, to be trained on its own"), (searching, "search from its prior")])
 
 
 def _prepare(
@@ -150,9 +155,7 @@ def _prepare(
     return study, training
 
 
-def _print_trained(
-    study: Study, training: SupernetTraining, result: SupernetResult, json: bool, *, hints: bool
-) -> None:
+def _print_trained(study: Study, training: SupernetTraining, result: SupernetResult, json: bool) -> None:
     if json:
         history = [asdict(epoch) for epoch in training.history]
         print_json({**result.summary(), "alphas": result.alphas, "history": history})
@@ -166,16 +169,6 @@ def _print_trained(
         trials, short = result.score_trials, result.score_short_trainings
         said = [plural(trials, "trial")] * bool(trials) + [plural(short, "short training")] * bool(short)
         say(f"score, learned from {' and '.join(said) or 'no trainings yet, the prior'}: {weights}")
-    if not hints:
-        return
-    named = ("--study", study.study_name)
-    searching = studies.command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
-    say_next(
-        [
-            (studies.command(study, "supernet", "export", *named), "the best, to be trained on its own"),
-            (searching, "search from its prior"),
-        ]
-    )
 
 
 def _shared(accuracy: float | None) -> str:
@@ -214,7 +207,8 @@ def export(
         Column("architecture", lambda row: row["architecture"], wrap=True),
     )
     print_table(f"study {stored.study}: the supernet's best", columns, rows, json=json)
-    run = studies.command(study, "run", "--study", stored.study, "--fixed", str(path))
+    folder = options.folder_of_data(stored.data_dir)
+    run = studies.command(study, "run", "--study", stored.study, "--fixed", str(path), *folder)
     say_next([(run, "train these on their own")])
 
 

@@ -141,6 +141,20 @@ def test_hints_can_be_typed(command: Command) -> None:
         assert shlex.split(said.rpartition(" makes some")[0])[-4:] == ["--study", name, "--storage", storage]
 
 
+def test_what_comes_next_finds_the_same_data_sets(command: Command) -> None:
+    where = ("--data-dir", "my data")
+    created = command("study", "create", *tiny(), *where)
+    ran = command("run", "--trials", 1, *where)
+    trained = command("supernet", "train", "--budget", 0, "--set", "supernet.short_trainings=0", *where)
+    exported = command("supernet", "export", *where)
+    for each in (created, ran, trained, exported, command("retrain", *where)):
+        assert each.code == 0, each.err
+        steps = [line for line in each.err.partition("next: ")[2].splitlines() if "nas-optuna" in line]
+        for step in steps:
+            assert ("--data-dir 'my data'" in step) != (shlex.split(step)[1] in ("best", "dashboard")), step
+        assert steps
+
+
 def test_study_commands_take_the_name_as_a_word_or_as_an_option(command: Command, study: str) -> None:
     assert command("study", "show", "--study", study, "--json") == command("study", "show", study, "--json")
     assert command("study", "export", "--study", study) == command("study", "export", study)
