@@ -10,7 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -257,6 +257,16 @@ def named_overrides(given: object) -> list[tuple[str, str]]:
             text = json.dumps(str(value.resolve()) if isinstance(value, Path) else value)
             found.append((flag_of(name), f"{key}={text}"))
     return found
+
+
+def words_of(given: Any) -> list[str]:
+    """The options that a dataclass of them was given, as a command line has them."""
+    words = []
+    for each in fields(given):
+        value = getattr(given, each.name)
+        for item in value if isinstance(value, list | tuple) else [] if value is None else [value]:
+            words += [flag_of(each.name.rstrip("_")), str(item)]
+    return words
 
 
 def folder_of_data(data_dir: Path | None) -> tuple[str, ...]:

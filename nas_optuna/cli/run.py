@@ -130,8 +130,12 @@ class _Search:
             clock.refuse_undivided(self.experiment.spec)
         if plan.warm_start or self.experiment.spec.sampler.name == "supernet":
             if self.stored is None:
-                begin = studies.command(plan.url, "supernet", "train", "--study", plan.study)
-                raise StudyError(f"study {plan.study!r} is not there yet and has no trained supernet; run: {begin}")
+                named = ("--study", plan.study, *options.folder_of_data(plan.data_dir))
+                create = studies.command(plan.url, "study", "create", *named, *options.words_of(plan.spec))
+                train = studies.command(plan.url, "supernet", "train", *named)  # it creates studies of fewer options
+                raise StudyError(
+                    f"study {plan.study!r} is not there yet and has no trained supernet; run: {create} && {train}"
+                )
             supernet_result.read_result(self.stored)  # if there is none, the error says what to run
 
     @property

@@ -52,8 +52,8 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
         (("--until", "acuracy>=0.5"), "did you mean 'accuracy'"),
         (("--keep-weights", "bst"), "'bst' is not one of 'best', 'all'"),
         (("--track", "tensorbord:logs"), "did you mean 'tensorboard'"),
-        (("--warm-start", "supernet"), "run: nas-optuna supernet train --study nas"),
-        (("--sampler", "supernet"), "run: nas-optuna supernet train --study nas"),
+        (("--warm-start", "supernet"), " && nas-optuna supernet train --study nas"),
+        (("--sampler", "supernet"), "run: nas-optuna study create --study nas --sampler supernet --set "),
         (("--devices", "cpu,cuda:99"), "device 'cuda:99' is not on this machine"),
         (("--files", "s3://bucket/nas"), "--files s3://bucket/nas is a URL"),
         (("--files", "taken/files"), "taken is no folder that you may write to"),
@@ -66,6 +66,18 @@ def test_what_cannot_be_honoured_is_one_line(command: Command, options: tuple[st
     assert result.code == 2
     assert says in result.err.splitlines()[-1]
     assert [path.name for path in Path.cwd().iterdir()] == ["taken"], "nothing is created"
+
+
+def test_what_begins_a_study_with_a_supernet_makes_the_study_that_was_asked_for(command: Command) -> None:
+    asked = ("--space", "conv", "--fix", "conv1.stride=1", "--search", "recipe.learning_rate=1e-4..1e-1:log")
+    words = ("run", "--study", "my own", "--spec", "digits-quick", *tiny(), *asked, "--max-params", "50k")
+    refused = command(*words, "--data-dir", "here", "--warm-start", "supernet")
+    create, train = refused.err.partition("; run: ")[2].split(" && ")
+    assert shlex.split(train) == ["nas-optuna", "supernet", "train", "--study", "my own", "--data-dir", "here"]
+    created = command(*shlex.split(create)[1:])
+    assert created.code == 0, created.err
+    again = command(*words, "--warm-start", "supernet").err
+    assert "has no trained supernet; run: nas-optuna supernet train" in again, "it is that study"
 
 
 def test_a_refusal_names_the_variable_where_that_was_set(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
