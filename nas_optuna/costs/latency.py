@@ -12,10 +12,10 @@ from pathlib import Path
 
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
-from nas_optuna.costs.runtimes import Conditions, make_runtime
+from nas_optuna.costs.runtimes import RUNTIMES, Conditions, make_runtime
 from nas_optuna.costs.timing import Visit, fastest, visit, visit_in_rounds
 from nas_optuna.devices import current, network_failures
-from nas_optuna.errors import TableError, needing_every_network
+from nas_optuna.errors import SpecError, TableError, needing_every_network
 from nas_optuna.lazily import lazily
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace, Shape
@@ -61,6 +61,11 @@ def measure_table(
 ) -> LatencyTable:
     """Measure every operation that a space can contain, or continue an earlier call."""
     # The table is saved as it grows and when it is interrupted.
+    if RUNTIMES.is_code(conditions.runtime):
+        raise SpecError(
+            "a latency table may not name code to import; register the runtime (entry point nas_optuna.runtimes), or"
+            " measure without a table: nas-optuna run --latency-runtime FILE.py:CLASS"
+        )
     if path.exists():
         table = LatencyTable.load(path)
         table.require(conditions, path, "continue it under its own")

@@ -107,7 +107,7 @@ class Conditions:
 
     device: str  # type of the device, ``"cpu"``, ``"cuda"`` or ``"mps"``
     device_name: str  # its maker's name for it
-    runtime: str  # a name of `nas_optuna.costs.runtimes.RUNTIMES`, e.g. ``"torch"``
+    runtime: str  # as `make_runtime` takes it, e.g. ``"torch"``
     version: str  # the runtime's version
     threads: Annotated[int, Ge(1)]  # threads of one operation on the CPU
     batch_size: Annotated[int, Ge(1)]  # images per call
@@ -126,8 +126,9 @@ class Conditions:
         """The conditions on this machine."""
         made = make_runtime(runtime)
         made.require(device.type, precision)
-        name = device_name(device)
-        return cls(device.type, name, made.name, made.version(), threads, batch_size, precision)
+        # The name that finds it again, which of a class in a file is not its own.
+        found_by = RENAMED.get(runtime, runtime)
+        return cls(device.type, device_name(device), found_by, made.version(), threads, batch_size, precision)
 
     def __str__(self) -> str:
         """E.g. ``"measured on ARM Cortex-A72 with onnxruntime 1.32.0, int8, batch 1, threads 1"``."""

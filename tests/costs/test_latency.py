@@ -1,13 +1,15 @@
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nas_optuna.costs.latency import measure
+from nas_optuna.costs.latency import measure, measure_table
 from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.costs.timing import Visit, fastest, visit_in_rounds
 from nas_optuna.errors import DeviceError, SpecError
+from nas_optuna.spaces.conv import ConvSpace
 
 CPU = torch.device("cpu")
 HERE = Conditions.here(CPU)
@@ -64,6 +66,21 @@ def test_impossible_conditions_are_refused(options: dict[str, object], message: 
 def test_onnx_is_refused_on_a_gpu() -> None:
     with pytest.raises(DeviceError, match="use --device cpu"):
         Conditions.here(torch.device("cuda"), runtime="onnx")
+
+
+@pytest.mark.parametrize("name", ["own", "torch"])
+def test_a_runtime_of_ones_own_file_is_the_one_that_runs(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from nas_optuna.costs.runtimes import TorchEager\n\n"
+        f"class Own(TorchEager):\n    name = {name!r}\n    prepare = lambda self, *given: lambda: 777.0\n"
+    )
+    conditions = Conditions.here(CPU, runtime=f"{file}:Own")
+    assert measure(Sleep(), (1,), conditions, seconds=0) == (777.0, 777.0, 777.0)
+    table = tmp_path / "table.json"
+    with pytest.raises(SpecError, match=r"may not name code to import; register .*--latency-runtime FILE\.py:CLASS"):
+        measure_table(ConvSpace(depth=1), conditions, table, rounds=1)
+    assert not table.exists()
 
 
 def test_onnx_runtime_runs_the_same_network() -> None:
