@@ -73,12 +73,13 @@ class StudyCosts:
 
     def refine(self, architecture: Architecture, costs: Mapping[str, float]) -> dict[str, float]:
         """The costs, more exact by now for those that are objectives (`Cost.refine`)."""
-        return {
-            name: _number(self._costs[name].refine(architecture, known), name, architecture)
-            if name in self._optimised
-            else known
-            for name, known in costs.items()
-        }
+        with network_failures(f"the costs of {architecture} cannot be known"):
+            return {
+                name: _number(self._costs[name].refine(architecture, known), name, architecture)
+                if name in self._optimised
+                else known
+                for name, known in costs.items()
+            }
 
     def __getitem__(self, name: str) -> Cost:
         return self._costs[name]

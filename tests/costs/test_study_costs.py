@@ -10,7 +10,7 @@ from nas_optuna.costs.latency import measure_table
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
-from nas_optuna.errors import SpecError, TableError
+from nas_optuna.errors import SpecError, TableError, TrainingError
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity
 from nas_optuna.spaces import SearchSpace, create_space
@@ -239,4 +239,14 @@ def test_a_cost_of_ones_own_gives_numbers(wrong: object) -> None:
     Odd.gives = wrong
     for ask in (lambda: known(ARCHITECTURE), lambda: known.refine(ARCHITECTURE, {"odd": 3.0})):
         with pytest.raises(SpecError, match=r"cost 'odd' gave .* for f4k3s1-f8k5s2, not a number; correct its class"):
+            ask()
+
+
+def test_a_network_whose_latency_cannot_be_measured_fails_alone_whenever_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    known = costs(objectives=["accuracy", "latency_ms"])
+    monkeypatch.setattr("nas_optuna.costs.latency.measure", lambda *_: [][0])
+    for ask in (lambda: known(ARCHITECTURE), lambda: known.refine(ARCHITECTURE, {"latency_ms": 3.0})):
+        with pytest.raises(TrainingError, match="costs of f4k3s1-f8k5s2 cannot be known: IndexError"):
             ask()
