@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +36,7 @@ from nas_optuna.samplers.prior import AS_LEARNED, WarmStartSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_candidates, make_evaluator, make_sampler, with_default_search
+from nas_optuna.spec_text import toml_value
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage, sqlite_file
 from nas_optuna.study.studies import (
@@ -262,7 +262,7 @@ class Experiment:
             known = {"name": self.data.name, "fingerprint": self.data.fingerprint, **figures}
             study.set_user_attr(StudyKey.DATA, known)
         if stored.data.name != self.spec.data.name:
-            moved = stored.override([f"data.name={json.dumps(self.spec.data.name)}"])
+            moved = stored.override([f"data.name={toml_value(self.spec.data.name)}"])
             study.set_user_attr(StudyKey.SPEC, moved.to_dict())
             logger.warning("the images of study %r lie at %s now", study.study_name, self.spec.data.name)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import os
 import shlex
 import sqlite3
@@ -31,7 +30,7 @@ with lazily():
     from nas_optuna.experiment import Experiment
     from nas_optuna.presets import preset_names
     from nas_optuna.report import notebook
-    from nas_optuna.spec_text import overridden
+    from nas_optuna.spec_text import overridden, toml_value
     from nas_optuna.study import studies
     from nas_optuna.study.files import folders, usable
 
@@ -253,8 +252,7 @@ def named_overrides(given: object) -> list[tuple[str, str]]:
         if isinstance(key, str) and value not in (None, []):
             if key == "data.name":
                 value = data_name(value)
-            # JSON's strings and lists of strings are also TOML.
-            text = json.dumps(str(value.resolve()) if isinstance(value, Path) else value)
+            text = toml_value(str(value.resolve()) if isinstance(value, Path) else value)
             found.append((flag_of(name), f"{key}={text}"))
     return found
 

@@ -7,7 +7,6 @@ a linear classifier of what it sees in some of the images is compared with the u
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.backbone import LARGE, SIZES, at_hand
 from nas_optuna.spec import StudySpec
-from nas_optuna.spec_text import overridden
+from nas_optuna.spec_text import overridden, toml_value
 from nas_optuna.study.significance import Measured
 from nas_optuna.training import make_network
 from nas_optuna.training.fit import never
@@ -77,7 +76,7 @@ def pretrained_experiment(
         say("reading the pictures again, larger, for pretrained weights would take too long; --space backbone does")
         return None
     try:
-        spec, began = spec.override([f"space.model={json.dumps(model)}"]), time.monotonic()
+        spec, began = spec.override([f"space.model={toml_value(model)}"]), time.monotonic()
         other = Experiment.from_spec(spec, **settings, images=images)
         if (side := min(other.space.image_size)) >= LARGE:  # of which a network that a limit cuts may need smaller ones
             read, images = other.search.data, lambda: read

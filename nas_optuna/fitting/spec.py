@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +28,7 @@ from nas_optuna.spaces.backbone import PACKAGES, at_hand
 from nas_optuna.spaces.residual import DIVISOR
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import make_space
-from nas_optuna.spec_text import overridden
+from nas_optuna.spec_text import overridden, toml_value
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.trial_queue import read_architectures
 
@@ -52,8 +51,8 @@ def spec_for(
 ) -> StudySpec:
     """The preset for own images with a data set and with the user's settings; a limit of None is none."""
     refuse_named(overrides)
-    given = [f"limits.{cost}={json.dumps(value)}" for cost, value in (limits or {}).items() if value is not None]
-    given += [*usual_settings(space), *overrides, f"data.name={json.dumps(name)}"]  # last, after a whole section data
+    given = [f"limits.{cost}={toml_value(value)}" for cost, value in (limits or {}).items() if value is not None]
+    given += [*usual_settings(space), *overrides, f"data.name={toml_value(name)}"]  # last, after a whole section data
     preset = StudySpec.from_toml(find_spec(preset_for(space)))
     spec = preset.with_parts(space=space, sampler=sampler or SAMPLER, seed=seed).override(given)
     return with_few_to_select(spec, overrides, None)
@@ -174,7 +173,7 @@ def decided_before(spec: StudySpec, stored: StudySpec, pretrained: StudySpec | N
     """The spec with what an earlier run of the same fit decided: its space, and a setting that came later."""
     if pretrained is not None and stored.space.name == pretrained.space.name:
         known = [name for name in ("model", "sizes") if name in stored.space.options]
-        return pretrained.override([f"space.{name}={json.dumps(stored.space.options[name])}" for name in known])
+        return pretrained.override([f"space.{name}={toml_value(stored.space.options[name])}" for name in known])
     if (spec.space.name, stored.space.name) == ("residual", "backbone"):
         raise StudyError(
             "the fit in this folder has begun with pretrained weights, since nothing named a space or a"
@@ -182,7 +181,7 @@ def decided_before(spec: StudySpec, stored: StudySpec, pretrained: StudySpec | N
         )
     decided = []
     if spec.recipe.progressive == "auto":
-        decided.append(f"recipe.progressive={json.dumps(stored.recipe.progressive)}")
+        decided.append(f"recipe.progressive={toml_value(stored.recipe.progressive)}")
     if spec.space.name == "residual":
         names = ["width", "stages"] if spec.limits else {"width"} - spec.space.options.keys()
         decided += [f"space.{name}={stored.space.options[name]}" for name in names if name in stored.space.options]

@@ -8,13 +8,29 @@ from pathlib import Path
 import optuna
 import pytest
 
+from nas_optuna import StudySpec
+from nas_optuna.cli.options import named_overrides
+from nas_optuna.cli.run_options import SpecOptions
+from nas_optuna.fitting.spec import decided_before, spec_for
 from nas_optuna.report.notes import NoteWriter
-from tests.helpers import Command, tiny
+from tests.helpers import Command, tiny, write_photos
 from tests.study import leases
 
 
 def trials() -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db").trials
+
+
+def test_a_path_may_hold_any_character(place: Path) -> None:
+    folder, table = place / "\U0001f4f7 é", place / "\U0001f4f7.json"
+    write_photos(folder, each=2, height=30, width=30)
+    given = SpecOptions(data=str(folder), latency_table=str(table))
+    spec = StudySpec().override([text for _, text in named_overrides(given)])
+    assert spec.data.name == spec_for(spec.data.name).data.name == f"folder:{folder}"
+    assert spec.latency.table == str(table)
+    usual = spec.override(["space.name=backbone"])
+    begun = usual.override([f"space.model={folder}"])
+    assert decided_before(spec, begun, usual).space.options["model"] == str(folder)
 
 
 @pytest.mark.parametrize(
