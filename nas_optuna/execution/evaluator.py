@@ -65,8 +65,8 @@ class Measurement:
     def __post_init__(self) -> None:
         plain = {name: _plain(value) for name, value in self.metrics.items()}
         object.__setattr__(self, "metrics", plain)
-        object.__setattr__(self, "seconds", _plain(self.seconds))
-        object.__setattr__(self, "epochs", _plain(self.epochs))
+        for name in ("step", "seconds", "epochs"):
+            object.__setattr__(self, name, _plain(getattr(self, name)))
 
 
 def _plain(value: Any) -> Any:
@@ -210,8 +210,8 @@ def _require_sound(measured: object, step: int, needed: set[str]) -> None:
     """Check one measurement."""
     if not isinstance(measured, Measurement):
         raise TrainingError(f"the evaluator yielded a {type(measured).__name__}, not a Measurement")
-    if measured.step != step:
-        raise TrainingError(f"the evaluator yielded step {measured.step} where step {step} was due")
+    if type(measured.step) is not int or measured.step != step:
+        raise TrainingError(f"the evaluator yielded step {shown(measured.step)} where step {step}, an int, was due")
     # A metric may have the name of one of ours.
     for name, value in (*measured.metrics.items(), ("seconds", measured.seconds), ("epochs", measured.epochs)):
         if isinstance(value, bool) or not isinstance(value, int | float):

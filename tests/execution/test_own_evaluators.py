@@ -97,6 +97,7 @@ def test_a_figure_that_is_no_number_is_named() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        ({"seconds": 0.0, "step": 1.0}, "yielded step 1.0 where step 1, an int, was due"),
         ({"seconds": None}, "'seconds' as a NoneType, not a number"),
         ({"seconds": float("nan")}, "measured nan seconds"),
         ({"seconds": 0.0, "epochs": None}, "'epochs' as a NoneType"),
@@ -136,15 +137,18 @@ def test_a_training_that_explodes_leaves_a_trial_that_can_be_read(tmp_path: Path
     assert (sound.state, sound.values) == ("complete", (0.5,))
 
 
-def test_a_figure_may_be_called_as_one_of_ours_and_epochs_be_of_numpy() -> None:
+def test_a_figure_may_be_called_as_one_of_ours_and_step_and_epochs_be_of_numpy(tmp_path: Path) -> None:
     class Timed(Figures):
         def evaluate(self, architecture: Any, *, resume: Path | None, stop: Any) -> Iterator[Measurement]:
             figures = {"accuracy": 0.5, "seconds": math.nan, "epochs": 3}
+            step: Any = np.int64(1)
             epochs: Any = np.int64(2)
-            yield Measurement(1, figures, seconds=1.0, epochs=epochs)
+            yield Measurement(step, figures, seconds=1.0, epochs=epochs)
 
     evaluator = Timed(nas.space(pixels)(**SHAPE), float)
-    optuna.create_study(direction="maximize").optimize(nas.EvaluatorObjective(evaluator, device="cpu"), n_trials=1)
+    kept = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/x.db", create=True), direction="maximize")
+    kept.optimize(nas.EvaluatorObjective(evaluator, device="cpu"), n_trials=1)
+    assert kept.trials[0].intermediate_values == {1: 0.5}, "a database keeps NumPy's numbers as bytes"
     objective = nas.EvaluatorObjective(evaluator, objectives=["seconds:minimize"], device="cpu")
     study = optuna.create_study(direction="minimize")
     study.optimize(objective, n_trials=1)
