@@ -96,6 +96,8 @@ def measure(
     assert last is not None
     entry = {"name": name, "identity": objective.identity, "accuracy": last.metrics[judged], "epochs": last.step}
     entry["seconds"] = round(seconds, 3)
+    if judged == first.metric and "SPREAD" in last.details:  # else it may be that of another accuracy
+        entry["spread"] = last.details["SPREAD"]
     if first.metric and first.cost is None and abs(last.metrics[first.metric]) < LARGEST:  # no cost of it is known
         entry["value"] = last.metrics[first.metric]
     weights = sum(parameter.numel() for parameter in evaluator.space.build(architecture).parameters())

@@ -187,7 +187,7 @@ class StudyFacts:
         # A trial that chooses settings of the recipe has an identity of its own; its user would have kept the recipe's.
         by_recipe = bool(own and TrialRecord.of(best).settings)
         if by_recipe or own.get("identity", "") == attribute(best, TrialKey.IDENTITY):
-            return Gain(measured, Measured.on(images, own["accuracy"]), majority, tested=tested)
+            return Gain(measured, Measured.on(images, own["accuracy"], own.get("spread")), majority, tested=tested)
         references = (t for t in self.complete if attribute(t, TrialKey.ORIGIN) == REFERENCE)
         alike = [t for t in references if len(longest_trained([t, best])) == 2]  # a longer training is ahead by that
         reference = best_of(self.study, alike)

@@ -75,6 +75,7 @@ class _Reference(TypedDict, total=False):
     name: str
     identity: str
     accuracy: Share
+    spread: Number
     value: Number
     seconds: Seconds
 

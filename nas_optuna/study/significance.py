@@ -84,9 +84,9 @@ class Measured:
     error: float
 
     @classmethod
-    def on(cls, images: int, accuracy: float) -> Measured:
-        """An accuracy on a sample of images."""
-        return cls(accuracy, sampling_error(accuracy, images))
+    def on(cls, images: int, accuracy: float, spread: float | None = None) -> Measured:
+        """An accuracy on a sample of images, if repeated trainings have this standard deviation."""
+        return cls(accuracy, max(sampling_error(accuracy, images), standard_error(accuracy, None, spread) or 0.0))
 
     @classmethod
     def on_test(cls, report: Mapping[str, Any]) -> Measured:

@@ -6,6 +6,7 @@ import pytest
 
 from nas_optuna import Experiment
 from nas_optuna.errors import Interrupted
+from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.storage import open_storage
 from nas_optuna.study.studies import load_study, study_spec
@@ -65,6 +66,20 @@ def test_an_own_network_is_trained_once_and_stands_beside_the_best(command: Comm
     again = command("run", "--trials", 1)
     assert again.code == 0, "the yes to the code is remembered, as for any code of a stored study"
     assert command("best", "--json").json["gain"]["reference_accuracy"] == gain["reference_accuracy"]
+
+
+def test_repeats_that_differ_make_an_own_network_less_certain(command: Command) -> None:
+    Path("own.py").write_text(OWN)
+    made = command("run", "--trials", 1, *tiny(recipe__repeats=2), "--reference", "own.py:linear")
+    assert made.code == 0, made.err
+    study = load_study(open_storage("sqlite:///nas-optuna.db"), "nas")
+    known = study.user_attrs[StudyKey.REFERENCE]
+    assert known["spread"] >= 0
+    study.set_user_attr(StudyKey.REFERENCE, known | {"spread": 0.9})
+    gain = StudyFacts(study).gain
+    assert gain is not None
+    assert gain.reference is not None
+    assert gain.reference.error == pytest.approx(0.9 / 2**0.5)
 
 
 def test_references_have_the_recipes_own_settings_where_these_are_searched(command: Command) -> None:
