@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import posixpath
 import re
 import ssl
 from collections.abc import Mapping
@@ -125,8 +126,9 @@ class MlflowTracker(Callback):
 
 
 def _accepted(name: str) -> str:
-    """A name with ``_`` for what MLflow refuses."""
-    return re.sub(r"[^\w.\-: /]+", "_", name)[:250]
+    """A name with ``_`` for what MLflow refuses, also as a path: one that is absolute, or leads upwards."""
+    path = posixpath.normpath(re.sub(r"[^\w.\-: /]+", "_", name)[:250])
+    return re.sub(r"^(\.*/|\.\.|\.$)+", "_", path)
 
 
 def _require_answer(uri: str) -> None:
