@@ -74,6 +74,11 @@ class StudyFacts:
         self.images = remembered_images(self.study)  # that validate; None if unknown
 
     @cached_property
+    def comparable(self) -> list[FrozenTrial]:
+        """The complete trials that were trained longest: values of shorter trainings say something else."""
+        return longest_trained(self.complete)
+
+    @cached_property
     def spec(self) -> StudySpec:
         """The study's spec."""
         return study_spec(self.study)

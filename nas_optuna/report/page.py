@@ -37,7 +37,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.spec_text import to_toml
 from nas_optuna.study.optuna_internals import url_of
-from nas_optuna.study.results import REFERENCE, TrialRecord, cost_names, front_trials, ranked
+from nas_optuna.study.results import REFERENCE, TrialRecord, cost_names, front_trials, longest_trained, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Measured, error_of
 from nas_optuna.study.supernet_result import find_predictor, read_result
@@ -174,13 +174,13 @@ def _ranking(facts: StudyFacts) -> Section | None:
 def _progress(facts: StudyFacts) -> Section | None:
     if sum(1 + len(curve_of(trial)) for trial in facts.trials) <= 2:  # charts of one dot each
         return None
-    dots = [(t.number, t.values[0]) for t in facts.complete]
+    dots = [(t.number, t.values[0]) for t in facts.comparable]
     best = staircase(dots, maximize=facts.maximize)
     errors: Sequence[float] = ()
     if facts.names[0] in ACCURACIES:
-        errors = [error_of(t, facts.images) or 0.0 for t in facts.complete]
+        errors = [error_of(t, facts.images) or 0.0 for t in facts.comparable]
     drawn = [
-        Series(dots, "dot faint", titles_of(facts.complete), errors, "complete trial"),
+        Series(dots, "dot faint", titles_of(facts.comparable), errors, "complete trial"),
         Series(best, "line s0", name="best so far"),
     ]
     history = charts.plot(drawn, "trial", _named(facts.names[0]), share=facts.names[0] in ACCURACIES)
@@ -215,16 +215,16 @@ def _named(objective: str) -> str:
 def _tradeoffs(facts: StudyFacts) -> Section:
     """The quality against each cost, with the front."""
     plots = []
-    by_accuracy = bool(facts.complete) and attribute(facts.complete[0], TrialKey.ACCURACY) is not None
+    by_accuracy = bool(facts.comparable) and attribute(facts.comparable[0], TrialKey.ACCURACY) is not None
     quality = "accuracy" if by_accuracy else facts.names[0]
     maximize = by_accuracy or facts.maximize
-    costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.complete}
+    costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.comparable}
     wanted = {name.partition(":")[0]: name for name in facts.names}
-    for name in cost_names(map(TrialRecord.of, facts.complete)):
+    for name in cost_names(map(TrialRecord.of, facts.comparable)):
         described = describe(wanted.get(name, name))  # the study may maximise what is a cost elsewhere
         points = [
             (costs[trial.number][name], value, trial)
-            for trial in facts.complete
+            for trial in facts.comparable
             if name in costs[trial.number]
             and (value := attribute(trial, TrialKey.ACCURACY) if by_accuracy else trial.values[0]) is not None
         ]
@@ -298,12 +298,18 @@ def what_mattered(facts: StudyFacts) -> Section | None:
 
 def _compared(facts: StudyFacts) -> tuple[int, int | None, dict[int, float]]:
     """The objective's place, the epoch, and each trial's value: the final one, or that of the last epoch of enough."""
-    # A pruner leaves few complete trials in a short search, and those that it stopped tell something, too.
-    if len(facts.complete) >= LEAST_FOR_IMPORTANCE:
-        return 0, None, {trial.number: trial.values[0] for trial in facts.complete}
+    shorter = facts.complete
+    while len(shorter) >= LEAST_FOR_IMPORTANCE:
+        values = {trial.number: trial.values[0] for trial in longest_trained(shorter)}
+        if len(values) >= LEAST_FOR_IMPORTANCE:
+            return 0, None, values
+        shorter = [trial for trial in shorter if trial.number not in values]
+    # A pruner leaves few complete trials in a short search, and those that it stopped tell something, too; with a
+    # clock, an epoch is another part of each training.
     by_epoch: dict[int, dict[int, float]] = {}
     for trial in facts.trials:
-        for epoch, value in curve_of(trial) if trial.params else []:
+        by_clock = attribute(trial, TrialKey.RUNG) is not None
+        for epoch, value in curve_of(trial) if trial.params and not by_clock else []:
             by_epoch.setdefault(int(epoch), {})[trial.number] = value
     enough = [epoch for epoch, values in by_epoch.items() if len(values) >= LEAST_FOR_IMPORTANCE]
     return (_reported(facts), max(enough), by_epoch[max(enough)]) if enough else (0, None, {})
@@ -346,7 +352,7 @@ def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:
     from scipy.stats import kendalltau
 
     scorer = find_predictor(facts.study, {name: p.choices for name, p in space.parameters.items()})
-    trained = [t for t in facts.complete if attribute(t, TrialKey.ACCURACY) is not None]
+    trained = [t for t in facts.comparable if attribute(t, TrialKey.ACCURACY) is not None]
     if scorer is None or len(trained) < LEAST_FOR_CHECK:
         return {"check": None}
     scores = scorer([space.architecture(of_architecture(t.params)).params for t in trained])

@@ -12,6 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.cli.results import print_ranking
+from nas_optuna.report import charts
 from nas_optuna.report.comparison import comparison_page, summary_of
 from nas_optuna.report.facts import StudyFacts, rows
 from nas_optuna.report.notes import study_note
@@ -44,6 +45,7 @@ def add(
     accuracy: float = 0,
     origin: str = "",
     device: str = EVIL,
+    **more: object,
 ) -> None:
     import random
 
@@ -61,6 +63,7 @@ def add(
         TrialKey.ORIGIN: origin,
         TrialKey.cost("macs"): 1000 + number,
         TrialKey.cost("params"): 100 + number % 7,
+        **{getattr(TrialKey, name): value for name, value in more.items()},
     }
     single = len(study.directions) == 1
     trial = create_trial(
@@ -190,6 +193,37 @@ def test_where_few_trials_end_what_the_pruned_ones_had_says_what_mattered(object
     assert "20 trials, by what they had after epoch 2, the last that so many have reached. Only 6 trials ended" in text
     assert "among the best in accuracy: Optuna's" in text
     assert what_mattered(StudyFacts(study)) == what_mattered(StudyFacts(alone)), "it is of what is reported"
+
+
+def test_trainings_of_another_length_are_in_no_chart_of_values(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = made()
+    for number in range(12):
+        add(study, number, accuracy=0.99 - number / 100, RUNG=0, SHARE=1.0)
+    for number in range(12, 15):
+        add(study, number, accuracy=0.5 + number / 100, RUNG=1, SHARE=4.0)
+    facts = StudyFacts(study)
+    assert [trial.number for trial in facts.comparable] == [12, 13, 14]
+    page = report(study)
+    assert "trial 5:" not in page
+    assert page.count("trial 13:") >= 2, "best so far, and accuracy against a cost"
+    mattered = what_mattered(facts)
+    assert mattered is not None
+    assert (mattered["epoch"], mattered["trials"]) == (None, 12)
+    assert "12 complete trials of about the same length; pruned trials are not counted" in plain(page)
+    drawn: list[charts.Series] = []
+    monkeypatch.setattr(charts, "plot", lambda series, *about, **more: drawn.extend(series))
+    comparison_page([study], [summary_of(study)])
+    assert max(value for series in drawn for _, value in series.points) == 0.5 + 14 / 100
+
+
+@pytest.mark.parametrize("clocked", [0, 9])
+def test_an_epoch_of_a_training_by_a_clock_says_nothing_of_what_mattered(clocked: int) -> None:
+    study = made()
+    for number in range(9):
+        add(study, number, **{"RUNG": 0, "SHARE": 1.0} if number < clocked else {})
+    for number in range(9, 11):
+        add(study, number, TrialState.PRUNED)
+    assert (what_mattered(StudyFacts(study)) is None) == bool(clocked)
 
 
 def test_the_reference_is_ranked_even_where_ten_are_better() -> None:
