@@ -51,6 +51,10 @@ def metric(
 ) -> Callable[[_F], _F]:
     """Describe your own metric function.
 
+    A stored study is shown without importing the code that it names, so of a metric named by its file or module tables
+    and reports show the values alone. Register it (entry point ``nas_optuna.metrics``) if they are to use `ideal`,
+    `worst`, `label` and `unit`.
+
     Args:
         direction: ``"maximize"`` or ``"minimize"``.
         ideal: The best possible value; a hypervolume is a share of the box from the worst to it.
