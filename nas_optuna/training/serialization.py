@@ -175,7 +175,7 @@ def loading_call(space: str, file: str) -> str:
     """The call that loads a network from a file; it takes the space's function if that is code of the user's own."""
     name = space.rpartition(":")[2]
     own = f", space={name if name.isidentifier() else '...'}" if SPACES.is_code(space) else ""
-    return f"nas_optuna.load_network({json.dumps(file)}{own})"
+    return f"nas_optuna.load_network({json.dumps(file, ensure_ascii=False)}{own})"
 
 
 def save_network(path: Path, network: nn.Module, header: Header) -> None:
