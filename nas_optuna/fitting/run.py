@@ -224,8 +224,8 @@ class _Running:
 
     def run(self) -> Fitted:
         say, budget = self.fit.say, self.fit.budget
-        about = (self.experiment.describe(within=True), *self.experiment.notes(), *advice(self.fit.spec, self.images))
-        for line in about:
+        hints = advice(self.fit.pretrained, self.images, min(self.experiment.space.image_size))
+        for line in (self.experiment.describe(within=True), *self.experiment.notes(), *hints):
             say(line)
         try:
             winner, report, classifier = self._finished() or self._made()

@@ -21,7 +21,7 @@ from nas_optuna.execution.reference import require_training
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import ENOUGH_TO_SELECT, TimeBudget, refuse_named
 from nas_optuna.fitting.equal_seconds import time_reference
-from nas_optuna.fitting.pretrained import pretrained_experiment
+from nas_optuna.fitting.pretrained import SMALLEST, pretrained_experiment
 from nas_optuna.presets import OWN_IMAGES, PRETRAINED, find_spec
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.backbone import PACKAGES, at_hand
@@ -68,12 +68,13 @@ def usual_settings(space: str | None) -> list[str]:
     return [PROGRESSIVE] if preset_for(space) == OWN_IMAGES else []
 
 
-def advice(spec: StudySpec, images: ImageSet) -> Iterator[str]:
-    """Hints that would help more than a search."""
-    if spec.space.name == "residual" and images.channels == 3 and len(images) < FEW and at_hand() is None:
+def advice(pretrained: StudySpec | None, images: ImageSet, side: int) -> Iterator[str]:
+    """Hints that would help more than a search; networks see `side` pixels."""
+    considered = pretrained is not None and side >= SMALLEST
+    if considered and images.channels == 3 and len(images) < FEW and at_hand() is None:
         yield (
             "on few pictures a network that has seen millions of others is far ahead; to have one considered:"
-            f" pip install {PACKAGES}"
+            f" pip install {PACKAGES}, and fit into another folder (--out FOLDER)"
         )
 
 

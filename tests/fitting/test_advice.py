@@ -1,5 +1,7 @@
 """What a fit says of better ways than a search."""
 
+import re
+
 import pytest
 import torch
 
@@ -9,19 +11,26 @@ from nas_optuna.fitting.spec import FEW, advice, spec_for
 
 
 @pytest.mark.parametrize(
-    ("space", "channels", "images", "model", "told"),
+    ("may_begin", "channels", "images", "side", "model", "told"),
     [
-        (None, 3, 100, None, True),
-        (None, 3, FEW, None, False),
-        (None, 1, 100, None, False),
-        ("backbone", 3, 100, None, False),
-        (None, 3, 100, "resnet18", False),  # it has been considered
+        (True, 3, 100, 16, None, True),
+        (True, 3, FEW, 16, None, False),
+        (True, 1, 100, 16, None, False),
+        (True, 3, 100, 15, None, False),  # too small for one
+        (False, 3, 100, 16, None, False),  # none would be considered
+        (True, 3, 100, 16, "resnet18", False),  # it has been considered
     ],
 )
 def test_a_pretrained_network_is_named_where_pictures_are_few(
-    monkeypatch: pytest.MonkeyPatch, space: str | None, channels: int, images: int, model: str | None, told: bool
+    monkeypatch: pytest.MonkeyPatch,
+    may_begin: bool,
+    channels: int,
+    images: int,
+    side: int,
+    model: str | None,
+    told: bool,
 ) -> None:
     monkeypatch.setattr(spec, "at_hand", lambda: model)
     pictures = ImageSet(torch.zeros(images, channels, 2, 2, dtype=torch.uint8), torch.arange(images) % 2, ("a", "b"))
-    lines = list(advice(spec_for("digits", space=space), pictures))
-    assert [("pip install" in line) for line in lines] == [True] * told
+    lines = "\n".join(advice(spec_for("digits", space="backbone") if may_begin else None, pictures, side))
+    assert bool(re.search("pip install .*, and fit into another folder", lines)) == bool(lines) == told
