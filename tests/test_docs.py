@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import os
 import re
+import shutil
 import signal
 import subprocess
 import symtable
@@ -106,6 +107,29 @@ def test_every_block_says_its_language_and_every_remark_is_known() -> None:
     for page in PAGES:
         outside = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         assert not re.search(r"^ {4}(nas-optuna|python|pip) ", outside, re.MULTILINE), f"{page} has a command unrun"
+
+
+def test_what_checks_the_readme_leaves_studies_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".ci").mkdir()
+    for name in (".ci/run", "README.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("python3", "pip", "nas-optuna", "pytest", "ruff", "mypy", "lint-imports", "mkdocs", "chromium"):
+        (tools / tool).write_text(f'#!/bin/sh\necho "{tool} $1 in ($NAS_OPTUNA_STORAGE) ($NAS_OPTUNA_FILES)"\n')
+        (tools / tool).chmod(0o755)
+    studies = [tmp_path / "nas-optuna.db", tmp_path / "nas-optuna-files" / "weights"]
+    studies[1].parent.mkdir()
+    for file in studies:
+        file.touch()
+    monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("NAS_OPTUNA_STORAGE", "sqlite:///mine.db")
+    monkeypatch.setenv("NAS_OPTUNA_FILES", "mine")
+    code, printed = run(str(tmp_path / ".ci" / "run"))
+    assert (code, "all passed" in printed) == (0, True), printed
+    assert re.search(r"^nas-optuna run in \(sqlite:////\S+/readme\.db\) \(\)$", printed, re.MULTILINE), printed
+    assert "pytest  in () ()" in printed
+    assert all(file.exists() for file in studies)
 
 
 def test_the_reference_has_every_public_name() -> None:
