@@ -64,7 +64,7 @@ def fit(
     within: Annotated[str, option("The time for everything, such as 90s or 2h (default: 10m).", "TIME")] = "10m",
     out: Annotated[Path, option("Where everything is written (default: model).", "DIR")] = Path("model"),
     device: options.Device = "auto",
-    threads: options.Threads = None,
+    threads: Annotated[int | None, option("CPU threads (default: OMP_NUM_THREADS, else all cores).", "N")] = None,
     data_dir: options.DataDir = None,
     json: options.Json = False,
 ) -> None:

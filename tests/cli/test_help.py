@@ -63,6 +63,12 @@ def test_pages_name_options_that_there_are(page: Path) -> None:
         assert {word for word in words if word.startswith("--")} - {"--help"} <= options(words), line
 
 
+@pytest.mark.parametrize(("words", "otherwise"), [(("run",), "measured"), (("fit",), "all cores")], ids=str)
+def test_threads_are_measured_by_run_alone(words: tuple[str, ...], otherwise: str) -> None:
+    (threads,) = (parameter for parameter in command_of(words).params if parameter.name == "threads")
+    assert threads.help.endswith(f"(default: OMP_NUM_THREADS, else {otherwise}).")
+
+
 @pytest.mark.parametrize("words", list(commands()), ids=" ".join)
 def test_a_default_is_said_in_words(words: tuple[str, ...]) -> None:
     for parameter in command_of(words).params:
