@@ -41,7 +41,7 @@ HINTS = {
     "samplers": "take one with --sampler NAME; its options are --set sampler.OPTION=VALUE",
     "pruners": "take one with --pruner NAME; its options are --set pruner.OPTION=VALUE",
     "metrics": "take one with --objective NAME",
-    "costs": "take one with --objective NAME, or as a limit: --set limits.NAME=MOST",
+    "costs": "take one beside accuracy, --objective accuracy --objective NAME, or as a limit: --set limits.NAME=MOST",
     "strategies": "take one with supernet train --strategy NAME; its options are --set supernet.OPTION=VALUE",
     "data": "take one with --data",
     "devices": "take one with --device; where only cpu is listed, there is no GPU",

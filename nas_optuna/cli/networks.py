@@ -180,7 +180,7 @@ def retrain(
     else:
         print_facts("test figures", facts.retrained_figures(report.to_dict()))
         print_confusions(report)
-    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))), "--out", "model")
+    which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))), "--out", "exported")
     folder = options.folder_of_data(stored.data_dir)
     export = studies.command(study, "export", "--study", stored.study, *which, *folder)
     _say_what_next(path, search.spec, looks, export)

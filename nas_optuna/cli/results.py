@@ -100,7 +100,7 @@ def best(
     if not facts.can_retrain:
         return
     which = ("--trial", str(shown.number)) if latencies else ("--trial", "cheapest") if within else ()
-    take = facts.command("export", *which, "--out", "model")
+    take = facts.command("export", *which, "--out", "exported")
     train = [] if only_reads(stored.url) else [(facts.command("retrain", *which), "train it in full, and test it")]
     say_next([*train, (take, "take it away")])
 

@@ -141,7 +141,7 @@ class SpecOptions:
         if not timed and any("batch_size" not in text for text in settings):  # memory counts those, too
             raise SpecError(
                 "settings of latency are of no use where it is neither an objective nor limited; add --objective"
-                " latency_ms or --max-latency MS, or leave them out"
+                " accuracy --objective latency_ms, or --max-latency MS, or leave them out"
             )
         return found
 

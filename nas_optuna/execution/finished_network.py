@@ -99,7 +99,10 @@ def with_kept_weights(
     study: Study, space: SearchSpace, trial: FrozenTrial, kept: KeptWeights
 ) -> tuple[nn.Module, dict[str, str]]:
     """A trial's network with its kept weights, and their facts; a `StudyError` if they are not the trial's."""
-    found = kept.load(trial.number)
+    try:
+        found = kept.load(trial.number)
+    except StudyError as error:
+        raise StudyError(f"{error}; {_remedy(study, trial)}") from error
     if found is None:
         raise StudyError(
             f"the weights of trial {trial.number} are not in {kept.path}: they were not kept, or are in another folder,"
@@ -114,7 +117,9 @@ def with_kept_weights(
     try:
         require_tensors(weights, network.state_dict())
     except ValueError as error:
-        raise StudyError(f"the kept weights of trial {trial.number} are of another network ({error})") from error
+        raise StudyError(
+            f"the kept weights of trial {trial.number} are of another network ({error}); {_remedy(study, trial)}"
+        ) from error
     network.load_state_dict(weights)
     return network, facts
 
@@ -126,7 +131,13 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial) -> FinishedNe
     classifier = ImageClassifier(
         network, architecture, make_header(architecture, search.spec, search.data.train)
     ).eval()
-    accuracy, images = _validated(classifier, search, facts), len(search.data.validation)
+    accuracy, measured = _validated(classifier, search), float(facts.get("accuracy", "nan"))
+    images = len(search.data.validation)
+    if abs(accuracy - measured) > _SLACK + 1.5 / images:
+        raise StudyError(
+            f"the kept weights of {architecture} reach {accuracy:.4f} on the validation images, and the search measured"
+            f" {measured:.4f}: the images or the weights have changed; {_remedy(study, trial)}"
+        )
     shown = Measured.on(images, accuracy).exact
     trained = f", {plural(int(facts['epochs']), 'epoch')}" if "epochs" in facts else ""
     return FinishedNetwork(
@@ -138,16 +149,8 @@ def kept_network(study: Study, search: Search, trial: FrozenTrial) -> FinishedNe
     )
 
 
-def _validated(classifier: ImageClassifier, search: Search, facts: dict[str, str]) -> float:
+def _validated(classifier: ImageClassifier, search: Search) -> float:
     """The accuracy on the validation images, measured again from the raw pixels."""
     cpu = torch.device("cpu")
     loader = BatchLoader(search.data.validation, search.spec.recipe.batch_size, search.space.input_size, cpu)
-    accuracy = evaluate(classifier.network, loader, cpu, torch.float32).accuracy
-    measured = float(facts.get("accuracy", "nan"))
-    if abs(accuracy - measured) > _SLACK + 1.5 / loader.size:
-        raise StudyError(
-            f"the kept weights of {classifier.architecture} reach {accuracy:.4f} on the validation images, and"
-            f" the search measured {measured:.4f}: the images or the weights have changed; nas-optuna retrain makes new"
-            " ones"
-        )
-    return accuracy
+    return evaluate(classifier.network, loader, cpu, torch.float32).accuracy

@@ -40,6 +40,7 @@ from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import REFERENCE, TrialRecord, cost_names, front_trials, longest_trained, ranked
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Measured, error_of
+from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import find_predictor, read_result
 
 SHOWN_CLASSES = 20
@@ -343,7 +344,8 @@ def supernet_section(facts: StudyFacts) -> Section | None:
         if name in space.parameters
         and len(space.parameters[name].choices) == len(shares)  # code may have changed since
     ]
-    found = {"argmax": result.argmax, "choices": choices, "least": LEAST_FOR_CHECK}
+    typed = command(facts.study, "supernet", "check", "--study", facts.study.study_name)
+    found = {"argmax": result.argmax, "choices": choices, "least": LEAST_FOR_CHECK, "command": typed}
     return found | _supernet_check(facts, space)
 
 

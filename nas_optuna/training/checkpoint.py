@@ -223,7 +223,7 @@ class KeptWeights:
             ) from error
 
     def load(self, number: int | str) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-        """The weights and facts of a trial; None if they were not kept."""
+        """The weights and facts of a trial; None if they were not kept, a `StudyError` if they are damaged."""
         path = self.path / f"trial-{number}.safetensors"
         if not path.is_file():
             return None
@@ -232,9 +232,7 @@ class KeptWeights:
                 facts = json.loads((file.metadata() or {})[_KEY])
                 return {name: file.get_tensor(name) for name in file.keys()}, dict(facts)  # noqa: SIM118 - not a dict
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise StudyError(
-                f"the kept weights {path} are damaged ({reason_of(error)}); nas-optuna retrain makes new ones"
-            ) from error
+            raise StudyError(f"the kept weights {path} are damaged ({reason_of(error)})") from error
 
     def study_of(self, number: int) -> str | None:
         """The study whose trial the kept weights are of; None if that is not known."""

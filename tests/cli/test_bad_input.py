@@ -77,7 +77,10 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         ((*RUN, "--search", "recipe.learning_rate=1e-4..1e31:log"), ("recipe.learning_rate: it must be less than",)),
         ((*RUN, "--search", "recipe.batch_size=0..3"), ("recipe.batch_size: it must be at least 1, got 0",)),
         ((*RUN, "--search", "recipe.optimizer=sgd,adm"), ("recipe.optimizer: it must be 'sgd' or 'adamw', got 'adm'",)),
-        ((*RUN, "--latency-runtime", "onnxruntime"), ("settings of latency are of no use", "--objective latency_ms")),
+        (
+            (*RUN, "--latency-runtime", "onnxruntime"),
+            ("settings of latency are of no use", "--objective accuracy --objective latency_ms"),
+        ),
         ((*RUN, "--max-macs", "1M", "--latency-runtime", "torch"), ("are of no use",)),
         (("study", "create", "--latency-runtime", "torch"), ("are of no use",)),
         ((*RUN, "--set", "latency.threads=2"), ("are of no use",)),

@@ -36,7 +36,7 @@ def test_the_cheapest_within_one_standard_error(command: Command, searched: str)
     for said in (best, cheapest):
         assert "as good as the best: 1 other network, at most one standard error" in said.err
         assert "cheapest of them is trial 3" in " ".join(said.err.split())
-    assert "--trial cheapest" in cheapest.err.partition("next: ")[2]
+    assert "--trial cheapest --out exported" in cheapest.err.partition("next: ")[2], "--out model is what fit takes"
     facts = command("best", "--study", searched, "--json").json
     assert (facts["number"], facts["tied"], facts["cheapest"]) == (2, [2, 3], 3)
     assert 0 < facts["standard_error"] < 0.1

@@ -113,15 +113,19 @@ def test_kept_weights_are_exported_before_retrain_with_the_figures_of_the_search
     changed.save(1, weights, {}, [{"accuracy": measured}])
     kept.keep(0, changed, {})
     capsys.readouterr()
-    assert main(["export", "--trial", "0", "--out", "model2"]) == 2
-    assert "the images or the weights have changed" in " ".join(capsys.readouterr().err.split())
+
+    def refused(why: str) -> None:
+        assert main(["export", "--trial", "0", "--out", "model2"]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert why in said
+        assert said.endswith("; nas-optuna retrain --study nas --trial 0 makes the file of this one")
+
+    refused("the images or the weights have changed")
     file.write_bytes(file.read_bytes()[:100])
-    assert main(["export", "--trial", "0", "--out", "model2"]) == 2
-    assert "are damaged" in " ".join(capsys.readouterr().err.split())
+    refused("are damaged")
     changed.save(1, {"other": torch.zeros(2)}, {}, [])
     kept.keep(0, changed, {})
-    assert main(["export", "--trial", "0", "--out", "model2"]) == 2
-    assert "are of another network" in " ".join(capsys.readouterr().err.split())
+    refused("are of another network")
     assert not Path("model2").exists()
 
 
@@ -252,7 +256,7 @@ def test_an_export_says_what_it_does_and_retrain_names_it_as_the_next_step(
 ) -> None:
     assert main(["retrain", "--trial", "0", "--out", "n.safetensors"]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "next: nas-optuna export --study nas --trial 0 --network n.safetensors --out model" in said
+    assert "next: nas-optuna export --study nas --trial 0 --network n.safetensors --out exported" in said
     assert main(["export", "--trial", "0", "--network", "n.safetensors", "--out", "model"]) == 0
     said = capsys.readouterr().err
     for form in ("1/4: model.safetensors", "2/4: model.py", "3/4: model.pt2", "4/4: model.onnx"):

@@ -165,6 +165,7 @@ def test_the_report_shows_whether_to_believe_the_supernet(trained: Path) -> None
     assert main(["report", "--study", "s"]) == 0
     page = Path("report.html").read_text(encoding="utf-8").partition("<h2>Supernet</h2>")[2].partition("<h2>")[0]
     believed = page.partition("Whether to believe it")[2]
+    assert "<code>nas-optuna supernet check --study s</code>" in believed
     if study().user_attrs["nas_optuna:supernet"]["strategy"] == "fair":
         assert believed.count('<circle class="dot s0"') == 5
         assert re.search(r"Kendall's τ -?[01]\.\d\d over 5 networks", believed)
