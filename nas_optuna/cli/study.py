@@ -22,6 +22,8 @@ from nas_optuna.quantities import plural
 from nas_optuna.study.storage import FORGETS, is_kept, open_storage, storage_url
 
 with lazily():
+    from optuna.study import Study
+
     from nas_optuna.experiment import Experiment
     from nas_optuna.report import dashboard, facts
     from nas_optuna.spec_parts import code_named
@@ -131,6 +133,7 @@ def delete(
     trials = sum(transactions.counts(opened).get(name, {}).values())
     attributes: dict[str, Any] = {}
     shown: list[str] = []
+    loaded: Study | None = None
     try:
         loaded = studies.load_study(opened, name)
         attributes, shown = loaded.user_attrs, dashboard.of_study(loaded)
@@ -148,6 +151,8 @@ def delete(
         if not agreed:
             say(f"study {name!r} is kept")
             return
+    if loaded is not None:
+        transactions.require_writable(loaded)  # before its files go
     folders, left = files.used_folders(url, attributes), files.elsewhere(attributes)
     for folder, artifact in product(files.folders(url, attributes), shown):  # uploads of a dashboard, too
         (folder / "artifacts" / artifact).unlink(missing_ok=True)

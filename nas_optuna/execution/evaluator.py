@@ -211,7 +211,8 @@ def _require_sound(measured: object, step: int, needed: set[str]) -> None:
     if not isinstance(measured, Measurement):
         raise TrainingError(f"the evaluator yielded a {type(measured).__name__}, not a Measurement")
     if type(measured.step) is not int or measured.step != step:
-        raise TrainingError(f"the evaluator yielded step {shown(measured.step)} where step {step}, an int, was due")
+        kind = "" if type(measured.step) is int else ", an int,"
+        raise TrainingError(f"the evaluator yielded step {shown(measured.step)} where step {step}{kind} was due")
     # A metric may have the name of one of ours.
     for name, value in (*measured.metrics.items(), ("seconds", measured.seconds), ("epochs", measured.epochs)):
         if isinstance(value, bool) or not isinstance(value, int | float):

@@ -193,7 +193,7 @@ class EvaluatorObjective:
         earlier = self._finished_before(trial, architecture) if self._reuse_duplicates and not metrics else None
         try:
             costs = self._costs_of(trial, earlier, architecture)
-            if (outside := self._record_choice(trial, architecture, costs)) is not None:
+            if not metrics and (outside := self._record_choice(trial, architecture, costs)) is not None:
                 raise optuna.TrialPruned(outside)
             if earlier is not None:
                 forget(trial, self.checkpoints, self._key(architecture))
@@ -288,6 +288,8 @@ class EvaluatorObjective:
             attributes[TrialKey.METRICS] = {name: value for name, value in metrics.items() if abs(value) < LARGEST}
             if "accuracy" in metrics:
                 attributes[TrialKey.ACCURACY] = metrics["accuracy"]
+            if measured.step == self.evaluator.steps:
+                attributes[TrialKey.TRAINED] = self.identity
             if (flaw := flaw_of_trial(attributes, {})) is not None:  # the trial could not be read any more
                 raise TrainingError(f"{architecture}: the evaluator or a cost gives what cannot be kept, {flaw}")
             value = decided.value(metrics, costs)
@@ -327,7 +329,8 @@ class EvaluatorObjective:
             TrialKey.DEVICE: self._device_name,
         }
         # A search with a clock may have been interrupted in this trial, which is now trained by the recipe.
-        attributes |= dict.fromkeys({TrialKey.RUNG, TrialKey.SHARE, TrialKey.STEPS} & trial.user_attrs.keys())
+        former = {TrialKey.RUNG, TrialKey.SHARE, TrialKey.STEPS, TrialKey.TRAINED}
+        attributes |= dict.fromkeys(former & trial.user_attrs.keys())
         recipe = getattr(self.evaluator, "recipe", None)
         if isinstance(recipe, Recipe):
             attributes |= {TrialKey.RECIPE: recipe.fingerprint, TrialKey.SEED: recipe.seed}
@@ -352,10 +355,13 @@ class EvaluatorObjective:
 
     def _metrics_before_a_kill(self, trial: BaseTrial, architecture: Architecture) -> Mapping[str, float]:
         """What is recorded of this trial if its training has ended, and its state is gone; empty if it trains."""
-        choice = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.IDENTITY: self.identity}
-        found = own_metrics(trial, choice, self.evaluator.steps)
-        is_whole = are_known(self.criteria, found)
-        return found if is_whole and not has_state(trial, self.checkpoints, self._key(architecture)) else {}
+        choice = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.TRAINED: self.identity}
+        found = own_metrics(trial, choice)
+        if not are_known(self.criteria, found) or has_state(trial, self.checkpoints, self._key(architecture)):
+            return {}
+        if self.keep_weights and self.checkpoints and isinstance(self.evaluator, TrainingEvaluator):
+            return found if trial.number in KeptWeights(self.checkpoints).numbers() else {}
+        return found
 
     def _finished_before(self, trial: BaseTrial, architecture: Architecture) -> FrozenTrial | None:
         """The trial of this study whose outcome this one takes over; None if this one trains."""

@@ -10,13 +10,13 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 
 from nas_optuna.objectives import Criterion
 from nas_optuna.study.optuna_internals import known_of
-from nas_optuna.study.schema import TrialKey, attribute, reports_of
+from nas_optuna.study.schema import TrialKey, attribute
 
 
-def own_metrics(trial: BaseTrial, choice: Mapping[str, Any], steps: int) -> Mapping[str, float]:
+def own_metrics(trial: BaseTrial, choice: Mapping[str, Any]) -> Mapping[str, float]:
     """The metrics of a trial whose last step of this choice was recorded, and not yet its end; empty otherwise."""
     known = known_of(trial) if isinstance(trial, Trial) else None  # without a query
-    if known is None or not choice.items() <= known.user_attrs.items() or steps not in reports_of(known):
+    if known is None or not choice.items() <= known.user_attrs.items():
         return {}
     found: Mapping[str, float] = attribute(known, TrialKey.METRICS, {})
     return found

@@ -175,15 +175,12 @@ def _ranking(facts: StudyFacts) -> Section | None:
 def _progress(facts: StudyFacts) -> Section | None:
     if sum(1 + len(curve_of(trial)) for trial in facts.trials) <= 2:  # charts of one dot each
         return None
-    dots = [(t.number, t.values[0]) for t in facts.comparable]
-    best = staircase(dots, maximize=facts.maximize)
-    errors: Sequence[float] = ()
-    if facts.names[0] in ACCURACIES:
-        errors = [error_of(t, facts.images) or 0.0 for t in facts.comparable]
-    drawn = [
-        Series(dots, "dot faint", titles_of(facts.comparable), errors, "complete trial"),
-        Series(best, "line s0", name="best so far"),
-    ]
+    drawn = []
+    for name, style, trials in _by_length(facts, "dot faint"):
+        errors = [error_of(t, facts.images) or 0.0 for t in trials] if facts.names[0] in ACCURACIES else ()
+        drawn.append(Series([(t.number, t.values[0]) for t in trials], style, titles_of(trials), errors, name))
+    best = staircase([(t.number, t.values[0]) for t in facts.comparable], maximize=facts.maximize)
+    drawn.append(Series(best, "line s0", name="best so far"))
     history = charts.plot(drawn, "trial", _named(facts.names[0]), share=facts.names[0] in ACCURACIES)
     pale: list[list[charts.Point]] = []
     strong: list[list[charts.Point]] = []
@@ -216,31 +213,40 @@ def _named(objective: str) -> str:
 def _tradeoffs(facts: StudyFacts) -> Section:
     """The quality against each cost, with the front."""
     plots = []
-    by_accuracy = bool(facts.comparable) and attribute(facts.comparable[0], TrialKey.ACCURACY) is not None
+    by_accuracy = bool(facts.complete) and attribute(facts.complete[0], TrialKey.ACCURACY) is not None
     quality = "accuracy" if by_accuracy else facts.names[0]
     maximize = by_accuracy or facts.maximize
-    costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.comparable}
+    costs = {trial.number: TrialRecord.of(trial).costs for trial in facts.complete}
     wanted = {name.partition(":")[0]: name for name in facts.names}
-    for name in cost_names(map(TrialRecord.of, facts.comparable)):
+    for name in cost_names(map(TrialRecord.of, facts.complete)):
         described = describe(wanted.get(name, name))  # the study may maximise what is a cost elsewhere
-        points = [
-            (costs[trial.number][name], value, trial)
-            for trial in facts.comparable
+        points = {
+            trial.number: (costs[trial.number][name], value)
+            for trial in facts.complete
             if name in costs[trial.number]
             and (value := attribute(trial, TrialKey.ACCURACY) if by_accuracy else trial.values[0]) is not None
-        ]
+        }
         if len(points) < 2:
             continue
-        cheapest_first = sorted(((cost, value) for cost, value, _ in points), key=lambda p: described.sign * p[0])
-        front = staircase(cheapest_first, maximize=maximize)
-        titles = titles_of([trial for _, _, trial in points])
-        dots = Series([(c, v) for c, v, _ in points], "dot s0", titles, name="complete trial")
+        long = [points[trial.number] for trial in facts.comparable if trial.number in points]
+        front = staircase(sorted(long, key=lambda point: described.sign * point[0]), maximize=maximize)
         better = "with more" if described.maximize else "cheaper"
-        line = Series(front, "line s1", name=f"front: nothing {better} is better")
-        log = all(cost > 0 for cost, _, _ in points)
+        drawn = [Series(front, "line s1", name=f"front: nothing {better} is better")]
+        for said, style, trials in _by_length(facts, "dot s0"):
+            shown = [trial for trial in trials if trial.number in points]
+            drawn.append(Series([points[trial.number] for trial in shown], style, titles_of(shown), name=said))
+        log = all(cost > 0 for cost, _ in points.values())
         label = f"{described.heading}, logarithmic scale" if log else described.heading
-        plots.append(charts.plot([line, dots], label, quality, log_x=log, share=quality in ACCURACIES))
+        plots.append(charts.plot(drawn, label, quality, log_x=log, share=quality in ACCURACIES))
     return {"charts": plots, "quality": quality}
+
+
+def _by_length(facts: StudyFacts, style: str) -> list[tuple[str, str, list[FrozenTrial]]]:
+    """Name, style and trials of the dots: those that can be compared, and before them shorter ones of a clock."""
+    long = {trial.number for trial in facts.comparable}
+    shorter = [trial for trial in facts.complete if trial.number not in long]
+    dots = [("complete trial", style, facts.comparable)]
+    return [("trained shorter", "dot pale", shorter), *dots] if shorter else dots
 
 
 def _effort(facts: StudyFacts) -> Section:

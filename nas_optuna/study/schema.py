@@ -156,6 +156,8 @@ class TrialKey:
     """int: rung of a search with a clock, 1 is the shortest; each further run continues the numbers."""
     SHARE = _trial_key("share", Seconds | None)
     """float: seconds that a search with a clock gave to the training; absent if the recipe decided."""
+    TRAINED = _trial_key("trained", str | None)
+    """str: the identity whose last step is recorded; None if another training followed."""
     SECONDS = _trial_key("seconds", Seconds)
     """float: seconds of training, over all processes that worked on it."""
     SPREAD = _trial_key("spread", Number | None)

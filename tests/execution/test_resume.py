@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from nas_optuna import ConvSpace, Objective, Recipe, SearchData, load_data
 from nas_optuna.cli import main
+from nas_optuna.errors import Interrupted
 from nas_optuna.execution.loop import run
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spec import DataSpec
@@ -267,3 +269,30 @@ def test_a_training_whose_end_was_not_recorded_is_not_repeated(
     monkeypatch.setattr(other.evaluator, "evaluate", lambda *a, **k: began.append(1) or evaluate(*a, **k))
     run(study, other, trials=1)
     assert began, "under other settings"
+
+
+def test_what_an_earlier_training_had_is_not_the_result_of_one_that_was_stopped(
+    space: ConvSpace, data: SearchData, tmp_path: Path
+) -> None:
+    """A trial whose end was not recorded is taken up under other settings, and stopped in its first epoch."""
+    study = optuna.create_study(direction="maximize", storage=f"sqlite:///{tmp_path}/s.db")
+    first = Objective(space, data, RECIPE, device="cpu", checkpoints=tmp_path)
+    other = RECIPE.model_copy(update={"learning_rate": 1e-6})
+    stopped, second = (
+        Objective(space, data, other, device="cpu", checkpoints=tmp_path, interrupted=lambda stop=stop: stop)
+        for stop in (True, False)
+    )
+
+    def full(trial: optuna.Trial) -> float:
+        first(trial)
+        raise OSError("no space is left")
+
+    with pytest.raises(OSError, match="no space"):
+        run(study, full, trials=1)
+    with suppress(Interrupted):
+        run(study, stopped, trials=1)
+    assert study.trials[0].state == TrialState.WAITING
+    run(study, second, trials=1)
+    (trial,) = study.trials
+    alone = Objective(space, data, other, device="cpu")(optuna.trial.FixedTrial(trial.params))
+    assert trial.value == alone
