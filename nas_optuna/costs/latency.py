@@ -86,8 +86,10 @@ def measure_table(
         for (kind, key), found in visits.items():
             if found:
                 getattr(table, kind)[key] = found
-        # With its visits, so that no file lacks it after a kill; one that `latency check` has fitted stays.
-        if not (finished and table.overhead_ms) and {op.key for op in operations} <= table.entries.keys():
+        # With its visits, so that no file lacks it after a kill; one that `latency check` has fitted stays, and that of
+        # a larger space until all networks of this one are there.
+        is_due = not finished and all(found for (kind, _), found in visits.items() if kind == "networks")
+        if (is_due or not table.overhead_ms) and {op.key for op in operations} <= table.entries.keys():
             table.fit_overhead(space)
         table.save(path)
 

@@ -190,8 +190,8 @@ class LatencyTable(BaseModel):
 
     def fit_overhead(self, space: SearchSpace) -> None:
         """Set the overhead with which the median error of the table's own whole networks is zero, if it has any."""
-        self.overhead_ms = 0.0
-        if not self.whole and self.networks:
+        if not self.whole and self._networks_of(space):
+            self.overhead_ms = 0.0
             told, measured = self.own_networks(space)
             self.overhead_ms = statistics.median(m - t for m, t in zip(measured, told, strict=True))
 

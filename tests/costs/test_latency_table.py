@@ -86,6 +86,13 @@ def test_a_table_never_lacks_its_overhead(path: Path) -> None:
     assert quick(path, rounds=1) == table
 
 
+def test_an_overhead_is_fitted_to_networks_of_the_space_alone(path: Path) -> None:
+    table = quick(path)
+    before = table.overhead_ms
+    table.fit_overhead(ConvSpace(depth=1, filters=(4, 8), kernels=(3, 5), input_size=12))  # none of it was measured
+    assert table.overhead_ms == before
+
+
 def test_a_finished_table_is_not_measured_again(path: Path) -> None:
     assert quick(path) == quick(path)
 
