@@ -23,7 +23,6 @@ from nas_optuna.spaces.built import of_network
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import ImageClassifier, make_header, make_network, save_network
-from nas_optuna.training.serialization import loading_call
 from tests.training.user_space import UserSpace
 
 CPU = torch.device("cpu")
@@ -396,8 +395,3 @@ def _require_refused(path: Path | str) -> None:
     assert time.process_time() - started < 1
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
-
-
-def test_the_call_that_loads_a_network_names_its_file_whatever_its_characters() -> None:
-    call = loading_call("conv", 'a "\U0001f4f7"/é.safetensors')
-    assert eval(call.removeprefix("nas_optuna.load_network")) == 'a "\U0001f4f7"/é.safetensors'
