@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from nas_optuna.costs.study_costs import Limits, best_in_cost, nearest_inside
@@ -34,6 +35,10 @@ class Candidates:
         """The space that they belong to."""
         return self.limits.space
 
+    @cached_property
+    def _known(self) -> frozenset[Architecture]:
+        return frozenset(self.listed or ())
+
     def check(self) -> None:
         """Refuse limits that no network with the pinned values meets, before a search; a list is checked when read."""
         if self.fixed and self.listed is None:
@@ -45,7 +50,7 @@ class Candidates:
 
     def __contains__(self, architecture: Architecture) -> bool:
         # A pinned parameter that the network does not use changes nothing.
-        free = self.listed is None or architecture in self.listed
+        free = self.listed is None or architecture in self._known
         return free and self.pinned(architecture) == architecture and self.limits.total_excess(architecture) <= 0
 
     def allows(self, params: Mapping[str, Any]) -> bool:
