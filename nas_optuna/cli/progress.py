@@ -85,7 +85,7 @@ class RunDisplay(Callback):
 
     def __init__(self, shown: Bars, total: int | None = None, timeout: float | None = None) -> None:
         self._bars = shown
-        self._total, self._timeout = total, timeout
+        self._total, self._timeout = total, None if timeout == math.inf else timeout
         self._done = self._pruned = 0
         self._reached = "no best yet"
         self._began = time.monotonic()

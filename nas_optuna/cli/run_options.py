@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -312,8 +313,8 @@ class RunOptions(StudyDataOptions):
 
     def __post_init__(self) -> None:
         self.spec.refuse_twice()
-        if self.timeout is not None and not self.timeout > 0:
-            raise SpecError(f"--timeout must be positive, got {self.timeout:g}")
+        if self.timeout is not None and not 0 < self.timeout < math.inf:
+            raise SpecError(f"--timeout must be positive and finite, got {self.timeout:g}; without it there is no limit")
         for alone, others in _ALONE.items():
             given = [other for other in others if getattr(self, other) not in (None, [])]
             if getattr(self, alone) is not None and given:

@@ -29,6 +29,7 @@ UNWRITABLE = "/proc/nas-optuna"  # not even for root
         (("run", "--max-macs", "many"), ("--max-macs: limits", "300k")),
         (("run", "--set", "objectives=accuracy"), ("objectives", "must be a list")),
         (("run", "--timeout", 0), ("--timeout must be positive",)),
+        (("run", "--timeout", "1e400"), ("--timeout must be positive and finite, got inf",)),
         (("run", "--trails", 3), ("--trails", "--trials")),
         (("rnu",), ("rnu", "run")),
         ((*RUN, "--sampler", "tqe"), ("unknown sampler 'tqe'; did you mean 'tpe'?",)),

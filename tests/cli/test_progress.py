@@ -51,6 +51,10 @@ def test_less_is_better_where_a_study_minimises() -> None:
     assert told == "best 1.0000 (trial 1) · 0 pruned"
 
 
+def test_a_limit_that_never_ends_is_not_shown() -> None:
+    assert str(progress.RunDisplay(Bars(disable=True), 9, float("inf"))) == "no best yet · 0 pruned"
+
+
 def test_a_small_figure_is_not_shown_as_zero(capsys: pytest.CaptureFixture[str]) -> None:
     study = optuna.create_study(direction="minimize")
     assert after(study, trial(3.21e-5), trial(4e-5)) == "best 3.21e-05 (trial 0) · 0 pruned"
