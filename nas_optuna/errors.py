@@ -292,6 +292,7 @@ _PLAINER = {
     r"Input should be a valid dictionary( or instance of \w+)?": "it must be a section of settings",
     r"Input should be a valid tuple": "it must be a list",
     r"(Tuple|List) should have at (least|most) (\d+ items?) after validation, not \d+": r"it must have at \2 \3",
+    r"String should have at least 1 character": "it must not be empty",
     r"\S+ is not in the range x>=(\d+)": r"it must be at least \1",
     r"Input should be greater than or equal to": "it must be at least",
     r"Input should be less than or equal to": "it must be at most",

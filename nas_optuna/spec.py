@@ -114,7 +114,7 @@ class LatencySpec(Settings):
         precision: Number format of weights and activations: ``"fp32"``, ``"bf16"``, ``"fp16"`` or ``"int8"``.
     """
 
-    table: str | None = None
+    table: str | None = Field(default=None, min_length=1)
     force: bool = False
     margin: float | None = Field(default=None, ge=0, le=10)
     runtime: str = "torch"
@@ -231,9 +231,9 @@ class StudySpec(Settings):
     reuse_duplicates: bool = True
     fixed: dict[str, bool | int | float | str] = Field(default_factory=dict)
     search: dict[str, Any] = Field(default_factory=dict)
-    among: str | None = None
+    among: str | None = Field(default=None, min_length=1)
     keep_paused: float = Field(default=1e9, ge=0)
-    reference: str | None = None
+    reference: str | None = Field(default=None, min_length=1)
 
     @field_validator("keep_paused", mode="before")
     @classmethod

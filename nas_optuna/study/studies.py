@@ -104,7 +104,10 @@ def study_spec(study: Study) -> StudySpec:
             f"study {study.study_name!r} was not made by nas-optuna, so it does not know what its trials train; best"
             " shows what it has, and study create makes one that knows"
         )
-    return StudySpec.from_dict(study.user_attrs[StudyKey.SPEC], f"the spec of study {study.study_name!r}")
+    values = study.user_attrs[StudyKey.SPEC]
+    if isinstance(values, Mapping) and values.get("reference") == "":  # an earlier release took it for none
+        values = {**values, "reference": None}
+    return StudySpec.from_dict(values, f"the spec of study {study.study_name!r}")
 
 
 def study_uid(study: Study) -> str:

@@ -57,6 +57,8 @@ def test_settings_of_the_recipe_are_searched_beside_the_architecture(command: Co
     [
         (("--spec", ""), "unknown study spec ''"),
         (("--storage", ""), "the storage is not a database URL"),
+        (("--reference", ""), "reference: it must not be empty, got ''"),
+        (("--latency-table", ""), "latency.table: it must not be empty, got ''"),
         (("--set", "data.name="), "unknown data set ''; choose one of"),
         (("--search", "recipe.learning_rat=1..2"), "did you mean 'learning_rate'"),
         (("--search", "recipe.learning_rate=0.1..0.01"), "0.1 is above 0.01; write the smaller one first"),

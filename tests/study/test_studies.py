@@ -112,3 +112,9 @@ def test_a_study_is_whole_or_not_there(storage: optuna.storages.BaseStorage, mon
     assert StudyKey.SPACE in made.user_attrs
     with pytest.raises(StudyExists, match="study 's' exists"):
         create(storage, "s")
+
+
+def test_an_empty_reference_of_an_earlier_release_is_none(storage: optuna.storages.BaseStorage) -> None:
+    study = create(storage, "s")
+    study.set_user_attr(StudyKey.SPEC, {**study.user_attrs[StudyKey.SPEC], "reference": ""})
+    assert study_spec(study) == StudySpec()
