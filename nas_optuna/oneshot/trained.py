@@ -55,7 +55,8 @@ def calibrated_ranker(
     spec = SupernetSpec.model_validate(result.settings)
     shared = make_evaluator(supernet, search, device) if supernet else None
     excess = Limits.of(search.spec, search.space, device).total_excess
-    made = ArchitectureRanker(search.space, shared, spec, excess=excess)
+    evaluations = spec.strategy_options.get("evaluations", ArchitectureRanker.evaluations)  # needs no code of a user's
+    made = ArchitectureRanker(search.space, shared, spec, evaluations, excess=excess)
     kept = {search.space.tokens(architecture) for architecture in ranked}
     made.fit([(tokens, value) for tokens, value in result.calibration_set if tokens not in kept], short=True)
     return made

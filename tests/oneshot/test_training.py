@@ -126,6 +126,7 @@ def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_pat
     )
     assert everything.short > half.short >= 3 > nothing.short == 0
     assert everything.short == result.score_short_trainings
+    assert everything.to_dict() == result.score, "it compares with as many networks as the training did"
 
 
 def test_another_number_of_short_trainings_takes_the_weights_that_are_there(tmp_path: Path) -> None:
