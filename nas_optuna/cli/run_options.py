@@ -314,7 +314,7 @@ class RunOptions(StudyDataOptions):
     def __post_init__(self) -> None:
         self.spec.refuse_twice()
         if self.timeout is not None and not 0 < self.timeout < math.inf:
-            raise SpecError(f"--timeout must be positive and finite, got {self.timeout:g}; without it there is no limit")
+            raise SpecError(f"--timeout must be positive and finite, got {self.timeout:g}; leave it out for no limit")
         for alone, others in _ALONE.items():
             given = [other for other in others if getattr(self, other) not in (None, [])]
             if getattr(self, alone) is not None and given:
