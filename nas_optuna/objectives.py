@@ -120,7 +120,7 @@ def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
         return Criterion(f"{name}:{direction}", direction, format=".4f", metric=name)
     if ":" not in name and name not in METRICS:
         known = (*METRICS.names(), *COSTS.names())
-        raise SpecError(f"{unknown('objective', name, known, ELSEWHERE)}; or a soft target such as {EXAMPLE}")
+        raise SpecError(f"{unknown('objective', name, known, ELSEWHERE)} (or a soft target such as {EXAMPLE})")
     return _criterion(_metric(name, imports), Criterion(name, metric=name))
 
 

@@ -47,7 +47,7 @@ def test_a_soft_target_of_nothing_fails_its_trial_with_the_reason(cost: float) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("acuracy", "unknown objective 'acuracy'; did you mean 'accuracy'"),
+        ("acuracy", "unknown objective 'acuracy'; did you mean 'accuracy'? (or a soft target such as accuracy*("),
         ("latency", "did you mean 'latency_ms'"),
         ("accuracy:minimize", "has one direction, maximize"),
         ("accuracy*(latncy_ms/0.5)^-0.07", "unknown cost 'latncy_ms'; did you mean 'latency_ms'"),
