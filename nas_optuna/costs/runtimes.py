@@ -98,6 +98,8 @@ class Runtime(ABC):
 def make_runtime(name: str) -> Runtime:
     """The runtime of that name."""
     made: Runtime = RUNTIMES.make(RENAMED.get(name, name), options={}, wanted=Runtime)
+    if missing := [word for word in Runtime.__annotations__ if not hasattr(made, word)]:
+        raise SpecError(f"runtime {name!r} lacks {' and '.join(missing)}; its class says name, devices and precisions")
     return made
 
 

@@ -83,6 +83,16 @@ def test_a_runtime_of_ones_own_file_is_the_one_that_runs(tmp_path: Path, name: s
     assert not table.exists()
 
 
+def test_a_runtime_that_lacks_a_part_is_refused_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from nas_optuna.costs.runtimes import Runtime\n\n"
+        "class Own(Runtime):\n    name = 'own'\n    version = str\n    prepare = lambda self, *given: float\n"
+    )
+    with pytest.raises(SpecError, match=r"runtime '.*own\.py:Own' lacks devices and precisions; its class says"):
+        Conditions.here(CPU, runtime=f"{file}:Own")
+
+
 def test_onnx_runtime_runs_the_same_network() -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
