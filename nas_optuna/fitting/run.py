@@ -43,7 +43,7 @@ from nas_optuna.study.files import folders
 from nas_optuna.study.results import best_trial
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Measured
-from nas_optuna.study.storage import open_storage
+from nas_optuna.study.storage import open_storage, sqlite_url
 from nas_optuna.study.studies import checkpoint_folder, load_study, require_same_spec, study_names, study_spec
 from nas_optuna.training import ImageClassifier, load_network
 from nas_optuna.training.checkpoint import KeptWeights
@@ -148,7 +148,7 @@ class Fit:
 
     def _run(self) -> Fitted:
         require_own_folder(self.folder, begun=False)
-        url = f"sqlite:///{self.folder.absolute() / DATABASE}"
+        url = sqlite_url(self.folder / DATABASE)
         with _in_a_folder():
             storage = open_storage(url, create=True)
             study = load_study(storage, STUDY) if STUDY in study_names(storage) else None

@@ -83,6 +83,11 @@ def sqlite_file(url: str) -> Path | None:
     return Path(path) if parsed.get_backend_name() == "sqlite" and path and path != ":memory:" else None
 
 
+def sqlite_url(file: Path) -> str:
+    """The URL of a SQLite file, in whose path `sqlite_file` and SQLAlchemy read ``%`` and ``?`` as signs of a URL."""
+    return URL.create("sqlite", database=str(file.absolute())).render_as_string(hide_password=False)
+
+
 FORGETS = "this storage forgets everything when the command ends; --storage sqlite:///nas-optuna.db keeps it"
 """What is said where a study `is_kept` not."""
 

@@ -18,6 +18,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.study.optuna_internals import storage_of
+from nas_optuna.study.storage import sqlite_url
 from nas_optuna.training.fit import never
 
 
@@ -131,7 +132,7 @@ class SamplerSuite(ABC):
         """A new sampler continues from what is stored in the study."""
         space = self.space()
         with tempfile.TemporaryDirectory() as folder:
-            url = f"sqlite:///{Path(folder) / 's.db'}"
+            url = sqlite_url(Path(folder) / "s.db")
             whole = optuna.create_study(direction="maximize", sampler=self.make_sampler(space, 1))
             parts = optuna.create_study(
                 direction="maximize", sampler=self.make_sampler(space, 1), storage=url, study_name="s"

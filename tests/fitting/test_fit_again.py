@@ -328,13 +328,15 @@ def test_a_share_of_images_that_select_is_honoured_where_it_is_named(monkeypatch
     assert with_few_to_select(given.read(), given.overrides, None).data.validation_fraction == 0.3
 
 
+@pytest.mark.parametrize("name", ["model", "50%20 off?x=1#é"])
 def test_fits_share_no_folder_where_one_is_named_for_all_commands(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """Their studies have one name, so that in one folder each would take the other's network for its own."""
     monkeypatch.setenv("NAS_OPTUNA_FILES", str(tmp_path / "shared"))
     monkeypatch.setattr(fitting_run._Running, "run", lambda self: self.files)
-    assert work(tmp_path / "model")[0].run() == tmp_path / "model" / "search-files"
+    assert work(tmp_path / name)[0].run() == tmp_path / name / "search-files"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_second_fit_is_refused_while_one_works_in_the_folder(tmp_path: Path) -> None:
