@@ -38,8 +38,8 @@ LEASES = sa.Table(
 _CLOCKS = {
     "sqlite": "(julianday('now') - 2440587.5) * 86400.0",
     "postgresql": "extract(epoch FROM clock_timestamp())",
-    "mysql": "unix_timestamp(sysdate(6))",
-    "mariadb": "unix_timestamp(sysdate(6))",
+    # Not unix_timestamp(…), which takes local time: there is an hour that comes twice when summer time ends.
+    **dict.fromkeys(("mysql", "mariadb"), "timestampdiff(microsecond, '1970-01-01', utc_timestamp(6)) / 1e6"),
 }
 """SQL for the time in seconds, by database."""
 HELD: WeakKeyDictionary[BaseStorage, dict[int, Any]] = WeakKeyDictionary()

@@ -1,11 +1,13 @@
 """Who runs a trial: with a lease from the first moment on, and taken up where nobody can have it any more."""
 
 import gc
+import re
 import threading
 import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -54,6 +56,14 @@ def running(study: optuna.Study, owner: object, lasts: float = 300.0) -> int:
 
 def states(study: optuna.Study) -> list[str]:
     return [trial.state.name for trial in study.trials]
+
+
+@pytest.mark.parametrize("database", ["mysql", "mariadb"])
+def test_no_hour_of_a_servers_clock_comes_twice(database: str) -> None:
+    """When summer time ends, as local time does."""
+    clock = str(lease_table.clock(SimpleNamespace(dialect=SimpleNamespace(name=database))))  # type: ignore[arg-type]
+    assert "utc_timestamp(6)" in clock
+    assert not re.search(r"sysdate|now|unix_timestamp|curtime|localtime", clock)
 
 
 def test_trials_of_ended_processes_are_taken_up_and_those_of_nobody_are_named(
