@@ -63,6 +63,7 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
     """Load a study by name, whether this package made it or not."""
     try:
         study = optuna.load_study(study_name=name, storage=storage)
+        stored = storage.get_study_name_from_id(study_id_of(study))
     except KeyError:
         names = study_names(storage)
         if name in names:
@@ -70,6 +71,11 @@ def load_study(storage: optuna.storages.BaseStorage, name: str) -> Study:
                 f"study {name!r} is in the database, but cannot be read, as if that were damaged; restore a copy"
             ) from None
         raise StudyError(unknown("study", name, names)) from None
+    if stored != name:  # MySQL and MariaDB compare names without case, accents and spaces at the end
+        raise StudyError(
+            f"there is no study {name!r}, and its database takes the name for that of study {stored!r}; name that one,"
+            " or choose a name that differs in more"
+        )
     found = study.user_attrs.get(StudyKey.FORMAT, 1)
     if found > FORMAT:
         raise StudyError(

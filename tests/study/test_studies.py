@@ -17,6 +17,7 @@ from nas_optuna.study.studies import (
     create_study,
     delete_study,
     file_name,
+    load_study,
     study_names,
     study_spec,
 )
@@ -89,6 +90,17 @@ def test_folders_of_earlier_releases_are_found(tmp_path: Path) -> None:
     assert checkpoint_folder(tmp_path, "My.Study") == old
     assert checkpoint_folder(tmp_path, "my.study") != old
     assert checkpoint_folder(tmp_path, "..").name == file_name("..")
+
+
+def test_a_database_that_compares_names_without_case_gives_nobody_another_study(
+    storage: optuna.storages.BaseStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(storage, "digits")
+    exact = storage.get_study_id_from_name
+    monkeypatch.setattr(storage, "get_study_id_from_name", lambda name: exact(name.lower()))  # as MySQL compares
+    with pytest.raises(StudyError, match=r"no study 'Digits', and its database takes .* for that of study 'digits'"):
+        load_study(storage, "Digits")
+    assert load_study(storage, "digits").study_name == "digits"
 
 
 @pytest.mark.parametrize("name", ["", " ", "\t", "a\nb", "a\0b", "\x1b[31m", "\udc80", "x" * 513])
