@@ -78,7 +78,7 @@ class EvaluatorObjective:
         reuse_duplicates: Take over the values of an architecture that the study has finished under the same conditions,
             rather than train it again; recorded as ``duplicate_of``.
         checkpoints: Folder for the state of running trials, of one study only; without it an interrupted trial
-            begins again.
+            begins again. A ``FixedTrial`` leaves nothing there.
         interrupted: Called between steps; when it returns True, `Interrupted` is raised.
         callbacks: Told of each step.
         search: Settings of the recipe that each trial of our own training chooses beside its architecture, as
@@ -201,8 +201,8 @@ class EvaluatorObjective:
             if not metrics:
                 with training_folder(trial, self.checkpoints, self._key(architecture), self.keep_paused) as folder:
                     metrics, costs = self._evaluate(trial, architecture, costs, folder, stop)
-                    study = getattr(trial, "study", None)  # a FixedTrial has none
-                    self.keep_training(trial.number, folder.path, study, architecture=str(architecture))
+                    if isinstance(trial, optuna.Trial):
+                        self.keep_training(trial.number, folder.path, trial.study, architecture=str(architecture))
         except TrainingError as error:
             named = {TrialKey.ARCHITECTURE: str(architecture), TrialKey.CAUSE: error.cause}  # also if it has no costs
             set_trial_attributes(trial, named)
@@ -310,12 +310,11 @@ class EvaluatorObjective:
         """The key of a training's saved state, which is valid for one architecture and these settings only."""
         return digest(str(architecture), self.identity)
 
-    def keep_training(self, name: int | str, folder: Path | None, study: Study | None, **facts: str) -> None:
+    def keep_training(self, name: int | str, folder: Path | None, study: Study, **facts: str) -> None:
         """Keep the weights of a training that has ended in a folder, if they are wanted."""
         if self.keep_weights and self.checkpoints and folder and isinstance(self.evaluator, TrainingEvaluator):
-            known = facts if study is None else {**facts, "study_uid": study_uid(study)}
             training = CheckpointFolder(folder / f"seed-{self.evaluator.recipe.seed}")
-            KeptWeights(self.checkpoints).keep(name, training, known)
+            KeptWeights(self.checkpoints).keep(name, training, {**facts, "study_uid": study_uid(study)})
 
     def _record_choice(self, trial: BaseTrial, architecture: Architecture, costs: Mapping[str, float]) -> str | None:
         """Record what is known before the training; return the limit that is violated, if one is."""

@@ -96,7 +96,7 @@ def _is_of(folder: Path, study: str) -> bool:
 
 
 def _study_of(trial: BaseTrial) -> str:
-    return study_uid(trial.study) if isinstance(trial, optuna.Trial) else ""  # a FixedTrial has none
+    return study_uid(trial.study) if isinstance(trial, optuna.Trial) else ""  # a FixedTrial or FrozenTrial has none
 
 
 @dataclass
@@ -129,8 +129,9 @@ def _own(trial: BaseTrial, root: Path, key: str) -> Path:
 def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: int) -> Iterator[TrainingFolder]:
     """A folder for this trial, architecture and settings only."""
     # A pruned training is kept aside, as its trial's `TrialKey.PAUSED` says. An interrupted one stays, and its trial
-    # continues there. All others are removed.
-    if root is None:
+    # continues there. All others are removed. A FixedTrial or FrozenTrial is no trial of a study, whose number is that
+    # of one or 0: it must not touch that one's files.
+    if root is None or not isinstance(trial, optuna.Trial):
         yield TrainingFolder(None)
         return
     kept, path, study = root / PAUSED_FOLDER / key, _own(trial, root, key), _study_of(trial)

@@ -15,6 +15,7 @@ from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, keep, make_r
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.study.schema import StudyKey, TrialKey
+from nas_optuna.training.checkpoint import KEPT_FOLDER
 
 SPACE = ConvSpace(depth=1, input_size=8)
 PARAMS = SPACE.parse("f16k3s1").params
@@ -73,6 +74,25 @@ def test_what_a_killed_trial_has_left_is_removed_where_it_takes_over_another_one
     run(study, trained, trials=2)
     assert study.trials[1].user_attrs[TrialKey.DUPLICATE_OF] == 0
     assert not left.exists()
+
+
+def test_a_trial_of_no_study_leaves_the_files_of_the_trials_alone(tmp_path: Path) -> None:
+    """It has the number of one of them, or 0."""
+    study, trained = optuna.create_study(direction="maximize", pruner=StopAt(EPOCHS, 2)), objective(tmp_path)
+    trained.keep_weights = True
+    stopped = dict(SPACE.parse("f24k3s1").params)
+    for params in (dict(PARAMS), stopped):
+        study.enqueue_trial(params)
+    run(study, trained, trials=2)
+
+    def files() -> dict[Path, bytes]:
+        return {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+
+    before = files()
+    assert {file.parent.name for file in before} >= {KEPT_FOLDER, f"seed-{trained.evaluator.recipe.seed}"}  # type: ignore[attr-defined]
+    for trial in (optuna.trial.FixedTrial(stopped), study.trials[1]):
+        trained(trial)
+    assert files() == before
 
 
 def test_a_training_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
