@@ -41,10 +41,25 @@ def test_the_folder_has_what_the_hub_asks_for() -> None:
 
 ALONE = """
 import sys
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+# What is installed by the package's requirements, and by the two that load it.
+left = [*map(Requirement, open(f"{sys.argv[1]}/samplers/curve_sampler/requirements.txt").read().split())]
+left += [Requirement("optuna"), Requirement("optunahub")]
+brought = set()
+while left:
+    wanted = left.pop()
+    if wanted.name not in brought and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
+        brought.add(wanted.name)
+        left += map(Requirement, metadata.requires(wanted.name) or [])
+known = {metadata.metadata(name)["Name"] for name in brought}
+others = {name for name, owners in metadata.packages_distributions().items() if not known & set(owners)}
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("nas_optuna", "torch"):
+        if name.partition(".")[0] in others | {"nas_optuna"}:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Blocked())
@@ -90,6 +105,7 @@ def test_the_readme_names_what_the_package_offers(tmp_path: Path) -> None:
     spec.loader.exec_module(build)
     folder = build.build(tmp_path)
     readme = (folder / "README.md").read_text()
+    assert f"pip install {' '.join((folder / 'requirements.txt').read_text().split())}\n" in readme
     assert all(f"`{name}(" in readme for names in build.WANTED.values() for name in names if "Config" not in name)
     for file in folder.glob("*.py"):
         names = {node.module for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)}
