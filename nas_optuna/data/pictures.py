@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nas_optuna.data.pixels import (
+    ROUNDING,
     PixelFormat,
     UnsuitablePicture,
     convert_picture,
@@ -36,11 +37,11 @@ def find_white(pixels: np.ndarray) -> tuple[str, int]:
         raise DataError(f"its pixels are of type {pixels.dtype}; numbers are needed, best uint8")
     low, high, whole = float(pixels.min(initial=0)), float(pixels.max(initial=0)), pixels.dtype.kind != "f"
     understood = "0 … 65535" if whole else "0 … 1 or 0 … 255"
-    if not (low >= 0 and high <= (65535 if whole else 255)):  # NaN is not either
+    if not (low >= 0 and high <= (65535 if whole else 255 + ROUNDING)):  # NaN is not either
         raise DataError(f"its pixels lie in {low:g} … {high:g}, and only {understood} is understood; scale them")
     if whole:
         return "whole_white", 2 ** next(bits for bits in _DEPTHS if high < 2**bits) - 1
-    return "fraction_white", 1 if high <= 1 else 255
+    return "fraction_white", 1 if high <= 1 + ROUNDING else 255
 
 
 def shared_whites(found: Iterable[tuple[str, int]]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ MAX_SIDE = 32_768
 
 # Pillow looks at a file's content, not at its ending. Some of its formats run other programs (EPS) or are no pictures.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+ROUNDING = 1e-3
+"""How far resizing a picture may round its pixels above white: fractions become 1.0000001."""
 _ORIENTATION = 0x0112
 _STRIP = 1 << 22
 
@@ -222,7 +224,7 @@ def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
 def eight_bits(values: np.ndarray, pixels: PixelFormat) -> np.ndarray:
     """Scale numbers to 0 … 255 like those of the training images."""
     white = pixels.fraction_white if values.dtype.kind == "f" else pixels.whole_white
-    if not (values.min() >= 0 and values.max() <= white):  # also true for NaN
+    if not (values.min() >= 0 and values.max() <= white + ROUNDING):  # also true for NaN
         raise UnsuitablePicture(
             f"its values lie in {values.min():g} … {values.max():g}, and 0 … {white} is understood, as in the"
             " training images; scale them"

@@ -156,6 +156,20 @@ def test_fractions_are_scaled_by_the_convention_of_the_whole_set(tmp_path: Path)
         network.predict(tmp_path / "nan.tif")
 
 
+@pytest.mark.parametrize("white", [1, 255])
+def test_what_resizing_has_rounded_above_white_is_white(tmp_path: Path, white: int) -> None:
+    values = np.random.default_rng(0).random((20, 8, 8), np.float32) * np.float32(white)
+    values[0, 0, 0] = np.nextafter(np.float32(white), np.float32(2 * white))
+    data = {"x_train": values, "y_train": [0, 1] * 10, "x_test": values.clip(0, white), "y_test": [0, 1] * 10}
+    images = load_images(name_of(data, tmp_path), True)
+    assert images.fraction_white == white
+    assert np.array_equal(images.images[:, 0].numpy(), np.rint(values.clip(0, white) * (255 / white)))
+    assert torch.equal(as_batch(values, images.pixel_format(8)), images.images)
+    if white == 1:
+        values[0, 0, 0] = 1.002
+        assert load_images(name_of((values, [0, 1] * 10), tmp_path / "above"), True).fraction_white == 255
+
+
 def _drawing(shade: int, path: Path) -> None:
     pixels = np.zeros((12, 12, 4), np.uint8)
     pixels[3:9, 5:7] = (shade, shade, shade, 255)
