@@ -6,6 +6,7 @@ the same numbers in training, in ``predict``, in ``model.py`` and for ONNX.
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def fit_into(height: int, width: int, output_height: int, output_width: int, pol
 def read_picture(file: str | Path, pixels: PixelFormat) -> np.ndarray:
     """Read a picture file."""
     with open_picture(file) as picture:
-        return convert_picture(picture, pixels)
+        return _converted(picture, picture, pixels)
 
 
 def open_picture(file: str | Path) -> Image.Image:
@@ -151,7 +152,28 @@ def open_picture(file: str | Path) -> Image.Image:
 
 
 def convert_picture(picture: Image.Image, pixels: PixelFormat) -> np.ndarray:
-    """`read_picture`, for a picture that Pillow opened or made."""
+    """`read_picture`, for a picture that Pillow opened or made, which keeps its size."""
+    return _converted(picture, _opened_again(picture), pixels)
+
+
+def _opened_again(picture: Image.Image) -> Image.Image:
+    """A JPEG of which nothing is decoded yet, opened a second time, since a draft changes it; others as they are."""
+    from PIL import Image
+
+    file = getattr(picture, "fp", None)
+    if picture.format not in ("JPEG", "MPO") or file is None or not getattr(picture, "tile", None):
+        return picture
+    place = file.tell()
+    file.seek(0)
+    again = Image.open(io.BytesIO(file.read()), formats=["JPEG", "MPO"])
+    file.seek(place)
+    again.seek(picture.tell())
+    # If its owner has drafted it, there will be no second draft.
+    return again if (again.mode, again.size) == (picture.mode, picture.size) else picture
+
+
+def _converted(picture: Image.Image, drafted: Image.Image, pixels: PixelFormat) -> np.ndarray:
+    """A picture whose pixels are those of `drafted`, which is the same one and may be changed."""
     from PIL import Image, ImageOps
 
     # A JPEG is decoded at a reduced size; but a progressive one keeps all coefficients in memory.
@@ -162,9 +184,9 @@ def convert_picture(picture: Image.Image, pixels: PixelFormat) -> np.ndarray:
     if turn >= 5:  # it is turned last, when it is small
         height, width = width, height
     # At a half, a quarter or an eighth, if that is still twice the needed size.
-    picture.draft(None, (2 * width, 2 * height))
-    require_decodable(*picture.size)
-    plain = flattened(picture, pixels)
+    drafted.draft(None, (2 * width, 2 * height))
+    require_decodable(*drafted.size)
+    plain = flattened(drafted, pixels)
     fit = fit_into(plain.height, plain.width, height, width, pixels.resize)
     box = (fit.left, fit.top, fit.left + fit.width, fit.top + fit.height)
     inner = plain

@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import io
 import json
 import os
 import random
@@ -236,6 +237,25 @@ def test_a_huge_picture_is_refused_or_decoded_reduced(tmp_path: Path, kind: str)
         picture.save(file, progressive=True)
     with pytest.raises(DataError, match=f"{side}×{side} pixels, and 50,000,000 are the most; reduce it"):
         picture_pixels(file, pixels)
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_a_picture_that_is_given_keeps_its_size_and_gives_the_pixels_of_its_file(
+    tmp_path: Path, from_file: bool
+) -> None:
+    values, exif = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8), Image.Exif()
+    exif[0x0112] = 6
+    file = tmp_path / "photo.jpg"
+    Image.fromarray(values).resize((320, 240)).save(file, exif=exif)
+    pixels = PixelFormat(3, 20, 16, (0.0,) * 3, (1.0,) * 3, (20, 16))
+    with Image.open(file if from_file else io.BytesIO(file.read_bytes())) as picture:
+        for _ in range(2):
+            assert np.array_equal(picture_pixels(picture, pixels), picture_pixels(file, pixels))
+        assert np.asarray(picture).shape == (240, 320, 3)
+        assert picture_pixels(picture, pixels).shape == (3, 20, 16), "decoded in full, by its owner"
+        with Image.open(file) as drafted:
+            drafted.draft("L", (80, 60))
+            assert np.ptp(picture_pixels(drafted, pixels), 0).max() == 0, "grey, as its owner wants it"
 
 
 @pytest.mark.parametrize("kind", ["fractions", "fractions of 255", "12 bits", "16 bits", "tensors", "booleans"])
