@@ -180,7 +180,7 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOut) -> dict[Part, d
     """Which array holds the images and the labels of each part, in the order of `PARTS`."""
     found: dict[Part, dict[Role, _Header]] = {}
     for name, header in headers.items():
-        meaning = _meaning(name)
+        meaning = meaning_of(name)
         if meaning is not None:
             part, role = meaning
             other = found.setdefault(part, {}).setdefault(role, header)
@@ -201,7 +201,7 @@ def _assigned(headers: Mapping[str, _Header], left_out: LeftOut) -> dict[Part, d
     return {part: found[part] for part in PARTS if part in found}
 
 
-def _meaning(name: str) -> tuple[Part, Role] | None:
+def meaning_of(name: str) -> tuple[Part, Role] | None:
     """The part and the role that an array's name means, as in ``x_train`` or ``val_labels``."""
     words = [word for word in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).casefold()) if word]
     parts = [part for word in words for part, names in PART_NAMES.items() if word in names]

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Set, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from nas_optuna.data.arrays import NpzSource
+from nas_optuna.data.arrays import NpzSource, meaning_of
 from nas_optuna.data.catalog import data_name
 from nas_optuna.data.images import ImageSet
 from nas_optuna.data.pictures import find_white, has_grey_palette, picture_pixels
@@ -75,7 +75,7 @@ def name_of(data: Any, folder: Path) -> str:
             " x_test, y_test where images are kept for the test"
         )
     if isinstance(data, Mapping):
-        return _kept({str(name): _array(values, f"{name!s:.40}") for name, values in data.items()}, folder)
+        return _kept(_named(data), folder)
     if isinstance(data, tuple | list) and len(data) == 2 and not isinstance(data[0], tuple):
         return _kept({"images": _images(data[0]), "labels": _labels(data[1])}, folder)
     if hasattr(data, "shape") and hasattr(data, "dtype"):
@@ -99,6 +99,17 @@ def _is_whole(value: Any) -> bool:
         return isinstance(first := value[0], tuple | list) and len(first) == 2
     except Exception:  # of the user's code, or of what has no items by number
         return False
+
+
+def _named(data: Mapping[Any, Any]) -> Arrays:
+    """The arrays of a dictionary; all pictures have as many channels, though each may be of another part."""
+    meanings = {name: meaning_of(str(name)) for name in data}
+    images = {name: _listed(data[name]) for name, meaning in meanings.items() if meaning and meaning[1] == "images"}
+    channels = _channels(*images.values())
+    return {
+        str(name): _images(images[name], channels) if name in images else _array(values, f"{name!s:.40}")
+        for name, values in data.items()
+    }
 
 
 def _collected(dataset: Any) -> Arrays:
@@ -128,17 +139,28 @@ def _collected(dataset: Any) -> Arrays:
     return found
 
 
-def _images(values: Any) -> np.ndarray[Any, Any]:
-    """``[n, …]``: an array of images, or the images of a sequence."""
+def _listed(values: Any) -> Any:
+    """An array of images as it is, or a list of the images of a sequence."""
     if isinstance(values, str | bytes | Path) or not _in_order(values):
         raise DataError(f"images must be arrays, tensors or PIL images, not {shown(values)}")
+    return values if hasattr(values, "shape") else list(values)
+
+
+def _channels(*parts: Any) -> int:
+    """The channels that PIL images among the images of a data set get: 1 if all are grey, else 3."""
+    listed = (part for part in parts if isinstance(part, list))
+    pictures = [image for part in listed for image in part if hasattr(image, "getbands")]
+    return 1 if any(max(image.size) > 0 for image in pictures) and all(map(_is_grey, pictures)) else 3
+
+
+def _images(values: Any, channels: int | None = None) -> np.ndarray[Any, Any]:
+    """``[n, …]``: an array of images, or the images of a sequence."""
+    values = _listed(values)
     if hasattr(values, "shape"):
         found = _array(values, "images")
     else:
-        images = list(values)
-        pictures = [image for image in images if hasattr(image, "getbands")]
-        grey = any(max(image.size) > 0 for image in pictures) and all(map(_is_grey, pictures))
-        arrays = [_picture(image, 1 if grey else 3) for image in images]
+        channels = channels or _channels(values)
+        arrays = [_picture(image, channels) for image in values]
         shapes = sorted({image.shape for image in arrays})
         if len(shapes) > 1:
             sizes = ", ".join("×".join(map(str, shape)) for shape in shapes[:3])
@@ -217,6 +239,14 @@ def _read(path: Path) -> Arrays | None:
         return None
 
 
+def _write(path: Path, arrays: Arrays) -> None:
+    """What `np.savez` does, which takes no array of the name of one of its own arguments."""
+    with ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
 def _kept(arrays: Arrays, folder: Path) -> str:
     """Write the arrays, unless the same are there already; refuse to replace those of a search."""
     path = (folder / PIXELS).absolute()
@@ -233,7 +263,7 @@ def _kept(arrays: Arrays, folder: Path) -> str:
             )
         partial = path.with_name(f".{path.name}.partial.npz")
         try:
-            np.savez(partial, allow_pickle=False, **arrays)
+            _write(partial, arrays)
             NpzSource(partial, DataSpec())  # checks that they fit together
             partial.replace(path)
         except OSError as error:

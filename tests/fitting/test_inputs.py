@@ -11,7 +11,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from nas_optuna import ImageSet, load_data
+from nas_optuna.data import load_images
 from nas_optuna.errors import DataError, StudyError
+from nas_optuna.fitting import inputs
 from nas_optuna.fitting.inputs import name_of
 
 COUNT = 40
@@ -166,10 +168,25 @@ def test_a_dictionary_may_have_a_test_part(tmp_path: Path) -> None:
     assert len(data.train) + len(data.validation) == COUNT
 
 
+def test_pil_images_of_a_dictionary_are_pictures_with_as_many_channels_in_each_part(tmp_path: Path) -> None:
+    colours, grey = [picture.quantize(16) for picture in PICTURES], [picture.convert("L") for picture in PICTURES]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for picture in grey:
+        picture.info["exif"] = exif.tobytes()
+    arrays = {"x_train": grey, "y_train": NAMES, "x_test": iter(colours), "y_test": NAMES, "file": NAMES}
+    name = name_of(arrays, tmp_path)
+    train, test = load_images(name, True), load_images(name, False)
+    assert "left out: arrays whose names mean nothing here (1): 'file'" in train.notes
+    assert np.array_equal(train.images[0, 2].numpy(), np.asarray(grey[0])[::-1, ::-1])
+    assert np.array_equal(test.images[0].permute(1, 2, 0).numpy(), np.asarray(colours[0].convert("RGB")))
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [
         (([], []), "there are no images"),
+        ({"images": NAMES, "labels": LABELS}, "images must be arrays, tensors or PIL images, not 'cat'"),
         ([], "there are no images"),
         ({}, "it holds no array"),
         ({"cat": GREY, "dog": GREY}, "an .npz file has arrays 'images' and 'labels'"),
@@ -226,15 +243,15 @@ def test_the_same_arrays_are_not_written_again(tmp_path: Path) -> None:
 
 
 def test_one_call_at_a_time_keeps_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, refused = np.savez, []
+    real, refused = inputs._write, []
 
-    def meanwhile(*arguments: Any, **arrays: Any) -> None:
+    def meanwhile(path: Path, arrays: Any) -> None:
         with pytest.raises(StudyError, match="another fit works in") as error:
             name_of((255 - GREY, LABELS), tmp_path)
         refused.append(error)
-        real(*arguments, **arrays)
+        real(path, arrays)
 
-    monkeypatch.setattr(np, "savez", meanwhile)
+    monkeypatch.setattr(inputs, "_write", meanwhile)
     name_of((GREY, LABELS), tmp_path)
     assert len(refused) == 1
     with np.load(tmp_path / "images.npz") as kept:
