@@ -87,6 +87,12 @@ class TestReport:
         return tuple(row[i] / sum(row) if sum(row) else float("nan") for i, row in enumerate(self.predictions))
 
     @property
+    def majority(self) -> float | None:
+        """Share of the largest class among the test images; None if their classes are not known."""
+        sizes = [sum(row) for row in self.predictions]
+        return max(sizes) / sum(sizes) if any(sizes) else None
+
+    @property
     def predictions(self) -> tuple[tuple[int, ...], ...]:
         """The sum of the matrices of all seeds: each image counts once per seed."""
         return tuple(
@@ -95,7 +101,11 @@ class TestReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with derived figures and without pictures."""
-        facts = asdict(replace(self, mistakes=())) | {"mean": self.mean, "spread": self.spread}
+        facts = asdict(replace(self, mistakes=())) | {
+            "mean": self.mean,
+            "spread": self.spread,
+            "majority": self.majority,
+        }
         del facts["mistakes"]
         return facts | {
             "standard_error": Measured.on_test(facts).error,

@@ -58,6 +58,7 @@ class _Report(TypedDict, total=False):
     class_accuracies: list[Number]
     images: Count
     test_images: Required[Positive]
+    majority: Share | None
     classes: list[str]
     seconds: Seconds
 

@@ -82,6 +82,7 @@ class Measured:
 
     accuracy: float
     error: float
+    majority: float | None = None  # the share of the largest class in the test images that it was measured on
 
     @classmethod
     def on(cls, images: int, accuracy: float, spread: float | None = None) -> Measured:
@@ -93,7 +94,8 @@ class Measured:
         """The mean test accuracy that a retraining found."""
         # Its error is that of the sample of images or, if the seeds differ by more, that of their mean.
         between = 0.0 if report["spread"] is None else float(report["spread"]) / math.sqrt(len(report["seeds"]))
-        return cls(report["mean"], max(sampling_error(report["mean"], report["test_images"]), between))
+        error = max(sampling_error(report["mean"], report["test_images"]), between)
+        return cls(report["mean"], error, report.get("majority"))
 
     @classmethod
     def of_trial(cls, trial: FrozenTrial, images: int | None) -> Measured:
@@ -130,7 +132,8 @@ class Gain:
         best: The accuracy of the best network.
         reference: That of the reference, where there is one; trained alike, by the recipe's own settings, and judged
             by the same images.
-        majority: The share of the largest class, i.e. the accuracy of always naming it; None if it is not known.
+        majority: The share of the largest class of the images that select, i.e. the accuracy of always naming it; None
+            if it is not known.
         is_reference: Whether the best network is the reference.
         tested: The test accuracy of the best network after its last training, if it was tested.
 
@@ -164,19 +167,26 @@ class Gain:
         return None if self.reference is None else self.best.is_ahead(self.reference)
 
     @property
+    def _judged(self) -> tuple[Measured, float | None]:
+        """The accuracy that says whether the best network has learned, and the share of its images' largest class."""
+        judged = self.tested or self.best  # a search may train for seconds, the last training for minutes
+        return judged, self.majority if judged.majority is None else judged.majority  # of an older test it is unknown
+
+    @property
     def has_learned(self) -> bool:
         """Whether the best network is ahead of the largest class's share by more than two standard errors."""
-        judged = self.tested or self.best  # a search may train for seconds, the last training for minutes
-        return self.majority is None or judged.accuracy > self.majority + CLAIM * judged.error
+        judged, majority = self._judged
+        return majority is None or judged.accuracy > majority + CLAIM * judged.error
 
     def remarks(self) -> list[str]:
         """What a person should know about it, a line each."""
         found = []
         if not self.has_learned:
+            judged, majority = self._judged
             found.append(
-                f"Warning: {self.tested or self.best} is no better than always naming the largest class"
-                f" ({self.majority:.2f}). Are the labels right, and can a person tell the classes at this size? Try"
-                " larger images (--image-size; recipe.input_size), more epochs or time, or more pictures."
+                f"Warning: {judged} is no better than always naming the largest class ({majority:.2f}). Are the labels"
+                " right, and can a person tell the classes at this size? Try larger images (--image-size;"
+                " recipe.input_size), more epochs or time, or more pictures."
             )
         if self.beats_reference is False and not self.is_reference:
             found.append(

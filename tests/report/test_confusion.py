@@ -37,6 +37,7 @@ def test_the_matrix_is_kept_whole_in_parts_that_every_storage_holds(tmp_path: Pa
     names, matrix = kept_report.classes, kept_report.predictions
     assert len(names) == len(matrix) == classes
     assert matrix[0][:2] == (8, 2)
+    assert study.user_attrs[StudyKey.RETRAINED][1]["majority"] == kept_report.majority == 1 / classes
     assert all(sum(row) == 10 for row in matrix)
     kept = [v for k, v in study.user_attrs.items() if "confusion" in k]
     assert max(len(json.dumps(value)) for value in kept) <= LONGEST

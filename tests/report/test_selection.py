@@ -134,3 +134,4 @@ def test_the_first_look_at_the_test_images_says_whether_the_best_has_learned() -
     of_another, first, second = (common | {"trial": t, "mean": m} for t, m in ((1, 0.9), (0, 0.9), (0, 0.1)))
     assert [learned(), learned(without_trial), learned(of_another)] == [False] * 3
     assert learned(of_another, first, second)
+    assert not learned(first | {"majority": 0.9})

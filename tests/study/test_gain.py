@@ -39,6 +39,15 @@ def test_the_last_training_decides_whether_a_network_has_learned(tested: float, 
     assert any(f"Warning: {tested:.3f} ± 0.080 is no better" in remark for remark in gain.remarks()) != learned
 
 
+@pytest.mark.parametrize(("selects", "tests", "learned"), [(0.1, 0.6, False), (0.6, 0.1, True)])
+def test_a_test_accuracy_is_compared_with_the_largest_class_of_the_test_images(
+    selects: float, tests: float, learned: bool
+) -> None:
+    gain = Gain(Measured(0.5, 0.01), None, selects, tested=Measured(0.5, 0.01, tests))
+    assert gain.has_learned is learned
+    assert any("0.500 ± 0.010 is no better" in said and "(0.60)" in said for said in gain.remarks()) != learned
+
+
 def test_a_best_that_is_the_reference_says_so() -> None:
     same = Measured(0.64, 0.012)
     gain = Gain(same, same, 0.1, is_reference=True)
