@@ -13,7 +13,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.price import CostTable
 from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, strategy_options, without_displaced
-from nas_optuna.oneshot.strategies.base import RankedOptions, Strategy
+from nas_optuna.oneshot.strategies.base import RankedOptions, Strategy, StrategyOptions
 from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.supernet_result import read_result
@@ -175,6 +175,10 @@ class Optionless(Silent):
     Options = dict  # type: ignore[assignment]
 
 
+class Unranked(Silent):
+    Options = StrategyOptions
+
+
 class Apart(Silent):
     def __init__(self, job: Any, options: Any) -> None:
         pass
@@ -192,6 +196,7 @@ class Apart(Silent):
         (Odd, "state_dict of strategy Odd must return .*, to which it may add tensors"),
         (Stepless, "cannot be made: Can't instantiate abstract class Stepless"),
         (Optionless, "the Options of strategy .* are no subclass of"),
+        (Unranked, "the Options of strategy .* are no subclass of RankedOptions, which .* learns_alphas = True"),
         (Apart, "must call super"),
     ],
 )

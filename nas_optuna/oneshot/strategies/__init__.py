@@ -32,13 +32,15 @@ STRATEGIES = Registry(
 
 def find_strategy(name: str) -> type[Strategy]:
     """Import the strategy of a name."""
-    from nas_optuna.oneshot.strategies.base import Strategy, StrategyOptions
+    from nas_optuna.oneshot.strategies.base import RankedOptions, Strategy, StrategyOptions
 
     found = STRATEGIES.find(name)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         raise SpecError(f"strategy {name!r} is no subclass of nas_optuna.oneshot.strategies.base.Strategy")
-    if not (isinstance(found.Options, type) and issubclass(found.Options, StrategyOptions)):
-        raise SpecError(f"the Options of strategy {name!r} are no subclass of StrategyOptions")
+    needed = StrategyOptions if found.learns_alphas else RankedOptions
+    if not (isinstance(found.Options, type) and issubclass(found.Options, needed)):
+        other = "" if found.learns_alphas else ", which a strategy needs that does not set learns_alphas = True"
+        raise SpecError(f"the Options of strategy {name!r} are no subclass of {needed.__name__}{other}")
     return found
 
 
