@@ -3,11 +3,14 @@
 import itertools
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import nas_optuna as nas
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted
 from nas_optuna.oneshot.score import RECALIBRATION_BATCHES, SharedEvaluator, SharedFigures
@@ -87,11 +90,18 @@ def test_paths_are_drawn_evenly() -> None:
     assert len(set(drawn)) > 55, "most of the 64 architectures were never trained"
 
 
-def test_a_stopped_training_goes_on_with_the_same_numbers() -> None:
-    whole = list(training(CONV).epochs())
-    first = training(CONV)
+@nas.space
+def dropping(c: Any, task: Any) -> nn.Module:
+    layer = c.layer("layer", {"linear": lambda: nn.Linear(64, 16), "free": lambda: nn.Linear(64, 16, bias=False)})
+    return nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, task.classes))
+
+
+@pytest.mark.parametrize("space", [CONV, dropping(in_channels=1, classes=10, input_size=8)], ids=["conv", "dropout"])
+def test_a_stopped_training_goes_on_with_the_same_numbers(space: SearchSpace) -> None:
+    whole = list(training(space).epochs())
+    first = training(space)
     begun = list(itertools.islice(first.epochs(), 2))
-    second = training(CONV)
+    second = training(space)
     second.load_state_dict(first.state_dict())
     assert [e.loss for e in begun + list(second.epochs())] == [e.loss for e in whole]
 

@@ -7,6 +7,7 @@ import statistics
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -20,13 +21,14 @@ from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.data.loaders import Batch
 from nas_optuna.devices import prepare_process
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
+from nas_optuna.randomness import RandomState
 from nas_optuna.spaces.supernet import ChoiceWeights, Supernet
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.spec_text import Settings
 from nas_optuna.training import epoch_seed
 from nas_optuna.training.checkpoint import load_optimizer_state
 from nas_optuna.training.fit import never
-from nas_optuna.training.network import autocast
+from nas_optuna.training.network import autocast, may_draw
 from nas_optuna.training.step import rate_factor
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -320,12 +322,14 @@ class Strategy(ABC):
         self.supernet.train()
         seed = epoch_seed(self.job.spec.seed, self.finished)
         self.begin_epoch(seed)
+        state = RandomState(seed, self.job.device) if may_draw(self.supernet) else None
         for i, batch in enumerate(self.images.epoch(seed)):
             if self.job.interrupted():
                 raise Interrupted(f"stopped in epoch {self.finished + 1}")
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(i, steps)
-            done = self.step(batch)
+            with state.current() if state else nullcontext():
+                done = self.step(batch)
             right = isinstance(done, tuple) and [getattr(part, "ndim", None) for part in done] == [0, 0, 0, None]
             self._require(right, "step", "what train_weights gives")
             self.meter.add(*done)
