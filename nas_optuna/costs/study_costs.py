@@ -324,6 +324,7 @@ def _smaller(
     """The parameters that have a lower choice and are not fixed, each with the neighbour one step lower."""
     for name, parameter in space.parameters.items():
         chosen = architecture.params.get(name)
-        place = parameter.choices.index(chosen) if parameter.ordered and chosen is not None else 0
+        rising = parameter.rising
+        place = rising.index(chosen) if parameter.ordered and chosen is not None else 0
         if place > 0 and name not in fixed:
-            yield name, space.architecture({**architecture.params, name: parameter.choices[place - 1], **fixed})
+            yield name, space.architecture({**architecture.params, name: rising[place - 1], **fixed})

@@ -55,6 +55,12 @@ class Parameter:
     choices: tuple[Choice, ...]  # in order
     ordered: bool = False  # whether neighbouring choices are alike (16 → 24 filters); operations are not ordered
 
+    @property
+    def rising(self) -> tuple[Choice, ...]:
+        """The choices from the smallest on, also where numbers are written downwards; others as they are written."""
+        numbers = [c for c in self.choices if isinstance(c, int | float) and not isinstance(c, bool)]
+        return tuple(sorted(numbers)) if self.ordered and len(numbers) == len(self.choices) else self.choices
+
     def match(self, name: str, value: Any) -> Choice:
         """The choice that equals a value, or an `ArchitectureError`; unlike in Python, ``True`` is not 1."""
         for choice in self.choices:

@@ -200,7 +200,7 @@ class Mixing(Choices):
 
     def _keep(self, name: str, asked: Parameter) -> Choice:
         parameter = self._space.known(name, asked)
-        return parameter.choices[-1 if parameter.ordered else 0]
+        return parameter.rising[-1 if parameter.ordered else 0]
 
     def _make_layer(
         self, name: str, parameter: Parameter, candidates: Mapping[str, Callable[[], nn.Module]]

@@ -70,6 +70,17 @@ def shifted(c: Any, task: Any) -> nn.Module:
     return nn.Sequential(nn.Flatten(), Shift(weights), nn.Linear(16, width), nn.Linear(width, task.classes))
 
 
+@nas.space
+def downwards(c: Any, task: Any) -> nn.Module:
+    width = c.choice("width", [8, 4, 2, 1], ordered=True)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, width), nn.Linear(width, task.classes))
+
+
+def test_a_walk_goes_down_where_numbers_are_written_downwards() -> None:
+    space = downwards(in_channels=1, classes=4, input_size=4)
+    assert str(nearest_inside(limited(space, macs=90), space.parse("width=8"))) == "width=4"
+
+
 def test_what_saves_nothing_of_one_limit_may_save_of_another() -> None:
     space = shifted(in_channels=1, classes=4, input_size=4)
     limits = limited(space, macs=90, params=400)  # of width 8 there are 160 and 172, beside the shift

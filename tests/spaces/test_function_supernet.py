@@ -112,6 +112,17 @@ def test_values_are_kept_at_the_largest_which_is_said(caplog: pytest.LogCaptureF
         supernet.extract(SPACE.parse("width=4,depth=1,block.0.layer=skip"))
 
 
+@pytest.mark.parametrize(("options", "kept"), [((16, 8, 4), 16), (("small", "large"), "large")])
+def test_the_largest_is_kept_also_of_numbers_that_are_written_downwards(options: Any, kept: Any) -> None:
+    @nas.space
+    def build(c: Any, task: Any) -> nn.Module:
+        width = {"small": 4, "large": 8}.get(size := c.choice("size", options, ordered=True), size)
+        layer = c.layer("layer", {"linear": lambda: nn.Linear(64, width), "two": lambda: nn.LazyLinear(width)})
+        return nn.Sequential(nn.Flatten(), layer, nn.Linear(width, task.classes))
+
+    assert supernet_for(build(**SHAPE)).derive()["size"] == kept
+
+
 def test_candidates_of_different_shapes_are_refused_with_both() -> None:
     def build(c: Any, task: Any) -> nn.Module:
         layer = c.layer("down", {"conv": lambda: nn.Conv2d(1, 4, 3), "wide": lambda: nn.Conv2d(1, 4, 3, padding=1)})
