@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import command
-from nas_optuna.study.supernet_result import read_result, softmax
+from nas_optuna.study.supernet_result import SupernetResult, read_result, softmax
 
 _REDRAWS = 50
 """Draws before an architecture that the study has seen is proposed again."""
@@ -39,8 +40,12 @@ def propose(
     temperature: float,
     pinned: Mapping[str, Any] | None = None,
     allowed: Allowed | None = None,
+    skip: int = 0,
 ) -> dict[str, Any]:
-    """The best by the score, or the argmax of the alphas, until seen; then draws from the prior, if possible new."""
+    """The best by the score, or the argmax of the alphas, until seen; then draws from the prior, if possible new.
+
+    So many of the new ones are skipped, since other workers are about to train them.
+    """
     # A supernet of strategy ``"fair"`` has a list of good architectures that differ from each other.
     result = read_result(study)
     alphas = result.alphas
@@ -60,21 +65,28 @@ def propose(
     pinned = pinned or {}
     seen = {key(trial.params) for trial in all_trials(study) if trial.params.keys() >= choices.keys()}
     first = {name: c[0] for name, c in choices.items()}
-    for start in result.start_params():
-        params = {**first, **start, **pinned}  # a supernet may hold a part of the space
+    starts = (
+        {**first, **start, **pinned} for start in result.start_params()
+    )  # a supernet may hold a part of the space
+    for params in itertools.chain(starts, _drawn(result, choices, pinned, seed, temperature)):
         if is_good(params):
-            return params
-    rng = random.Random(seed)
-    indices = result.derived
-    for _ in range(_REDRAWS):
-        params = {**{name: c[indices[name]] for name, c in choices.items()}, **pinned}
-        if is_good(params):
-            break
-        indices = {
-            name: rng.choices(range(len(logits)), softmax(logits, temperature))[0] for name, logits in alphas.items()
-        }
-        temperature *= _FLATTEN
+            if not skip:
+                break
+            skip -= 1
+            seen.add(key(params))
     return params
+
+
+def _drawn(
+    result: SupernetResult, choices: Mapping[str, Any], pinned: Mapping[str, Any], seed: int, temperature: float
+) -> Iterator[dict[str, Any]]:
+    """The argmax of the alphas, then draws from the prior, which grows flatter."""
+    rng, indices = random.Random(seed), result.derived
+    for _ in range(_REDRAWS):
+        yield {**{name: c[indices[name]] for name, c in choices.items()}, **pinned}
+        shares = {name: softmax(logits, temperature) for name, logits in result.alphas.items()}
+        indices = {name: rng.choices(range(len(p)), p)[0] for name, p in shares.items()}
+        temperature *= _FLATTEN
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,8 @@ class SupernetSampler(DistinctSampler):
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
         temperature = self._config.temperature(max(0, trial.number - read_result(study).first_trial))
         seed = seed_for(self._seed, trial.number, *(["warm start"] if _is_warm(trial) else []))
-        return propose(study, self._of, seed=seed, temperature=temperature, pinned=self.pinned, allowed=self.allowed)
+        given: dict[str, Any] = {"pinned": self.pinned, "allowed": self.allowed, "skip": self._draw}
+        return propose(study, self._of, seed=seed, temperature=temperature, **given)
 
 
 AS_LEARNED = SupernetConfig(start_temperature=1.0, end_temperature=1.0)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
@@ -13,7 +14,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers import create_sampler, prior
 from nas_optuna.samplers.prior import AS_LEARNED, WARM_START, SupernetConfig, SupernetSampler, WarmStartSampler, propose
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.study.supernet_result import SupernetResult, write_result
+from nas_optuna.study.supernet_result import Predictor, SupernetResult, write_result
 
 SPACE = ConvSpace(depth=2)
 ALPHAS = {name: [float(i == 0) * 2 for i in range(len(p.choices))] for name, p in SPACE.parameters.items()}
@@ -101,6 +102,20 @@ def test_several_objectives_and_a_number_beside_the_space() -> None:
     study.optimize(lambda trial: (objective(trial), trial.suggest_float("rate", 0, 1)), n_trials=4)
     assert {name: study.trials[0].params[name] for name in ARGMAX} == ARGMAX
     assert len({trial.params["rate"] for trial in study.trials}) == 4
+
+
+def test_workers_that_propose_at_once_take_the_starts_in_turn() -> None:
+    """A uniformly random network took the place of all but the first."""
+    starts = [(i % 4, i % 3, 0, 1, i // 4, 1) for i in range(6)]
+    choices = {name: p.choices for name, p in SPACE.parameters.items()}
+    sampler = SupernetSampler(SPACE, 0)
+    study = study_with(sampler)
+    write_result(study, SupernetResult(ALPHAS, starts=starts, predictor=Predictor(choices, np.zeros(1), 0.0)))
+    found = []
+    for trial in [study.ask() for _ in starts]:
+        running = study.trials[trial.number]  # what it is given is published, and not yet a parameter of the trial
+        found.append(sampler.sample_relative(study, running, sampler.infer_relative_search_space(study, running)))
+    assert [SPACE.tokens(SPACE.architecture(params)) for params in found] == starts
 
 
 @pytest.mark.parametrize("warm", [True, False])
