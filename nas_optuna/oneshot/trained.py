@@ -7,12 +7,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.study_costs import Limits
-from nas_optuna.data import BatchLoader
+from nas_optuna.data import BatchLoader, ImageSet
+from nas_optuna.data.images import stratified_order
 from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.execution.evaluator import Search
@@ -31,17 +33,29 @@ from nas_optuna.training.checkpoint import require_tensors
 SCORED_IMAGES = 500
 """The most held-out images on which shared weights are scored: twice as many hardly rank better."""
 
+OFF = 2
+"""A prefix of a stratified order has fewer images of a class too many or too few."""
+
 
 def make_evaluator(
     supernet: Supernet, search: Search, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> SharedEvaluator:
     """Shared weights on the study's validation images, at most `SCORED_IMAGES`."""
-    side, validation = search.space.input_size, search.data.validation
-    scored = validation.subset(range(min(len(validation), SCORED_IMAGES)))
+    side, scored = search.space.input_size, stratified_part(search.data.validation, SCORED_IMAGES)
     held_out = BatchLoader(scored, SCORED_IMAGES, side, device)
     training = BatchLoader(search.data.train, 256, side, device)
     # The same order for every path, so that its statistics do not depend on earlier paths.
     return SharedEvaluator(supernet, held_out, partial(training.epoch, 0), dtype)
+
+
+def stratified_part(images: ImageSet, most: int) -> ImageSet:
+    """The first images, or others if these do not have each class in about its share."""
+    # Those that were split off have it; a data set's own validation part often lies class by class.
+    first = images.subset(range(min(len(images), most)))
+    due = np.array(images.class_sizes) * len(first) / len(images)
+    if np.abs(first.class_sizes - due).max() < OFF:
+        return first
+    return images.subset(stratified_order(images.labels, 0)[:most])
 
 
 def calibrated_ranker(

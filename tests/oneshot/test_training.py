@@ -12,13 +12,15 @@ import optuna
 import pytest
 import torch
 
+from nas_optuna.data import load_images
+from nas_optuna.data.images import stratified_order
 from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.price import cost_table
 from nas_optuna.oneshot.short_trainings import ShortTrainer
 from nas_optuna.oneshot.strategies.fair import FairStrategy
-from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
+from nas_optuna.oneshot.trained import calibrated_ranker, stratified_part, trained_supernet
 from nas_optuna.oneshot.training import SupernetTraining
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
@@ -113,6 +115,18 @@ def test_weights_of_other_images_are_not_gone_on_with(
     same.train()
     with pytest.raises(StudyError, match="no intact weights"):
         trained_supernet(study, read_result(study), other, CPU, files)
+
+
+def test_images_that_lie_class_by_class_are_scored_by_stratified_ones_and_others_by_the_first() -> None:
+    """The first 500 of a data set's own validation part have half of its classes."""
+    whole = load_images("digits", train=True)
+    split_off, by_class = (whole.subset(o) for o in (stratified_order(whole.labels, 0), whole.labels.argsort()))
+    assert torch.equal(stratified_part(split_off, 500).images, split_off.images[:500])
+    assert torch.equal(stratified_part(by_class, 5000).images, by_class.images)
+    found = stratified_part(by_class, 500)
+    shares = [500 * size / len(whole) for size in whole.class_sizes]
+    assert len(found) == 500
+    assert all(abs(size - share) < 2 for size, share in zip(found.class_sizes, shares, strict=True))
 
 
 def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_path: Path) -> None:
