@@ -324,9 +324,6 @@ class Experiment:
 
     def describe(self, *, within: bool = False) -> str:
         """One line for a person; `within` leaves out pruner and epochs, which a clock replaces."""
-        size = (
-            plural(self.space.size, "architecture") if self.space.size < 1e9 else f"{self.space.size:.1e} architectures"
-        )
         height, width = self.space.image_size
         goal = self.spec.goal(typed=True)
         if self.data is None:
@@ -336,7 +333,8 @@ class Experiment:
                 f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
                 f" {self.spec.data.select_on} images, {height}×{width})"
             )
-        what += f", space {self.space.name} ({size}), sampler {self.spec.sampler.name}"
+        what += f", space {self.space.name} ({plural(self.space.size, 'architecture')})"
+        what += f", sampler {self.spec.sampler.name}"
         what += f" ({self.why})" if self.why else ""
         if within:
             return what

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 Direction = Literal["maximize", "minimize"]
@@ -92,9 +93,20 @@ class Quantity:
         return f"{self.brief(value)} {unit or self.label or self.name}"
 
 
+def whole(number: int) -> str:
+    """A whole number of any size.
+
+    Examples:
+        >>> whole(9216), whole(1_234_567_890), whole(10**5000)
+        ('9,216', '1.2e+9', '1.0e+5000')
+    """
+    # No float is above 1.8e308, and Python writes no integer of more than 4,300 digits.
+    return f"{number:,}" if abs(number) < 1e9 else f"{Decimal(number):.1e}"
+
+
 def plural(number: int, noun: str) -> str:
     """E.g. ``"1 epoch"``, ``"1,200 epochs"``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    return f"{whole(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def count(number: float) -> str:

@@ -118,8 +118,7 @@ def space_show(
     rows = [
         (name, ", ".join(map(text_of, p.choices)), "yes" if p.ordered else "no") for name, p in found.parameters.items()
     ]
-    size = plural(found.size, "architecture") + (f" ({found.size:.2e})" if found.size >= 1e9 else "")
-    print_table(f"space {found.name}: {size}", ("parameter", "choices", "ordered"), rows)
+    print_table(f"space {found.name}: {plural(found.size, 'architecture')}", ("parameter", "choices", "ordered"), rows)
 
 
 def listing(what: str, purpose: str) -> Callable[..., None]:

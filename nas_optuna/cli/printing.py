@@ -76,7 +76,10 @@ def say_next(steps: Sequence[tuple[str, str]]) -> None:
 
 
 def print_json(value: Any, out: Path = STDOUT) -> None:
-    """Write indented JSON; numbers that are not finite become null, and passwords in URLs are masked."""
+    """Write indented JSON; passwords in URLs are masked.
+
+    Numbers become null that are not finite, or have more digits than Python reads or writes.
+    """
     encoding = (getattr(facts(), "encoding", None) or "utf-8").lower().replace("-", "")
     text = dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
     write_out(out, f"{text}\n", ".json")
@@ -127,6 +130,10 @@ def require_writable(path: Path) -> None:
         raise SpecError(f"cannot write {path}: a database is not overwritten; choose another --out")
 
 
+_MOST_BITS = 14_000
+"""An integer of more may have over 4,300 digits."""
+
+
 def _sayable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(k): _sayable(v) for k, v in value.items()}
@@ -135,6 +142,8 @@ def _sayable(value: Any) -> Any:
     if isinstance(value, str):
         return mask_urls(value)
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
         return None
     return value if value is None or isinstance(value, int | float) else str(value)
 

@@ -10,6 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError
+from nas_optuna.quantities import whole
 from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
@@ -25,7 +26,7 @@ class GridSampler(ArchitectureSampler):
     def __init__(self, space: SearchSpace, seed: int) -> None:
         if space.size > GRID_LIMIT:
             raise SpecError(
-                f"sampler 'grid' lists every architecture, and this space has {space.size:,}"
+                f"sampler 'grid' lists every architecture, and this space has {whole(space.size)}"
                 f" (more than {GRID_LIMIT:,}); use random, or a smaller space"
             )
         super().__init__(seed=seed)

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 from nas_optuna.errors import ArchitectureError, SpecError, checked, require_kind, shown, unknown
 from nas_optuna.lazily import lazily
+from nas_optuna.quantities import plural
 from nas_optuna.spaces.architecture import Architecture, Choice, InputSize, not_chosen, require_architecture
 from nas_optuna.spaces.architecture import Parameter as Parameter
 from nas_optuna.spaces.architecture import text_of as text_of
@@ -102,10 +103,10 @@ class SearchSpace(ABC):
     input_size: InputSize
 
     def __repr__(self) -> str:
-        size = f"{self.size:,}" if self.size < 1e9 else f"{self.size:.1e}"
+        size, parameters = plural(self.size, "architecture"), plural(len(self.parameters), "parameter")
         height, width = self.image_size
         return (
-            f"<{type(self).__name__} {self.name!r}: {size} architectures of {len(self.parameters)} parameters,"
+            f"<{type(self).__name__} {self.name!r}: {size} of {parameters},"
             f" {self.in_channels}x{height}x{width} to {self.classes} classes>"
         )
 

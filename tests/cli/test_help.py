@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from nas_optuna.cli import app
+from nas_optuna.cli.printing import print_json
 from tests.helpers import Command
 
 
@@ -102,6 +103,14 @@ def test_a_space_is_shown_by_the_options_of_run(command: Command, tmp_path: Path
     assert shown.out.startswith("space conv: 24 architectures")
     for ignored in ("--sampler", "--fix", "--max-macs", "--reference", "--latency-runtime"):
         assert command("space", "show", ignored, "1").code == 2
+
+
+def test_a_space_of_any_size_is_shown(command: Command, tmp_path: Path) -> None:
+    words = ("space", "show", "--data", "digits", "--space", "conv", "--set", "space.depth=250")
+    assert command(*words).out.startswith("space conv: 1.1e+345 architectures\n")
+    assert json.loads(command(*words, "--json").out)["size"] == 24**250
+    print_json({"size": 10**5000}, tmp_path / "size.json")
+    assert json.loads((tmp_path / "size.json").read_text()) == {"size": None}
 
 
 def test_the_list_of_metrics_tells_them_apart(command: Command) -> None:

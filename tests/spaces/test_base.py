@@ -188,6 +188,7 @@ def test_a_space_says_what_it_is() -> None:
     assert repr(ConvSpace(depth=2, input_size=(20, 30), classes=4)) == (
         "<ConvSpace 'conv': 576 architectures of 6 parameters, 1x20x30 to 4 classes>"
     )
+    assert ": 1.1e+345 architectures of 750 parameters," in repr(ConvSpace(depth=250))
 
 
 def test_a_notebook_shows_a_space_and_no_markup_of_its_names() -> None:
