@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import sys
+from codecs import lookup
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass
@@ -80,8 +81,7 @@ def print_json(value: Any, out: Path = STDOUT) -> None:
 
     Numbers become null that are not finite, or have more digits than Python reads or writes.
     """
-    encoding = (getattr(facts(), "encoding", None) or "utf-8").lower().replace("-", "")
-    text = dumps(_sayable(value), indent=2, ensure_ascii=encoding != "utf8", allow_nan=False)
+    text = dumps(_sayable(value), indent=2, ensure_ascii=_encoding() != "utf-8", allow_nan=False)
     write_out(out, f"{text}\n", ".json")
 
 
@@ -100,7 +100,7 @@ _ELSEWHERE = frozenset({".png", ".jpg", ".jpeg", ".gif", ".webp", ".pdf", ".xlsx
 def write_out(path: Path, text: str, ending: str) -> None:
     """Write a command's ``--out`` atomically, whose name must not end as that of another format; ``-`` is stdout."""
     if path == STDOUT:
-        write(text if text.endswith("\n") else text + "\n")
+        write(_in_encoding(text if text.endswith("\n") else text + "\n", ending))
         return
     if path.suffix.lower() in {*_ENDINGS, *_ELSEWHERE} - {ending}:
         raise SpecError(f"{named(path)} would hold {_ENDINGS[ending]}; give a file that ends in {ending} with --out")
@@ -111,6 +111,21 @@ def write_out(path: Path, text: str, ending: str) -> None:
     except OSError as error:
         raise SpecError(f"cannot write {named(path)}: {error.strerror}; choose another --out") from error
     say(f"wrote {named(path)}")
+
+
+def _encoding() -> str:
+    """The encoding of facts, by Python's name for it."""
+    return lookup(getattr(facts(), "encoding", None) or "utf-8").name
+
+
+def _in_encoding(text: str, ending: str) -> str:
+    """Text for stdout: in a page or a drawing, which name UTF-8 as theirs, another encoding gets references."""
+    encoding = _encoding()
+    if ending in (".html", ".svg") and encoding != "utf-8":
+        return text.encode("ascii", "xmlcharrefreplace").decode()
+    if text.encode(encoding, "ignore").decode(encoding) != text:
+        say(f"? stands where {encoding} lacks a character; --out FILE keeps all")
+    return text
 
 
 def refuse_stdout(path: Path | None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nas_optuna.cli import main, printing
-from nas_optuna.cli.printing import print_error, print_table, say
+from nas_optuna.cli.printing import STDOUT, print_error, print_table, say, write_out
 from tests.helpers import Command, tiny
 
 pytestmark = pytest.mark.process
@@ -109,6 +109,23 @@ def test_any_encoding_of_a_pipe_will_do(bracketed: str, encoding: str) -> None:
         assert b"Traceback" not in found.stderr
         if encoding == "ascii":
             (found.stdout + found.stderr).decode("ascii")
+
+
+def test_a_page_on_stdout_keeps_what_its_encoding_lacks_and_csv_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def written(text: str, ending: str, encoding: str) -> str:
+        out = io.TextIOWrapper(io.BytesIO(), encoding, errors="replace", write_through=True)
+        with redirect_stdout(out):
+            write_out(STDOUT, text, ending)
+        out.seek(0)
+        return out.read().strip()
+
+    for ending, encoding in ((".html", "latin-1"), (".svg", "ascii")):
+        assert written("<p>é±τ</p>", ending, encoding) == "<p>&#233;&#177;&#964;</p>"
+    assert written("<p>é±τ</p>", ".html", "utf_8") == "<p>é±τ</p>"
+    assert written("é", ".csv", "latin-1") == "é"
+    assert capsys.readouterr().err == ""
+    assert written("é,τ", ".csv", "latin-1") == "é,?"
+    assert capsys.readouterr().err == "? stands where iso8859-1 lacks a character; --out FILE keeps all\n"
 
 
 def test_replaced_signs_keep_the_columns_aligned(bracketed: str) -> None:
