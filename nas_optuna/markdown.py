@@ -44,5 +44,6 @@ def table(headings: Sequence[object], rows: Sequence[Sequence[object]], gap: str
 
 
 def _one_line(text: object) -> str:
-    """Text without line breaks, control characters and characters that UTF-8 cannot encode."""
-    return printable(" ".join(str(text).encode("utf-8", "backslashreplace").decode("utf-8").split()))
+    """Text without line breaks, control characters and characters that UTF-8 cannot encode; of None, none."""
+    text = "" if text is None else str(text)
+    return printable(" ".join(text.encode("utf-8", "backslashreplace").decode("utf-8").split()))

@@ -46,6 +46,7 @@ def test_no_text_ends_the_cell_of_a_table() -> None:
     html = PARSER.render(f"| a | b |\n|---|---|\n| {code('x|y`', in_table=True)} | end |")
     assert "<code>x|y`</code>" in html
     assert "<td>end</td>" in html
+    assert "None" not in table(["epochs"], [[None]])
 
 
 def test_a_long_architecture_may_break_and_is_still_one() -> None:
