@@ -19,6 +19,7 @@ from nas_optuna.errors import Interrupted
 from nas_optuna.lazily import lazily
 from nas_optuna.quantities import duration, plural
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.storage import is_kept
 
 with lazily():
@@ -235,9 +236,9 @@ def _print_alphas(study: str, space: SearchSpace, result: SupernetResult) -> Non
     rows = [
         (
             name,
-            "  ".join(f"{choice} {share:.2f}" for choice, share in zip(parameter.choices, shares[name], strict=True)),
+            "  ".join(f"{text_of(c)} {share:.2f}" for c, share in zip(parameter.choices, shares[name], strict=True)),
             f"{supernet_result.entropy(result.alphas[name]):.2f}",
-            parameter.choices[result.derived[name]],
+            text_of(parameter.choices[result.derived[name]]),
         )
         for name, parameter in space.parameters.items()
     ]

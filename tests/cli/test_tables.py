@@ -10,8 +10,11 @@ from optuna.trial import TrialState, create_trial
 
 from nas_optuna.cli.printing import Column, print_facts, print_table, say, write
 from nas_optuna.cli.results import SHOWN, print_outcome, print_ranking
+from nas_optuna.cli.supernet import _print_alphas
 from nas_optuna.report.facts import StudyFacts
 from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.supernet_result import SupernetResult
+from tests.spaces.test_base import Switches
 
 ARCHITECTURE = "-".join(f"f{i}k3s1" for i in range(10, 30))
 
@@ -187,3 +190,14 @@ def test_remarks_stay_below_the_table_that_they_are_about(tmp_path: Path, monkey
         say("remark")
         write("last\n")
     assert (tmp_path / "log").read_text().split() == ["title", "name", "value", "remark", "last"]
+
+
+def test_alphas_are_of_choices_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    space = Switches()
+    _print_alphas("s", space, SupernetResult({name: [1.0, 0.0] for name in space.parameters}))
+    rows = [line.split() for line in capsys.readouterr().out.strip().splitlines()[-3:]]
+    assert [[row[0], row[1], row[-1]] for row in rows] == [
+        ["norm", "true", "true"],
+        ["layers", "1", "1"],
+        ["hidden", "null", "null"],
+    ]
