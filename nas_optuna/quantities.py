@@ -60,14 +60,15 @@ class Quantity:
         Examples:
             >>> Quantity("macs").number(1234567), Quantity("latency_ms", format=".3g").number(0.51234)
             ('1,234,567', '0.512')
-            >>> Quantity("mse", format=".4f").number(3.21e-05)
-            '3.21e-05'
+            >>> Quantity("mse", format=".4f").number(3.21e-05), Quantity("latency_ms", format=".3g").number(999.7)
+            ('3.21e-05', '1,000')
         """
-        if abs(value) >= 1000 or (not self.format and float(value).is_integer()):
-            return f"{value:,.0f}"
         if 0 < abs(value) < 1e-3:  # of which four decimals would show next to nothing
             return f"{value:.3g}"
-        return f"{value:{self.format or '.4g'}}"
+        text = f"{value:{self.format or '.4g'}}"
+        if abs(value) >= 1000 or text.endswith("e+03") or (not self.format and float(value).is_integer()):
+            return f"{value:,.0f}"
+        return text
 
     def brief(self, value: float) -> str:
         """A value in three or four digits, for a narrow table.
@@ -113,20 +114,27 @@ def count(number: float) -> str:
     """A count with three digits and a suffix.
 
     Examples:
-        >>> count(1_234_567), count(999_499), count(999_500)
-        ('1.23M', '999k', '1M')
+        >>> count(1_234_567), count(999_499), count(999_500), count(1.2e12), count(1e20)
+        ('1.23M', '999k', '1M', '1.2T', '1e+20')
     """
-    for least, size, suffix in ((9.995e8, 1e9, "G"), (9.995e5, 1e6, "M"), (1e3, 1e3, "k")):  # as three digits round
+    sizes = ((9.995e14, 1.0, ""), (9.995e11, 1e12, "T"), (9.995e8, 1e9, "G"), (9.995e5, 1e6, "M"), (1e3, 1e3, "k"))
+    for least, size, suffix in sizes:  # as three digits round
         if abs(number) >= least:
             return f"{number / size:.3g}{suffix}"
     return f"{number:g}"
 
 
 def duration(seconds: float) -> str:
-    """A time for a person: ``8.1 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds < 60:
+    """A time for a person.
+
+    Examples:
+        >>> duration(8.13), duration(59.97), duration(200), duration(3599.7), duration(7199)
+        ('8.1 s', '1 min 00 s', '3 min 20 s', '1 h 00 min', '2 h 00 min')
+    """
+    if seconds < 59.95:  # as one decimal rounds
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    rounded = round(seconds)
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
