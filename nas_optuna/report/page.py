@@ -5,6 +5,7 @@ Each function gives the values of one section of ``templates/report.html.j2``, o
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections import Counter
@@ -293,13 +294,15 @@ def what_mattered(facts: StudyFacts) -> Section | None:
         return None
     trials = [trial for trial in facts.trials if trial.number in values]
     shares: Mapping[str, float] = {}
-    error = ""
-    try:
-        shares = _importances(facts.study.directions[place], trials, values)
-    except (ValueError, RuntimeError) as problem:
-        error = str(problem)
+    objective, error = _named(facts.names[place]), ""
+    if len(set(filter(math.isfinite, values.values()))) < 2:  # Optuna would call all parameters equally important
+        error = f"all {len(values)} trials have the same {objective}."
+    else:
+        try:
+            shares = _importances(facts.study.directions[place], trials, values)
+        except (ValueError, RuntimeError) as problem:
+            error = str(problem)
     bars = charts.bars(list(shares.items())[:16], "importance of each parameter") if shares else None
-    objective = _named(facts.names[place])
     return {"objective": objective, "epoch": epoch, "trials": len(values), "bars": bars, "error": error}
 
 

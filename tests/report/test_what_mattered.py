@@ -83,3 +83,14 @@ def test_importance_explains_what_makes_trials_good() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # Optuna warns where it explains what makes trials bad
         test_importance_is_shown_from_ten_trials_on(10, 20, True)
+
+
+def test_where_all_trials_are_equal_nothing_mattered() -> None:
+    study = made()
+    for number in range(12):
+        add(study, number, accuracy=0.9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        page = report(study)
+    assert "Importance cannot be estimated: all 12 trials have the same accuracy." in plain(page)
+    assert 'aria-label="importance of each parameter"' not in page
