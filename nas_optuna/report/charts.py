@@ -136,9 +136,9 @@ def _legend(series: Sequence[Series]) -> Markup:
     named = [one for one in series if one.name]
     if not named:
         return Markup("")
-    line, dot = '<path class="{}" d="M0 5H14"/>', '<circle class="{}" cx="7" cy="5" r="3"/>'
+    line, dot = '<path class="{}" d="M0 5H28"/>', '<circle class="{}" cx="14" cy="5" r="3"/>'
     items = "".join(
-        '<span class="key"><svg class="chart" viewBox="0 0 14 10" style="width:14px">'
+        '<span class="key"><svg class="chart" viewBox="0 0 28 10" style="width:28px">'
         f"{(dot if 'dot' in one.style else line).format(one.style)}</svg> {_text(one.name, 60)}</span>"
         for one in named
     )

@@ -119,7 +119,8 @@ def comparison_page(studies: Sequence[Study], summaries: Sequence[Mapping[str, A
             total += attribute(trial, TrialKey.SECONDS, 0.0)
             spent[trial.number] = total
         steps = staircase([(t.number, t.values[0]) for t in facts.comparable], maximize=facts.maximize)
-        style, title = f"line s{i % 4}", facts.study.study_name
+        # Four colours and four patterns of dashes: sixteen lines that differ, the first four in both.
+        style, title = f"line s{i % 4} d{(i + i // 4) % 4}", facts.study.study_name
         by_trials.append(Series(steps, style, name=title))
         by_seconds.append(Series([(spent[int(n)], value) for n, value in steps], style, name=title))
     return render(

@@ -2,6 +2,7 @@ import re
 
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
+from nas_optuna.report.comparison import comparison_page, summary_of
 from nas_optuna.report.page import report
 from tests.report.test_page import add, made
 
@@ -39,3 +40,14 @@ def test_axes_tell_values_apart_and_no_accuracy_is_above_1() -> None:
     near = Series([(1.0, 0.9999), (2.0, 1.0)], "line")
     assert ticks(charts.plot([near], "trial", "s", share=True), "end")[-1] == "1"
     assert float(ticks(charts.plot([Series([(0.0, 1.0), (1.0, 1.1)], "line")], "trial", "s"), "end")[-1]) > 1
+
+
+def test_sixteen_studies_have_lines_that_differ() -> None:
+    studies = [made(f"s{i}") for i in range(16)]
+    for study in studies:
+        add(study, 1)
+    page = comparison_page(studies, list(map(summary_of, studies)))
+    legend = re.findall(r'<path class="line (s\d d\d)" d="M0 5', page)
+    assert len(set(legend)) == 16
+    assert [len({*each}) for each in zip(*map(str.split, legend[:4]), strict=True)] == [4, 4]
+    assert all(f".chart .d{i} {{ stroke-dasharray" in page for i in (1, 2, 3))
