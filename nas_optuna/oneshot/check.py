@@ -209,7 +209,7 @@ def judge(
         rows=tuple(ranked.values()),
         short=score.short,
         advantage=_bootstrapped(
-            lambda ours, theirs, own: _kendall(ours, own) - _kendall(theirs, own), figures[SCORE], figures[size], own
+            lambda ours, theirs, own: kendall(ours, own) - kendall(theirs, own), figures[SCORE], figures[size], own
         ),
         chosen=tuple(
             Chosen(by, str(chosen[by]), accuracy_of(trial), 1 + int((own > accuracy_of(trial)).sum()))
@@ -235,7 +235,7 @@ def cross_val_predict(score: Score, rows: Array, own: Array) -> Array:
 
 def rank_correlation(x: ArrayLike, y: ArrayLike) -> RankCorrelation:
     """Kendall's τ-b with a percentile bootstrap interval over the pairs."""
-    return _bootstrapped(_kendall, np.asarray(x), np.asarray(y))
+    return _bootstrapped(kendall, np.asarray(x), np.asarray(y))
 
 
 def _bootstrapped(statistic: Callable[..., Array], *values: Array) -> RankCorrelation:
@@ -261,7 +261,7 @@ def _seconds(trial: FrozenTrial) -> float:
     return float(attribute(trial, TrialKey.SECONDS, 0.0))
 
 
-def _kendall(x: Array, y: Array) -> Array:
+def kendall(x: Array, y: Array) -> Array:
     """Kendall's τ-b along the last axis; 0 if one side has no order."""
     from scipy.stats import kendalltau
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
 import optuna
 from markupsafe import Markup
 from optuna.study import Study, StudyDirection
@@ -26,6 +27,7 @@ from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.masking import mask_urls
 from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe
+from nas_optuna.oneshot.check import kendall
 from nas_optuna.quantities import duration
 from nas_optuna.report import charts
 from nas_optuna.report.charts import Series
@@ -360,8 +362,6 @@ def supernet_section(facts: StudyFacts) -> Section | None:
 
 def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:
     """The supernet's score of each network that was trained alone, against its accuracy."""
-    from scipy.stats import kendalltau
-
     scorer = find_predictor(facts.study, {name: p.choices for name, p in space.parameters.items()})
     trained = [t for t in facts.comparable if attribute(t, TrialKey.ACCURACY) is not None]
     if scorer is None or len(trained) < LEAST_FOR_CHECK:
@@ -370,4 +370,4 @@ def _supernet_check(facts: StudyFacts, space: SearchSpace) -> Section:
     accuracies = [float(attribute(t, TrialKey.ACCURACY)) for t in trained]
     dots = Series(list(zip(scores, accuracies, strict=True)), "dot s0", titles_of(trained))
     chart = charts.plot([dots], "score by the supernet", "accuracy, trained alone", share=True)
-    return {"check": chart, "tau": float(kendalltau(scores, accuracies).statistic), "trained": len(trained)}
+    return {"check": chart, "tau": float(kendall(np.asarray(scores), np.asarray(accuracies))), "trained": len(trained)}

@@ -344,6 +344,15 @@ def test_a_supernet_of_other_choices_costs_no_page() -> None:
     assert "conv1.kernel" not in choices.partition("Whether to believe it")[0]
 
 
+def test_a_supernet_that_ranks_all_alike_has_a_rank_correlation_of_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = made()
+    for number in range(5):
+        add(study, number)
+    write_result(study, SupernetResult({"conv1.filters": [0.0, 1.0, 2.0, 3.0]}))
+    monkeypatch.setattr("nas_optuna.report.page.find_predictor", lambda *_: lambda params: [0.5] * len(params))
+    assert "Kendall's τ 0.00 over 5 networks" in html.unescape(report(study))
+
+
 def test_the_study_in_which_importances_are_computed_is_not_announced(caplog: pytest.LogCaptureFixture) -> None:
     study = made()
     for number in range(12):
