@@ -25,7 +25,6 @@ from nas_optuna.cli.printing import (
 )
 from nas_optuna.errors import SpecError, StudyError, reason_of
 from nas_optuna.lazily import lazily
-from nas_optuna.metrics import ACCURACIES
 from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
 from nas_optuna.spaces.architecture import text_of
@@ -92,7 +91,7 @@ def best(
         say(f"It is {rank} in {names[0]} alone; {front} shows the front.")
     error = "; ± is one standard error" if any("±" in str(text) for _, text in figures) else ""
     on = f" on {images:,} images" if images else ""
-    chosen = ", which selected it" if names[0] in ACCURACIES else ""
+    chosen = "" if facts.selected_by_cost else ", which selected it"
     say(f"These are {facts.ranked_by} figures{on}{chosen}{error}.")
     say(*(gain.remarks() if gain else ()))
     if not latencies and len(found.tied) > 1:

@@ -112,6 +112,11 @@ class StudyFacts:
         """The images that ranked the networks: ``"validation"`` or ``"test"``."""
         return self.spec.data.select_on if self.can_retrain else "validation"
 
+    @property
+    def selected_by_cost(self) -> bool:
+        """Whether the first objective is a cost: then neither images nor luck selected the winner."""
+        return getattr(describe(self.names[0]), "metric", "") is None
+
     @cached_property
     def reference(self) -> str | None:
         """The architecture of the space's reference; see `reference_of`."""

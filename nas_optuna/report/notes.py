@@ -98,9 +98,8 @@ def _tested(facts: StudyFacts) -> list[str]:
     if not (reports or facts.can_retrain):
         return []
     if not reports:
-        text = (
-            f"These are figures of {facts.ranked_by} images, which chose the best: expect a little less on new images."
-        )
+        chosen = f"which chose the {'front' if len(facts.names) > 1 else 'best'}"
+        text = f"These are figures of {facts.ranked_by} images, {chosen}: expect slightly worse ones on new images."
         test = f" {code(facts.command('retrain'))} looks at the test images, once."
         return [text if facts.ranked_by == "test" else text + test]
     on = "the images that chose the best" if facts.ranked_by == "test" else "images that chose nothing"

@@ -67,6 +67,7 @@ def report(study: Study, data_directory: Path | None = None) -> str:
         **_unfinished(facts),
         images=facts.images,
         ranked_by=facts.ranked_by,
+        selected_by_cost=facts.selected_by_cost,
         several=len(facts.names) > 1,
         complete=len(facts.complete),
         least_for_importance=LEAST_FOR_IMPORTANCE,

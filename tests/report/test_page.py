@@ -238,6 +238,18 @@ def test_all_that_is_said_of_a_study_is_of_one_reading(
     assert len(readings) == 1
 
 
+@pytest.mark.parametrize("objectives", [("accuracy",), ("negative_log_likelihood",), ("macs", "accuracy")])
+def test_no_image_is_said_to_have_selected_the_cheapest(objectives: tuple[str, ...]) -> None:
+    study, by_cost = made(objectives=objectives), objectives[0] == "macs"
+    study.set_user_attr(StudyKey.DATA, {"validation": 288})
+    add(study, 1)
+    told = " ".join(plain(report(study)).split())
+    assert "These figures are of the 288 validation images" in told
+    assert ("images, which selected the winner: the best of many is partly luck, so expect" in told) != by_cost
+    assert f"images, which chose the {'front' if by_cost else 'best'}: expect slightly worse" in study_note(study, {})
+    assert "less on new" not in told
+
+
 def test_a_page_has_exact_figures_and_a_terminal_brief_ones(capsys: pytest.CaptureFixture[str]) -> None:
     study = made(objectives=("accuracy", "params"))
     add(study, 80_698, accuracy=0.9)  # has 81,698 weights
