@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from nas_optuna.costs.complexity import size
-from nas_optuna.devices import free_memory, laid_out, network_failures
+from nas_optuna.devices import current, free_memory, laid_out, network_failures
 from nas_optuna.errors import SpecError, TrainingError
 from nas_optuna.randomness import RandomState, seeded
 from nas_optuna.spaces import SearchSpace
@@ -53,7 +53,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     if name in ("auto", "mixed"):
         if device.type != "cuda":
             return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        with current(device):  # torch asks the current one
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if name == "fp16" and device.type != "cuda":
         raise SpecError(f"recipe.precision = 'fp16' needs CUDA, this device is {device.type}; use bf16, fp32 or auto")
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]

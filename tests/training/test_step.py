@@ -1,7 +1,8 @@
 """The step: the same weights as the plainest loop, whatever it does to be fast."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -232,6 +233,22 @@ def test_mixed_is_bf16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
         assert resolve_precision("mixed", CPU) == expected
     assert resolve_precision("mixed", torch.device("mps")) == torch.float32
+
+
+def test_auto_asks_the_gpu_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine may have an older GPU beside a newer one."""
+    asked = [0]
+
+    @contextmanager
+    def on(device: torch.device) -> Iterator[None]:
+        asked.append(device.index)
+        yield
+        asked.pop()
+
+    monkeypatch.setattr(torch.cuda, "device", on)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: asked[-1] == 0)
+    found = [resolve_precision("auto", torch.device("cuda", index)) for index in (0, 1)]
+    assert found == [torch.bfloat16, torch.float16]
 
 
 def test_forward_and_loss_stay_on_a_fake_cuda_device(monkeypatch: pytest.MonkeyPatch) -> None:
