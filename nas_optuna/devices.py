@@ -63,6 +63,12 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done what it was given, as a processor has at once."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def list_devices() -> list[DeviceInfo]:
     """Every GPU of this machine, then the CPU."""
     found = []
@@ -216,8 +222,7 @@ def _step(device: torch.device, format_: torch.memory_format) -> Callable[[], No
 
     def step() -> None:
         network(images).sum().backward()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        synchronize(device)
 
     return step
 

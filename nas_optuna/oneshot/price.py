@@ -18,6 +18,7 @@ from torch import Tensor
 from nas_optuna.costs.complexity import macs_table, size
 from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.data import BatchLoader
+from nas_optuna.devices import synchronize
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.strategies.base import Strategy
@@ -137,7 +138,6 @@ def _seconds(step: Callable[[], object], device: torch.device) -> float:
 
     def once() -> None:
         step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        synchronize(device)
 
     return min(timeit.repeat(once, number=1, repeat=3))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nas_optuna.data import BatchLoader, load_images
 from nas_optuna.errors import Interrupted, SpecError, TrainingError
@@ -194,6 +195,29 @@ def test_draws_follow_the_probabilities() -> None:
     draws = GumbelSampler(supernet, seed=0)
     drawn = [draws.next(1.0).indices["conv1.kernel"] for _ in range(2000)]
     assert drawn.count(0) / 2000 == pytest.approx(0.75, abs=0.03)
+
+
+class Copies(TorchDispatchMode):
+    """Notes whether copies to another device wait; the meta device stands for one that is neither CUDA nor a CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unwaited: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func is not torch.ops.aten._to_copy.default:
+            return func(*args, **given)
+        self.unwaited.append(given.get("non_blocking", False))
+        return torch.zeros(args[0].shape, device=given["device"])
+
+
+def test_only_cuda_copies_without_waiting() -> None:
+    supernet = supernet_for(CONV).to("meta")
+    with Copies() as copies:
+        GumbelSampler(supernet, seed=0).next(1.0)
+    assert len(copies.unwaited) == 3
+    assert not any(copies.unwaited)
 
 
 def test_straight_through_gradient_is_that_of_the_gumbel_softmax() -> None:

@@ -11,7 +11,7 @@ import nas_optuna as nas
 from nas_optuna.costs.latency import measure_table
 from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.experiment import Experiment
-from nas_optuna.oneshot.price import cost_table, measure_price
+from nas_optuna.oneshot.price import _seconds, cost_table, measure_price
 from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.spaces.supernet import supernet_class
 from nas_optuna.spec import StudySpec
@@ -53,6 +53,14 @@ def test_a_table_of_the_whole_space_tells_what_the_part_in_the_supernet_costs(fu
     found = cost_table(space, path)
     assert found.unit == "ms"
     assert found.costs == {operation.key: table.operation_ms(operation) for operation in held.reachable_operations()}
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps", "cuda"])
+def test_a_step_has_ended_when_its_time_is_taken(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: done.append(device.type))
+    _seconds(lambda: done.append("step"), torch.device(kind))
+    assert done == (["step"] * 3 if kind == "cpu" else ["step", kind] * 3)
 
 
 def test_a_training_alone_is_priced_by_the_epochs_of_its_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

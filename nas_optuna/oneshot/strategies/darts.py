@@ -40,7 +40,8 @@ class GumbelSampler:
     def refresh(self) -> None:
         """Read the alphas now: after they were set, or at the start of an epoch."""
         flat = torch.cat([alpha.detach() for alpha in self._alphas.values()])
-        self._logits = flat.to("cpu", non_blocking=True)
+        # Only CUDA has an event that tells when a copy has ended, and keeps what is copied until then.
+        self._logits = flat.to("cpu", non_blocking=flat.is_cuda)
         self._copied = torch.cuda.current_stream(flat.device).record_event() if flat.is_cuda else None
 
     def next(self, temperature: float) -> GumbelSample:
@@ -52,7 +53,7 @@ class GumbelSampler:
         noise = -torch.empty_like(logits).exponential_(generator=self.generator).log()
         sizes, device = [len(alpha) for alpha in self._alphas.values()], next(iter(self._alphas.values())).device
         perturbed = torch.split(logits + noise, sizes)
-        on_device = torch.split(noise.to(device, non_blocking=True), sizes)
+        on_device = torch.split(noise.to(device, non_blocking=device.type == "cuda"), sizes)
         return GumbelSample(
             {name: int(part.argmax()) for name, part in zip(self._alphas, perturbed, strict=True)},
             dict(zip(self._alphas, on_device, strict=True)),
