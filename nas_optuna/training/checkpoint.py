@@ -61,9 +61,9 @@ def require_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Opt
 
 
 def load_optimizer_state(state: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Load the moments of a checked state; learning rates and the like remain the optimiser's own."""
-    own = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state["state"], "param_groups": own})
+    """Load the moments of a checked state; learning rates, and moments that it lacks, remain the optimiser's own."""
+    own = optimizer.state_dict()
+    optimizer.load_state_dict({**own, "state": own["state"] | state["state"]})
 
 
 logger = logging.getLogger(__name__)

@@ -284,5 +284,10 @@ def make_optimizer(
     real = all(p.is_floating_point() for group in groups for p in group["params"])
     fused = real and device.type in ("cuda", "cpu", "mps")
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=fused)
+        sgd = torch.optim.SGD(groups, lr=rate, momentum=recipe.momentum, fused=fused)
+        # The kernel makes no momentum for a weight that has its first gradient after others, and in float16 a first
+        # step that overflows would leave what was in memory. A first step with momenta of zero has the same result.
+        for p in (p for group in groups for p in group["params"] if fused and recipe.momentum):
+            sgd.state[p]["momentum_buffer"] = torch.zeros_like(p)
+        return sgd
     return torch.optim.AdamW(groups, lr=rate, fused=fused, capturable=capturable)
