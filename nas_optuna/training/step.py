@@ -189,6 +189,8 @@ class TrainStep:
             return "the device is not CUDA"
         if not self.recipe.cuda_graphs:
             return "recipe.cuda_graphs is off"
+        if torch.__version__ < "2.12":  # torch compares versions, not letters
+            return "a capture that fails leaves torch before 2.12 damaged"
         if self.recipe.compile:
             return "recipe.compile is on"
         if self.dtype == torch.float16:
