@@ -6,18 +6,22 @@ numbers in every run. Here random numbers come from separate generators:
 - `seeded` passes a generator to every operation that takes one, such as the initialisation of layers.
 - `RandomState` is for operations that take none, such as dropout: under a lock, it puts its own state into the global
   generators, and afterwards restores the earlier state.
+- `HostGenerators` finds out whether something was drawn on the host.
 """
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 _global_generators = threading.RLock()
 
@@ -61,6 +65,27 @@ class RandomState:
             finally:
                 self._states = [_get_state(device) for device in self._devices]
                 _set_states(self._devices, before)
+
+
+class HostGenerators:
+    """The states of the host's global generators (torch's, Python's, NumPy's) when this was made."""
+
+    def __init__(self) -> None:
+        self._states = self._now()
+
+    @staticmethod
+    def _now() -> tuple[Any, ...]:
+        return torch.get_rng_state(), random.getstate(), np.random.get_state(legacy=False)
+
+    def have_moved(self) -> bool:
+        """Whether something was drawn since."""
+        return not all(map(np.array_equal, tree_leaves(self._states), tree_leaves(self._now())))
+
+    def restore(self) -> None:
+        """Let the generators draw the same again."""
+        torch.set_rng_state(self._states[0])
+        random.setstate(self._states[1])
+        np.random.set_state(self._states[2])
 
 
 class _GivenGenerator(TorchDispatchMode):

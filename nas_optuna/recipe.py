@@ -57,7 +57,9 @@ class Recipe(Settings):
             and a step takes half the time (progressive resizing, Tan & Le 2021, section 4). If a clock ends the
             training, it is a share of the time. ``"auto"`` is 0.6 if a training sees its images fewer than 25 times,
             else 0. Images below 32 pixels a side, and networks that take only one size, keep their size.
-        cuda_graphs: Replay each step as a CUDA graph on CUDA devices; needs torch 2.12.
+        cuda_graphs: Replay each step as a CUDA graph on CUDA devices, from torch 2.12 on. A network's Python code then
+            runs only in the first steps and in the last batch of an epoch, if that is smaller. A network that draws
+            from torch's, Python's or NumPy's global generator on the host is trained without graphs.
         compile: Use ``torch.compile``; pays only in trainings much longer than a minute.
 
     Examples:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nas_optuna.devices import forget_compiled, is_out_of_memory, prepare_process
 from nas_optuna.errors import TrainingError, reason_of
+from nas_optuna.randomness import HostGenerators
 from nas_optuna.spaces.backbone import PretrainedBody
 from nas_optuna.spec import Recipe
 from nas_optuna.training.network import (
@@ -223,6 +224,7 @@ class TrainStep:
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         self._inputs = (images.clone(memory_format=torch.preserve_format), labels.clone())
         self.optimizer.zero_grad(set_to_none=True)
+        generators, known = HostGenerators(), set(self.optimizer.state)
         try:
             # On the network's device, which need not be the current one: a graph on another device would be empty. The
             # stream is restored even if the capture fails.
@@ -232,12 +234,19 @@ class TrainStep:
                 own = torch.cuda.Stream(self.device)
                 with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                     self._update(*self._inputs)
+            if not generators.have_moved():
+                self._graph = graph
+                return
+            refused = "the network draws random numbers on the host, and a replay would repeat them"
         except RuntimeError as error:
-            self._inputs = None
-            self.optimizer.zero_grad(set_to_none=True)
-            self._refuse_graph(reason_of(error))
-            return
-        self._graph = graph
+            refused = reason_of(error)
+        # Nothing was computed, so what was made for the graph has no values.
+        self._inputs = None
+        self.optimizer.zero_grad(set_to_none=True)
+        for new in self.optimizer.state.keys() - known:
+            del self.optimizer.state[new]
+        generators.restore()
+        self._refuse_graph(refused)
 
     def _refuse_graph(self, reason: str) -> None:
         self._graph_reason = reason

@@ -127,6 +127,34 @@ def test_graphs_give_each_group_its_own_rate() -> None:
     assert not any(torch.equal(a, b) for a, b in zip(moving["params"], before[1], strict=True))
 
 
+class Stochastic(torch.nn.Module):
+    """Leaves its layer out at random, as the host decides."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.kept = inner, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training and torch.rand(()) < 0.5:
+            return x
+        self.kept += 1
+        result: torch.Tensor = self.inner(x)
+        return result
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_network_that_draws_on_the_host_is_trained_eagerly(optimizer: str) -> None:
+    device, recipe = torch.device("cuda"), RECIPE.model_copy(update={"optimizer": optimizer})
+    layer = Stochastic(torch.nn.Linear(16 * 16, 16 * 16))
+    network = torch.nn.Sequential(torch.nn.Flatten(), layer, torch.nn.Linear(16 * 16, 10)).to(device)
+    step = TrainStep(network, recipe, device, total_steps=40)
+    for _ in range(40):
+        step(torch.randn(64, 1, 16, 16, device=device), torch.randint(10, (64,), device=device))
+    assert step._graph is None
+    assert 8 < layer.kept < 36
+    assert all(bool(p.isfinite().all()) for p in network.parameters())
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_graph_is_of_the_device_of_its_network() -> None:
     losses = []

@@ -1,10 +1,16 @@
 """When steps become CUDA graphs, as far as a machine without CUDA shows; see also test_gpu.py."""
 
+import random
+from collections.abc import Callable
+from unittest.mock import MagicMock
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
+from nas_optuna.randomness import HostGenerators
 from nas_optuna.spec import Recipe
 from nas_optuna.training import TrainStep
 
@@ -27,3 +33,52 @@ def test_graphs_need_a_torch_that_survives_a_capture_that_fails(
     monkeypatch.setattr(torch, "__version__", TorchVersion(version))
     why = made(nn.Linear(4, 3))._why_no_graph()
     assert (why or "").endswith("torch before 2.12 damaged") == refused
+
+
+DRAWS: dict[str, Callable[[], object]] = {
+    "torch": lambda: torch.rand(()),
+    "python": random.random,
+    "gauss": lambda: random.gauss(0, 1),
+    "numpy": np.random.rand,
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_what_is_drawn_on_the_host_is_noticed_and_drawn_again(name: str) -> None:
+    generators, draw = HostGenerators(), DRAWS[name]
+    torch.rand((), generator=torch.Generator())
+    assert not generators.have_moved()
+    first = draw()
+    assert generators.have_moved()
+    generators.restore()
+    assert not generators.have_moved()
+    assert draw() == first
+
+
+class OnTheHost(nn.Module):
+    """Leaves a layer out, as a host's random number decides."""
+
+    def __init__(self, draws: bool) -> None:
+        super().__init__()
+        self.body, self.head, self.draws = nn.Linear(4, 4), nn.Linear(4, 3), draws
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kept = self.draws and torch.rand(()) < 2
+        result: torch.Tensor = self.head(self.body(x) if kept else x)
+        return result
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_network_that_draws_on_the_host_is_not_replayed(draws: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The capture is not one here, so it is asked for what it has made, and not for what it has computed."""
+    for name in ("stream", "current_stream", "Stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    step, images, before = made(OnTheHost(draws)), torch.ones(2, 4), torch.get_rng_state()
+    step._capture(images, torch.tensor([0, 2]))
+    assert (step._graph is None) == draws
+    if draws:
+        assert str(step._graph_reason).startswith("the network draws random numbers on the host")
+        assert not step.optimizer.state
+        assert all(p.grad is None for p in step.network.parameters())
+        assert step._inputs is None
+        assert torch.equal(torch.get_rng_state(), before)
