@@ -34,6 +34,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import Recipe
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.training import TrainStep, make_network
+from nas_optuna.training.fit import epoch_order
 from nas_optuna.training.network import autocast
 from nas_optuna.training.step import GRAPH_WARM_UP
 
@@ -190,7 +191,9 @@ def time_network(training: TrainingEvaluator, architecture: Architecture, space:
     tried = 3 if device.type == "cpu" else GRAPH_WARM_UP + 3  # all but the first steps of a training are graphs
     step = TrainStep(network, recipe, device, total_steps=tried)
     part = min(PART, train.batch_size) if device.type == "cpu" else recipe.batch_size
-    batches, found, forward = train.epoch(0), [], []
+    # Where there are fewer full batches, images come again.
+    batches = train.epoch(0, epoch_order(0, 1, train.size, tried * train.batch_size))
+    found, forward = [], []
     for _ in range(tried):
         began = time.perf_counter()
         images, labels = next(batches)
@@ -201,9 +204,7 @@ def time_network(training: TrainingEvaluator, architecture: Architecture, space:
         times = len(images) / min(part, len(images))
         found.append(ready - began + (ended - ready) * times)
         forward.append(ready - began + _forward(network, images[:part], step.dtype) * times)
-        if len(found) == len(train):
-            break
-    return Timed(min(found[1:] or found), min(forward[1:] or forward), count_layers(network))
+    return Timed(min(found[1:]), min(forward[1:]), count_layers(network))
 
 
 def time_reference(training: TrainingEvaluator, space: SearchSpace) -> Timed:

@@ -23,6 +23,7 @@ from nas_optuna.spec import StudySpec
 from nas_optuna.study.results import REFERENCE, TrialRecord, best_trial, longest_trained, ranked
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.significance import Measured
+from nas_optuna.training import TrainStep
 from nas_optuna.training.checkpoint import KeptWeights
 
 PLAN = Plan((Rung(4, 0.5), Rung(2, 1.0)), reserve=0.0)
@@ -132,6 +133,24 @@ def test_seconds_grow_with_cost(monkeypatch: pytest.MonkeyPatch, cost: float, gr
     steps = training._fixed_steps(experiment.space.reference, None, 1)
     looks = len(training.validation_loader) * 0.4
     assert steps == pytest.approx(1000 * times / cost - looks, abs=1)
+
+
+@pytest.mark.parametrize("images", [20, 40])
+def test_few_images_come_again_until_a_usual_step_is_timed(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first steps of a training are slower than the others, and its batches are full."""
+    sizes: list[int] = []
+
+    class Noting(TrainStep):
+        def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+            sizes.append(len(images))
+            super().__call__(images, labels)
+
+    monkeypatch.setattr(equal_seconds, "TrainStep", Noting)
+    few = SPEC.override([f"data.train_limit={images * 5 // 4}", "recipe.batch_size=30"])
+    experiment = Experiment.from_spec(few, device="cpu")
+    assert len(experiment.objective.evaluator.train_loader) < 3
+    equal_seconds.time_network(experiment.objective.evaluator, experiment.space.reference)
+    assert sizes == [min(30, experiment.objective.evaluator.train_loader.size)] * 3
 
 
 @pytest.mark.parametrize("left", ["", "nan", "[]", '{"steps"'])
