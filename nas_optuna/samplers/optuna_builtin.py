@@ -117,12 +117,17 @@ class DistinctSampler(ArchitectureSampler):
     repeats its proposals (optuna #3255), and two workers with one seed propose the same points. So every draw is that
     of a fresh sampler, seeded by (study seed, trial number): proposals depend on the study's history alone, and ten
     trials and ten more in a second process are the same as twenty in one.
+
+    Args:
+        sampler: A class of samplers that learn from the study alone (random, TPE, GP, NSGA-II), or a sampler that needs
+            no fresh seed.
+        space: The space that is sampled.
+        seed: The study's seed.
+        options: Those of the class.
     """
 
     numbers = True
 
-    # `sampler` is a class of samplers whose state is stored in the study (random, TPE, GP, NSGA-II), with its options,
-    # or a sampler that needs no fresh seed.
     def __init__(
         self, sampler: BaseSampler | Callable[..., BaseSampler], space: SearchSpace, seed: int, **options: Any
     ) -> None:

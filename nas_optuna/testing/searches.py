@@ -90,10 +90,13 @@ class SamplerSuite(ABC):
         trials: How many trials each test runs.
 
     Examples:
+        A sampler of Optuna's alone, with one random stream for all trials, would not go on in a new process.
+
         >>> import optuna
+        >>> from nas_optuna.samplers.optuna_builtin import DistinctSampler
         >>> class TestMine(SamplerSuite):
         ...     def make_sampler(self, space, seed):
-        ...         return optuna.samplers.TPESampler(seed=seed)
+        ...         return DistinctSampler(optuna.samplers.TPESampler, space, seed)
     """
 
     trials: int = 15

@@ -1,5 +1,6 @@
 """Our own parts fulfil the suites that we publish, and a part that is wrong does not."""
 
+import doctest
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from nas_optuna.spaces.block import BlockSpace
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import DataSpec, Recipe
 from nas_optuna.testing import EvaluatorSuite, SamplerSuite, SpaceSuite, SupernetSuite
+from tests.test_docs import ROOT, blocks
 
 CPU = torch.device("cpu")
 
@@ -75,6 +77,30 @@ class TestController(Named):
 
 class TestTpe(Named):
     name = "tpe"
+
+
+class TestOfTheGuide(SamplerSuite):
+    """The example on the page."""
+
+    def make_sampler(self, space: SearchSpace, seed: int) -> BaseSampler:
+        names: dict[str, Any] = {}
+        exec(
+            next(block.text for block in blocks(ROOT / "docs" / "extending.md") if block.title == "my_sampler.py"),
+            names,
+        )
+        made: BaseSampler = names["startup_tpe"](space, seed)
+        return made
+
+
+class TestOfTheReference(SamplerSuite):
+    """The example of the suite itself."""
+
+    def make_sampler(self, space: SearchSpace, seed: int) -> BaseSampler:
+        names: dict[str, Any] = {"SamplerSuite": SamplerSuite}
+        for example in doctest.DocTestParser().get_examples(SamplerSuite.__doc__ or ""):
+            exec(example.source, names)
+        made: BaseSampler = names["TestMine"]().make_sampler(space, seed)
+        return made
 
 
 class Forgetful:

@@ -203,6 +203,8 @@ def run_worker(handle: Handle, spec: WorkerSpec, tell: Tell, stop: StopRequest) 
         try:
             use_threads(spec.threads)
             work = replace(handle, device=spec.device).work(interrupted=stop)
+            if spec.number > 1:  # as Optuna does in threads: a sampler with one random stream would repeat the first's
+                work.study.sampler.reseed_rng()
             may_begin, relay = partial(tell, Message("ask", this_worker())), _Relay(tell, spec.number)
             run(work.study, work.objective, total=spec.total, may_begin=may_begin, stop=stop, callbacks=[relay])
             tell(Message("done"))

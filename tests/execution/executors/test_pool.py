@@ -1,13 +1,16 @@
 import logging
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
 import pytest
+import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.events import Callback, Subject
-from nas_optuna.execution.executors.contract import Work
+from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.executors.pool import (
     MAX_DEATHS,
     Message,
@@ -15,11 +18,13 @@ from nas_optuna.execution.executors.pool import (
     WorkerSpec,
     WorkerState,
     _Relay,
+    run_worker,
 )
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
 from nas_optuna.study import lease, lease_table
 from nas_optuna.study.lease_table import Worker, this_worker
 from nas_optuna.study.storage import open_storage
+from tests.execution.small_studies import cheap
 from tests.study import leases
 
 pytestmark = pytest.mark.process
@@ -60,6 +65,25 @@ def pool(tmp_path: Path) -> Pool:
     study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
     work = Work(study, objective=None)  # type: ignore[arg-type]
     return Pool(work, TrialBudget(trials=2), Record())
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_sampler_with_one_random_stream_proposes_otherwise_in_every_worker_but_the_first(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, alone = (optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)) for _ in range(2))
+    alone.optimize(cheap, n_trials=9)
+
+    class Here(Handle):
+        def work(self, *, interrupted: Callable[[], bool]) -> Work:
+            return Work(here, cheap)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("nas_optuna.execution.executors.pool._logging_to", lambda tell: nullcontext())
+    allowed = iter([True] * 9 + [False])
+    spec = WorkerSpec(number, "cpu", torch.get_num_threads())
+    run_worker(Here("", ""), spec, lambda said: next(allowed) if said.kind == "ask" else True, StopRequest())
+    assert len(here.trials) == 9
+    assert ([t.params for t in here.trials] == [t.params for t in alone.trials]) is (number == 1)
 
 
 def began(number: int, worker: int) -> Message:
