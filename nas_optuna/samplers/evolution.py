@@ -96,7 +96,7 @@ class EvolutionSampler(ArchitectureSampler):
         if score is not None:
             return score
         experience = experience_of(study, history, self._order(history))
-        members = history.informative[-self._config.population_size :]
+        members = history.informative[-max(self._config.population_size, FEWEST) :]
         if experience is None or len(members) < FEWEST:
             return experience
         ranks = nondominated_ranks([m.trial for m in members], study.directions)
@@ -111,9 +111,9 @@ class EvolutionSampler(ArchitectureSampler):
         return self._random(history, rng) if allowed is None else allowed
 
     def _any_child(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
-        members = history.informative[-self._config.population_size :]
-        if len(members) < self._config.n_startup_trials:
+        if len(history.informative) < self._config.n_startup_trials:  # the population may be smaller
             return self._random(history, rng)
+        members = history.informative[-self._config.population_size :]
         ranks = nondominated_ranks([m.trial for m in members], study.directions)
         # Members in order of merit, equals in random order; a tournament's winner is its first in this order.
         merit = np.lexsort((rng.random(len(members)), ranks))

@@ -10,6 +10,7 @@ import pytest
 from nas_optuna.errors import StudyError
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.beforehand import MOST, best_of, remember, trials_of
+from nas_optuna.samplers.evolution import EvolutionSampler
 from nas_optuna.spaces.conv import ConvSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -59,6 +60,16 @@ def test_a_related_study_helps_and_a_contrary_one_costs_little(sampler: str) -> 
     )
     assert right < 0.9 * without
     assert wrong < 1.6 * without
+
+
+def test_a_small_population_ignores_a_contrary_study_too() -> None:
+    sampler = create_sampler("evolution", SPACE, 0, {"population_size": 3, "tournament_size": 2})
+    study = optuna.create_study(direction="maximize", sampler=create_sampler("random", SPACE, 1, {}))
+    remember(study, earlier(-1.0, trials=40), SPACE.parameters)
+    study.optimize(objective, n_trials=20)
+    assert isinstance(sampler, EvolutionSampler)
+    history = sampler._read(study, sampler._common(study))
+    assert sampler._preference(history, study) is None
 
 
 def test_workers_find_the_trials_in_the_study(tmp_path: object) -> None:

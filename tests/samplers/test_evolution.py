@@ -55,6 +55,13 @@ def test_with_a_tournament_of_all_the_parent_is_the_best_of_the_population() -> 
         assert min(len(differences(points[i], parent)) for parent in parents) == 1
 
 
+def test_a_population_smaller_than_the_start_evolves_all_the_same() -> None:
+    study = optuna.create_study(sampler=EvolutionSampler(EvolutionConfig(population_size=3, tournament_size=2), seed=0))
+    study.optimize(deep_objective, n_trials=25)
+    points = [DEEP.tokens(DEEP.architecture(t.params)) for t in study.trials]
+    assert all(1 in [len(differences(points[i], p)) for p in points[i - 3 : i]] for i in range(10, 25))
+
+
 def test_nothing_is_evaluated_twice_until_the_space_is_exhausted() -> None:
     study = optuna.create_study(sampler=EvolutionSampler(seed=0))
     study.optimize(objective, n_trials=450)
