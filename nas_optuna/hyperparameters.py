@@ -16,7 +16,7 @@ from nas_optuna.spec_text import problem_of
 
 PREFIX = "recipe."
 """The prefix of the Optuna parameter of a recipe's setting."""
-_LEFT_OUT = ("epochs", "repeats", "seed", "input_size")
+_LEFT_OUT = ("epochs", "epoch_size", "repeats", "seed", "input_size")
 """Settings that cannot be searched, because trials could not be compared."""
 
 
@@ -39,7 +39,10 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
     """
     searchable = [field for field in Recipe.model_fields if field not in _LEFT_OUT]
     if name in _LEFT_OUT:
-        raise SpecError(f"recipe.{name} cannot be searched, because values with different ones could not be compared")
+        raise SpecError(
+            f"recipe.{name} cannot be searched, because values with different ones could not be compared; set one for"
+            " all trials"
+        )
     if name not in searchable:
         raise SpecError(unknown("setting of the recipe to search:", name, searchable))
     value = as_stored(name, _written(name, value) if isinstance(value, str) else value)

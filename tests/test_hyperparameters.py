@@ -51,6 +51,7 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
     ("name", "value", "message"),
     [
         ("epochs", "1..5", "^recipe.epochs cannot be searched, because values with different ones"),
+        ("epoch_size", "64,1000", "^recipe.epoch_size cannot be searched, .*; set one for all trials$"),
         ("learning_rat", "1..5", "did you mean 'learning_rate'"),
         ("learning_rate", "1e-1..1e-4", "recipe.learning_rate: 0.1 is above 0.0001; write the smaller one first"),
         ("momentum", "0..0.5:log", "`low > 0` must hold"),
