@@ -47,9 +47,16 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
         raise SpecError(unknown("setting of the recipe to search:", name, searchable))
     value = as_stored(name, _written(name, value) if isinstance(value, str) else value)
     found = _range(name, value) if isinstance(value, Mapping) else _choices(name, value)
-    for choice in getattr(found, "choices", ()):
-        applied(Recipe(), {f"{PREFIX}{name}": choice})
+    choices = getattr(found, "choices", ())
+    if len({repr(_meant(name, choice)) for choice in choices}) < len(choices):
+        raise SpecError(f"recipe.{name} repeats a choice, got {list(choices)!r}")
     return found
+
+
+def _meant(name: str, choice: Any) -> Any:
+    """The setting's value by a choice, which may be written in another way, such as ``"True"`` or ``64.0``."""
+    # Choices stay as they are written, because a stored study can only continue with unchanged ones.
+    return getattr(applied(Recipe(), {f"{PREFIX}{name}": choice}), name)
 
 
 def _written(name: str, text: str) -> Any:
@@ -119,15 +126,14 @@ def own_values(recipe: Recipe, search: Mapping[str, Any]) -> dict[str, Any]:
         >>> own_values(Recipe(batch_size=32, momentum=0.9), {"batch_size": "8..64", "momentum": "0..0.5"})
         {'recipe.batch_size': 32}
     """
-    found = {}
+    found: dict[str, Any] = {}
     for name, given in search.items():
         value, d = getattr(recipe, name), parse_range(name, given)
         if isinstance(d, CategoricalDistribution):
-            is_searched = value in d.choices
+            own = [choice for choice in d.choices if _meant(name, choice) == value]
         else:
-            is_searched = isinstance(value, int | float) and d.low <= value <= d.high
-        if is_searched:
-            found[f"{PREFIX}{name}"] = value
+            own = [value] if isinstance(value, int | float) and d.low <= value <= d.high else []
+        found |= {f"{PREFIX}{name}": choice for choice in own}
     return found
 
 
@@ -152,8 +158,6 @@ def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistri
 def _choices(name: str, value: Any) -> CategoricalDistribution:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise SpecError(f"recipe.{name} is searched by a range or a list of choices, got {value!r}")
-    if len(set(map(repr, value))) != len(value):
-        raise SpecError(f"recipe.{name} repeats a choice, got {list(value)!r}")
     return CategoricalDistribution(value)
 
 

@@ -13,7 +13,7 @@ from optuna.distributions import (
 
 import nas_optuna as nas
 from nas_optuna.errors import SpecError
-from nas_optuna.hyperparameters import applied, parse_range, suggest
+from nas_optuna.hyperparameters import applied, own_values, parse_range, suggest
 from tests.helpers import RECIPE, Command, tiny
 
 
@@ -69,12 +69,23 @@ def test_ranges_and_lists_are_read(name: str, value: Any, expected: Any) -> None
         ("learning_rate", IntDistribution(1, 3), "low, high and maybe log = true, or a list"),
         ("batch_size", [], "a range or a list"),
         ("batch_size", [32, 32], "repeats a choice"),
+        ("batch_size", "32,32.0", r"repeats a choice, got \[32, 32.0\]"),
+        ("flip", "true,True", "repeats a choice"),
         ("batch_size", {"low": 1, "hihg": 2}, "low, high and maybe log = true"),
     ],
 )
 def test_bad_ranges_are_refused_in_one_line(name: str, value: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         parse_range(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "choices", "own"),
+    [("flip", "True,False", "False"), ("flip", ["yes", "no"], "no"), ("flip", "auto,true", None), ("mix", "0,.5", 0)],
+)
+def test_a_choice_is_known_as_the_recipe_s_own_however_it_is_written(name: str, choices: Any, own: Any) -> None:
+    """A reference is trained by it; the choice itself is not rewritten, since stored studies have it."""
+    assert own_values(RECIPE, {name: choices}) == ({} if own is None else {f"recipe.{name}": own})
 
 
 def test_whole_numbers_stay_whole() -> None:
