@@ -207,7 +207,7 @@ def learn_from(study: optuna.Study, table: Table | Chain, kind: str) -> None:
     worth = (lambda curve: curve[0]) if kind == "related" else (lambda curve: -curve[-1])
     other.optimize(lambda trial: float(worth(table.curve(table.suggest(trial)))), n_trials=EARLIER_TRIALS)
     remember(study, other, table.parameters)
-    for params in best_of(study, {name: p.choices for name, p in table.parameters.items()}, BEGIN_WITH):
+    for params in best_of(study, table.parameters, BEGIN_WITH):
         study.enqueue_trial(params)
 
 

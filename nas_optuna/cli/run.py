@@ -232,7 +232,9 @@ class _Search:
         """Copy an earlier study's trials into this one, and enqueue the best of them."""
         space = self.experiment.space
         copied = beforehand.remember(study, earlier, space.parameters)
-        choices, candidates = {key: p.choices for key, p in space.parameters.items()}, self.experiment.candidates
-        best = beforehand.best_of(study, choices, BEGIN_WITH, lambda params: space.architecture(params) in candidates)
+        candidates = self.experiment.candidates
+        best = beforehand.best_of(
+            study, space.parameters, BEGIN_WITH, lambda params: space.architecture(params) in candidates
+        )
         queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in best)
         say(f"learning from {plural(copied, 'trial')} of {earlier.study_name}; in the queue: {queued} of its best")

@@ -17,13 +17,14 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.costs.complexity import log_sizes
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import ArchitectureError, StudyError
 from nas_optuna.samplers.base import Allowed, configured
 from nas_optuna.samplers.curves import CurveConfig, CurveSampler, Known
 from nas_optuna.samplers.gaussian_process import GaussianProcess, Scorer
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces.architecture import Parameter
 from nas_optuna.study.optuna_internals import METRIC_NAMES, study_system_attributes, study_user_attributes
 from nas_optuna.study.schema import StudyKey, attributes_of, read_parts
 from nas_optuna.study.significance import remembered_images
@@ -84,18 +85,20 @@ def trials_of(study: Study) -> list[tuple[float, dict[str, Any]]]:
 
 
 def best_of(
-    study: Study, choices: Mapping[str, Sequence[Any]], count: int, allowed: Allowed | None = None
+    study: Study, parameters: Mapping[str, Parameter], count: int, allowed: Allowed | None = None
 ) -> list[dict[str, Any]]:
     """The best copied trials that are allowed points of a space and differ from each other in two parameters."""
-    apart = min(2, len(choices))
+    apart = min(2, len(parameters))
     taken: list[dict[str, Any]] = []
     for _, params in trials_of(study):
         if len(taken) == count:
             break
-        point = {name: params.get(name) for name in choices}
-        inside = all(point[name] in values for name, values in choices.items())
-        is_apart = all(sum(point[n] != other[n] for n in choices) >= apart for other in taken)
-        if inside and is_apart and (allowed is None or allowed(point)):
+        try:
+            point = {name: p.match(name, params.get(name)) for name, p in parameters.items()}
+        except ArchitectureError:  # of another space
+            continue
+        is_apart = all(sum(point[n] != other[n] for n in parameters) >= apart for other in taken)
+        if is_apart and (allowed is None or allowed(point)):
             taken.append(point)
     return taken
 

@@ -11,12 +11,12 @@ from nas_optuna.errors import StudyError
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.beforehand import MOST, best_of, remember, trials_of
 from nas_optuna.samplers.evolution import EvolutionSampler
+from nas_optuna.spaces.architecture import Parameter
 from nas_optuna.spaces.conv import ConvSpace
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = ConvSpace(depth=3)
 SIZES = [len(p.choices) for p in SPACE.parameters.values()]
-CHOICES = {name: p.choices for name, p in SPACE.parameters.items()}
 RNG = np.random.default_rng(0)
 WORTH = [RNG.normal(size=size) for size in SIZES]
 PAIRS = [RNG.normal(size=(a, b)) for a, b in itertools.pairwise(SIZES)]
@@ -46,7 +46,7 @@ def regret(sampler: str, seed: int, other: optuna.Study | None, trials: int = 15
     study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, SPACE, seed, {}))
     if other is not None:
         remember(study, other, SPACE.parameters)
-        for params in best_of(study, CHOICES, 1):
+        for params in best_of(study, SPACE.parameters, 1):
             study.enqueue_trial(params)
     study.optimize(objective, n_trials=trials)
     return BEST - study.best_value
@@ -81,17 +81,29 @@ def test_workers_find_the_trials_in_the_study(tmp_path: object) -> None:
     assert all(len(str(v)) < 2046 for v in loaded.user_attrs.values())
     found = trials_of(loaded)
     assert max(gain for gain, _ in found) == pytest.approx(other.best_value)
-    first, second, third = best_of(loaded, CHOICES, 3)
+    first, second, third = best_of(loaded, SPACE.parameters, 3)
     assert first == other.best_params
-    assert all(sum(a[n] != b[n] for n in CHOICES) >= 2 for a, b in ((first, second), (first, third), (second, third)))
+    assert all(
+        sum(a[n] != b[n] for n in SPACE.parameters) >= 2 for a, b in ((first, second), (first, third), (second, third))
+    )
 
 
 def test_what_is_not_allowed_leaves_its_place_to_the_next_best() -> None:
     study, other = optuna.create_study(direction="maximize"), earlier(1.0, trials=20)
     remember(study, other, SPACE.parameters)
-    every = best_of(study, CHOICES, 20)
-    found = best_of(study, CHOICES, 1, lambda params: params["conv1.kernel"] != every[0]["conv1.kernel"])
+    every = best_of(study, SPACE.parameters, 20)
+    found = best_of(study, SPACE.parameters, 1, lambda params: params["conv1.kernel"] != every[0]["conv1.kernel"])
     assert found == [next(params for params in every if params["conv1.kernel"] != every[0]["conv1.kernel"])]
+
+
+def test_a_choice_that_has_become_true_or_false_is_another_one() -> None:
+    """Python takes 1 for True, and a space does not."""
+    before, now = ({"extra": Parameter(choices)} for choices in ((0, 1), (False, True)))
+    study, other = optuna.create_study(direction="maximize"), optuna.create_study(direction="maximize")
+    other.optimize(lambda trial: float(trial.suggest_categorical("extra", before["extra"].choices)), n_trials=5)
+    remember(study, other, now)
+    assert best_of(study, now, 3) == []
+    assert best_of(study, before, 1) == [{"extra": 1}]
 
 
 def test_a_long_study_is_shortened_and_keeps_its_best() -> None:
@@ -110,7 +122,7 @@ def test_of_another_space_what_is_common_counts(sampler: str) -> None:
     other.optimize(lambda trial: float(smaller.suggest(trial).params["conv1.kernel"]), n_trials=40)
     study = optuna.create_study(direction="maximize", sampler=create_sampler(sampler, SPACE, 0, {}))
     remember(study, other, SPACE.parameters)
-    assert best_of(study, CHOICES, 3) == []
+    assert best_of(study, SPACE.parameters, 3) == []
     study.optimize(lambda trial: float(SPACE.suggest(trial).params["conv1.kernel"]), n_trials=12)
     kernels = [t.params["conv1.kernel"] for t in study.trials[3:]]
     assert statistics.fmean(kernels) > 5.5, "a random draw has 5 in the mean"
