@@ -47,7 +47,9 @@ def test_a_run_with_seven_urls_shows_none_of_their_passwords(postgresql: Server,
     )
     said += run("run", "--study", "new", "--trials", "1", *urls, *tiny(), MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
     said += run(
-        "run", "--trials", "1", "--executor", "ray", "--ray-address", f"ray://me:{SECRET}@127.0.0.1:9", *urls[:2]
+        *("run", "--trials", "1", "--executor", "ray"),
+        NAS_OPTUNA_STORAGE=storage,
+        RAY_ADDRESS=f"ray://me:{SECRET}@127.0.0.1:9",
     )
     said += run("run", "--trials", "1", "--files", f"s3://me:{SECRET}@bucket/x", *tiny())
     said += run("best", "--json", NAS_OPTUNA_STORAGE=f"nosuch://me:{SECRET}@127.0.0.1/x?password={SECRET}")

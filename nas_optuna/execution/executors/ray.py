@@ -11,9 +11,10 @@ import os
 import queue
 import secrets
 import socket
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,7 @@ import torch
 
 from nas_optuna.data import SearchData
 from nas_optuna.data.search_data import with_pixels, without_pixels
-from nas_optuna.errors import SpecError, StudyError, printable, shortened
+from nas_optuna.errors import SpecError, StudyError, printable, shortened, shown
 from nas_optuna.execution.events import Callback
 from nas_optuna.execution.executors.contract import Executor, Handle, Work, WorkerOptions
 from nas_optuna.execution.executors.pool import (
@@ -37,6 +38,7 @@ from nas_optuna.execution.executors.pool import (
     run_worker,
 )
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
+from nas_optuna.masking import mask_urls
 from nas_optuna.quantities import plural
 from nas_optuna.study.lease_table import Worker
 from nas_optuna.study.storage import sqlite_file
@@ -65,6 +67,7 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
     if ray.is_initialized():
         yield ray
         return
+    _require_no_password(sys.orig_argv)
     place = _place(named)
     if place is None:
         logger.warning("starting a Ray cluster on this host")
@@ -84,6 +87,17 @@ def connected(address: str | None = None) -> Iterator[ModuleType]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _require_no_password(command: Sequence[str]) -> None:
+    """Refuse to connect if the URL in a word of this process's command has a password."""
+    for word in command:
+        if "//" in word and mask_urls(word) != word:
+            raise SpecError(
+                f"Ray would show {shown(word)} with its password to everybody on the cluster, as part of this command;"
+                " name the database in NAS_OPTUNA_STORAGE and the cluster in RAY_ADDRESS, or leave the password to a"
+                " file such as ~/.pgpass"
+            )
 
 
 def _place(named: str | None) -> str | None:
@@ -182,7 +196,7 @@ def reachable(handle: Handle, one_host: bool) -> Handle:
     if sqlite_file(handle.storage):
         raise StudyError(
             "SQLite is a file of this host, and the Ray cluster has other hosts; keep the study in a database"
-            " server, e.g. postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+            " server, e.g. NAS_OPTUNA_STORAGE=postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
         )
     if handle.files_are_shared:
         return handle

@@ -19,7 +19,7 @@ from typing import Any
 import optuna
 import pytest
 
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import WorkerOptions
@@ -288,6 +288,18 @@ def test_the_token_of_a_cluster_that_is_started_here_is_in_no_file(
     monkeypatch.setattr(ray, "init", lambda **_: None)
     with connected("local"):
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize("option", ["--storage=", "--learn-from=nas@", ""])
+def test_a_password_on_the_command_line_is_not_told_to_the_cluster(
+    option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("Ray stores the command"))
+    word = f"{option}postgresql+psycopg://me:hunter2@127.0.0.1/nas"
+    monkeypatch.setattr(sys, "orig_argv", ["nas-optuna", "run", "--data", "folder:a@b", word])
+    with pytest.raises(SpecError, match=r"me:\*\*\*@.* everybody on the cluster.* NAS_OPTUNA_STORAGE") as caught:
+        connected("local").__enter__()
+    assert "hunter2" not in str(caught.value)
 
 
 def test_as_many_workers_as_there_is_room_for() -> None:
