@@ -9,8 +9,8 @@ import re
 
 MASK = "***"
 
-_URL = re.compile(r"^\s*(?:[A-Za-z][A-Za-z0-9+.-]*:)+/{1,2}[^/]")
-"""A text that is one URL, maybe behind the name of what it is for: ``mlflow:http://…``."""
+_URL = re.compile(r"^\s*(?:--[\w-]+=)?(?:[^\s:/@]+@)?(?:[A-Za-z][A-Za-z0-9+.-]*:)+/{1,2}[^/]")
+"""A text that is one URL, maybe behind what it is for: ``mlflow:http://…``, ``--storage=…``, ``STUDY@…``."""
 _LOGIN_IN_A_URL, _LOGIN_IN_A_TEXT = (
     re.compile(rf"(?i)(https?|):(/{{1,2}})((?:(?!://){any_})+)@") for any_ in ("[^\n]", r"\S")
 )

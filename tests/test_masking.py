@@ -32,6 +32,8 @@ URLS = [
     f"https://{SECRET}:@tracker/path?mail=me@example.org",
     f"https://me:@my {SECRET}@tracker/path",
     f"postgresql://me:two {SECRET} words@host/db",
+    f"--storage=postgresql://me:two {SECRET} words@host/db",
+    f"--learn-from=old@postgresql://me:two {SECRET} words@host/db",
     f"https://account.blob.example/models?sv=2024&sig={SECRET}&se=2027",
     f"https://tracker/?jwt={SECRET}",
     f"https://tracker/?client_auth={SECRET}",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import wandb
@@ -10,6 +13,7 @@ from optuna.trial import FrozenTrial
 from nas_optuna.execution.evaluator import Measurement
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.retrain import TestReport
+from nas_optuna.masking import mask_urls
 from nas_optuna.report.confusion import Confusion
 from nas_optuna.trackers import drawing, facts, figures
 
@@ -76,12 +80,23 @@ class WandbTracker(Callback):
             del self._runs[name]
 
     def _begun(self, name: str, kind: str, config: dict[str, Any]) -> Any:
-        return wandb.init(
-            project=self._project,
-            group=self._group,
-            name=name,
-            job_type=kind,
-            config=config,
-            reinit="create_new",
-            settings=self._settings,
-        )
+        with _masked_command():
+            return wandb.init(
+                project=self._project,
+                group=self._group,
+                name=name,
+                job_type=kind,
+                config=config,
+                reinit="create_new",
+                settings=self._settings,
+            )
+
+
+@contextmanager
+def _masked_command() -> Iterator[None]:
+    """Mask the passwords in the words of this process's command, which W&B copies into each run that begins."""
+    words, sys.argv = sys.argv, [mask_urls(word) for word in sys.argv]
+    try:
+        yield
+    finally:
+        sys.argv = words

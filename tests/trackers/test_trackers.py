@@ -352,8 +352,9 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
         "print(json.dumps([trial.intermediate_values for trial in study.trials]))\n"
     )
     alone = os.environ | {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    secrets = ["--storage=postgresql://me:hunter2@host/db", "--learn-from", "old@postgresql://me:hunter2@host/db"]
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *secrets],
         cwd=Path(__file__).parents[2],
         env=alone,
         capture_output=True,
@@ -376,6 +377,8 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
             drawn += any("drawing" in (item.key, *item.nested_key) for item in items)
         assert drawn == name.startswith("trial")
         found[name] = {"accuracy": curve}
+        assert b"--storage=postgresql://me:***@host/db" in file.read_bytes(), "the command is kept"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
     assert set(found) == {"s search", "trial 0", "trial 1"}
     for number, expected in enumerate(curves):
         curve = [float(value) for value in found[f"trial {number}"]["accuracy"]]
