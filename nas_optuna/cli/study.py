@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,11 +23,13 @@ from nas_optuna.study.storage import FORGETS, is_kept, open_storage, storage_url
 with lazily():
     from optuna.study import Study
 
+    from nas_optuna.execution import trial_files
     from nas_optuna.experiment import Experiment
     from nas_optuna.report import dashboard, facts
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study import files, studies, transactions, trust
     from nas_optuna.study.lease import release_by_hand
+    from nas_optuna.study.schema import StudyKey
 
 
 def _name(help: str) -> Any:
@@ -63,6 +64,9 @@ class DoomedStudy(NamedStudy):
     """A study that somebody must name, because it is to be deleted."""
 
     name: Annotated[str | None, _name("Name of the study.")] = None
+
+
+_NOT_REMOVED = "you may not delete all of them"
 
 
 def create(
@@ -153,12 +157,22 @@ def delete(
             return
     if loaded is not None:
         transactions.require_writable(loaded)  # before its files go
-    folders, left = files.used_folders(url, attributes), files.elsewhere(attributes)
-    for folder, artifact in product(files.folders(url, attributes), shown):  # uploads of a dashboard, too
-        (folder / "artifacts" / artifact).unlink(missing_ok=True)
-    studies.delete_study(opened, name, folders)  # last, since the study lists the files
-    say(f"deleted study {name!r}")
-    say(*(f"its files in {named(path)} are left: that is no folder of nas-optuna on this host" for path in left))
+    left = dict.fromkeys(files.elsewhere(attributes), "that is no folder of nas-optuna on this host")
+    places = {folder: studies.checkpoint_folder(folder, name) for folder in files.used_folders(url, attributes)}
+    uid = attributes.get(StudyKey.UID)
+    own = [
+        folder
+        for folder, path in places.items()
+        if trial_files.is_only_of(path, uid, otherwise=not files.may_be_of_others(url, folder))
+    ]
+    for store in (folder / "artifacts" for folder in files.folders(url, attributes)):  # uploads of a dashboard, too
+        if not dashboard.remove(store, shown):
+            left[str(store)] = _NOT_REMOVED
+    studies.delete_study(opened, name, own)  # last, since the study lists the files
+    for folder, path in places.items():
+        if path.exists():
+            left[str(path)] = _NOT_REMOVED if folder in own else "they may be those of another study"
+    say(f"deleted study {name!r}", *(f"its files in {named(path)} are left: {why}" for path, why in left.items()))
     if json:
         print_json({"study": name, "trials": trials, "artifacts": len(shown)})
 

@@ -90,6 +90,15 @@ def read_paused(folder: Path) -> Paused | None:
     return None
 
 
+def is_only_of(checkpoints: Path, study: str | None, *, otherwise: bool) -> bool:
+    """Whether a checkpoint folder is a study's by its kept weights and stopped trainings; `otherwise` if none says."""
+    kept, paused = KeptWeights(checkpoints), map(read_paused, checkpoints.glob(f"{PAUSED_FOLDER}/*"))
+    said = {*map(kept.study_of, kept.numbers()), *(each.study for each in paused if each)} - {None, ""}
+    if not said:
+        return otherwise or not any(path.is_file() for path in checkpoints.rglob("*"))
+    return said == {study}
+
+
 def _is_of(folder: Path, study: str) -> bool:
     """Whether a folder is there, and no stopped training of another study."""
     return folder.is_dir() and ((paused := read_paused(folder)) is None or paused.is_of(study))

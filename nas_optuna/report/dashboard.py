@@ -114,7 +114,7 @@ def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, An
             attributes[f"{_PREFIX}{trial_id}:{number}"] = json.dumps(facts)
             writer.write(number, io.BytesIO(content))
     except BaseException:  # what nothing lists would stay for good
-        _remove(store, map(_number, attributes))
+        remove(store, map(_number, attributes))
         raise
     return attributes
 
@@ -128,9 +128,9 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
     try:
         set_study_system_attributes(study, gone | new)
     except Exception:  # e.g. the database's disk is full
-        _remove(store, map(_number, new))
+        remove(store, map(_number, new))
         raise
-    _remove(store, _own(study, before))
+    remove(store, _own(study, before))
 
 
 def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: str) -> str | None:
@@ -157,9 +157,17 @@ def _number(key: str) -> str:
     return key.rpartition(":")[2]
 
 
-def _remove(store: Path, names: Iterable[str]) -> None:
+def remove(store: Path, names: Iterable[str]) -> bool:
+    """Remove files of the artifact store; False if one is left, as another user's may be."""
+    removed = True
     for name in names:
-        (store / name).unlink(missing_ok=True)
+        try:
+            (store / name).unlink(missing_ok=True)
+        except NotADirectoryError:  # no store is there
+            pass
+        except OSError:
+            removed = False
+    return removed
 
 
 def _kept(attributes: Mapping[str, Any], trial_id: int) -> Iterator[tuple[str, dict[str, Any]]]:

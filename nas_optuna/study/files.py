@@ -37,6 +37,11 @@ def used_folders(url: str, study: Mapping[str, Any]) -> list[Path]:
     return [*_remembered(study), _unnamed(url)]
 
 
+def may_be_of_others(url: str, folder: Path) -> bool:
+    """Whether a folder of `used_folders` is that of every server's studies, wherever a command runs in this folder."""
+    return sqlite_file(url) is None and folder == _unnamed(url)
+
+
 def are_named(study: Mapping[str, Any], given: Path | None) -> bool:
     """Whether a folder was named for a study's files, as is done if hosts share it."""
     return bool(_named(study, given))

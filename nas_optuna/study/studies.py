@@ -178,7 +178,7 @@ _MAY_CHANGE = frozenset({"sampler", "pruner", "supernet", "fixed", "reference", 
 
 
 def delete_study(storage: optuna.storages.BaseStorage, name: str, folders: Sequence[Path]) -> None:
-    """Delete a study, and its checkpoints and weights in these folders."""
+    """Delete a study, and its checkpoints and weights in these folders, as far as this user may."""
     if name not in study_names(storage):
         raise StudyError(unknown("study", name, study_names(storage)))
     _remove_files(name, folders)  # first, so that the same command completes what was stopped

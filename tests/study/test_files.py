@@ -1,13 +1,16 @@
 """Where the files of a study are looked for, and that a database cannot lead anybody to the files of others."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from nas_optuna.execution.trial_files import Paused
 from nas_optuna.report.dashboard import ArtifactFolders
+from nas_optuna.study import files as study_files
 from nas_optuna.study.files import MARK, are_named, folders, holding, remember
 from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.transactions import set_study_system_attributes
@@ -101,6 +104,53 @@ def test_files_in_a_folder_that_the_study_has_not_used_are_not_deleted_with_it(
     monkeypatch.setenv("NAS_OPTUNA_FILES", str(tmp_path / "shared"))
     assert command("study", "delete", "nas", "--yes").code == 0
     assert theirs.is_file()
+
+
+def left(path: Path) -> str:
+    return f"its files in {path} are left: they may be those of another study"
+
+
+@pytest.mark.parametrize("another", ["", "of another"])
+def test_files_of_a_study_of_that_name_in_another_database_are_left(
+    command: Command, monkeypatch: pytest.MonkeyPatch, another: str
+) -> None:
+    """By default both are kept in the current folder."""
+    assert command("study", "create", "nas", *tiny()).code == 0
+    place = UNNAMED / "checkpoints" / "nas"
+    paused = Paused(0, 1, 0.5, another)
+    (place / "paused" / "key").mkdir(parents=True)
+    (place / "paused" / "key" / "paused.json").write_text(json.dumps(asdict(paused)))
+    with monkeypatch.context() as patched:
+        if not another:  # nothing says whose they are, and the database is a server's
+            patched.setattr(study_files, "sqlite_file", lambda url: None)
+        assert command("study", "delete", "nas", "--yes").err.splitlines() == ["deleted study 'nas'", left(place)]
+    assert files(place)
+    assert command("study", "create", "nas", *tiny()).code == 0
+    paused = Paused(0, 1, 0.5, study().user_attrs[StudyKey.UID])
+    (place / "paused" / "key" / "paused.json").write_text(json.dumps(asdict(paused)))
+    assert command("study", "delete", "nas", "--yes").err.splitlines() == ["deleted study 'nas'"]
+    assert not place.exists()
+
+
+def test_a_study_is_deleted_although_files_are_another_users(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    assert command("study", "create", "nas", *tiny()).code == 0
+    place = UNNAMED / "checkpoints" / "nas"
+    place.mkdir(parents=True)
+    set_study_system_attributes(study(), {f"artifacts:{'0' * 8}-0000-0000-0000-{'0' * 12}": "{}"})
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.unlink", refuse)
+        patched.setattr("os.rmdir", refuse)
+        deleted = command("study", "delete", "nas", "--yes")
+    assert deleted.code == 0, deleted.err
+    assert deleted.err.splitlines() == [
+        "deleted study 'nas'",
+        f"its files in {UNNAMED / 'artifacts'} are left: you may not delete all of them",
+        f"its files in {place} are left: you may not delete all of them",
+    ]
+    assert command("study", "list", "--json").json == []
 
 
 def test_a_folder_that_the_study_remembers_is_taken_for_shared(command: Command, tmp_path: Path) -> None:
