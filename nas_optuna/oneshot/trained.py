@@ -17,10 +17,11 @@ from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.data.images import stratified_order
 from nas_optuna.devices import laid_out
 from nas_optuna.errors import ArchitectureError, StudyError
-from nas_optuna.execution.evaluator import Search
+from nas_optuna.execution.evaluator import Search, digest, space_identity
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.randomness import seeded
+from nas_optuna.spaces import SPACES
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
@@ -111,10 +112,17 @@ def supernet_folder(files: Path, study: Study, identity: str) -> Path:
     return checkpoint_folder(files, study.study_name) / f"supernet-{identity}"
 
 
-def require_same_images(found: Checkpoint, search: Search) -> None:
-    """Refuse shared weights of other images, which a deleted study of the same name may have left."""
-    if found.progress.get("images", search.data.fingerprint) != search.data.fingerprint:
-        raise ValueError("it was trained on other images")
+def source_of(search: Search) -> str:
+    """A digest of a space of one's own with its source, as its trials are found by; empty for a built-in one."""
+    return "" if search.spec.space.name in SPACES.builtin else digest(space_identity(search.space))
+
+
+def require_same(found: Checkpoint, search: Search, source: str) -> None:
+    """Refuse shared weights of other images, which a deleted study of the same name may have left, or of other code."""
+    images = search.data.fingerprint
+    for key, what, mine in (("images", "on other images", images), ("source", "by other code", source)):
+        if found.progress.get(key, mine) != mine:
+            raise ValueError(f"it was trained {what}")
 
 
 def trained_supernet(
@@ -135,7 +143,7 @@ def trained_supernet(
     folder = supernet_folder(files, study, result.identity)
 
     def check(found: Checkpoint) -> None:
-        require_same_images(found, search)
+        require_same(found, search, source_of(search))
         require_tensors(found.weights, supernet.state_dict())
 
     found = CheckpointFolder(folder).load(check)

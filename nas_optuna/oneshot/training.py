@@ -25,7 +25,7 @@ from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, is_without_weights, strategy_options
 from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
-from nas_optuna.oneshot.trained import make_evaluator, own_accuracies, require_same_images, supernet_folder
+from nas_optuna.oneshot.trained import make_evaluator, own_accuracies, require_same, source_of, supernet_folder
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.layers import kaiming
 from nas_optuna.spaces.supernet import supernet_for
@@ -34,6 +34,7 @@ from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.supernet_result import SupernetResult, disown_result, entropy, find_result, write_result
 from nas_optuna.study.transactions import require_writable
 from nas_optuna.training import Checkpoint, CheckpointFolder
+from nas_optuna.training.checkpoint import require_tensors
 from nas_optuna.training.fit import never
 from nas_optuna.training.network import resolve_precision
 
@@ -82,10 +83,11 @@ class SupernetTraining:
         self._spec = self.search.spec.supernet
         self._options: Any = strategy_options(self._spec)
         # None with a budget of 0
-        self.strategy = make_strategy(self.search, self.table, self.device, self.interrupted)
+        self.strategy = self._made()
         self._version = self.strategy.supernet.version if self.strategy else 0
         data = self.study.user_attrs.get(StudyKey.DATA, {}).get("name", self.search.spec.data.name)
-        self._identity = _identity(self.search, data, self._options.model_dump(mode="json"), self.table, self._version)
+        self._source, settings = source_of(self.search), self._options.model_dump(mode="json")
+        self._identity = _identity(self.search, data, settings, self.table, self._version, self._source)
         if self.strategy:
             self.search = replace(self.search, space=self.strategy.supernet.space)
         self._folder = CheckpointFolder(supernet_folder(self.files, self.study, self._identity))
@@ -100,6 +102,9 @@ class SupernetTraining:
             self.price = measure_price(self.search, self.strategy, scored, self.scored)
             if (budget := getattr(self._options, "budget", None)) is not None:
                 self.strategy.length = max(1, round(budget / self.price.epoch_in_trainings))
+
+    def _made(self) -> Strategy | None:
+        return make_strategy(replace(self.search, space=self.whole), self.table, self.device, self.interrupted)
 
     @property
     def length(self) -> int:
@@ -196,21 +201,27 @@ class SupernetTraining:
             "price": self.price and asdict(self.price),
             "epochs": [asdict(epoch) for epoch in self.history],
             "images": self.search.data.fingerprint,
+            "source": self._source,
         }
         self._folder.save(len(self.history), state.pop("supernet"), state, progress)
 
     def _restore(self) -> bool:
-        """Continue from the last valid checkpoint; False if there is none."""
+        """Continue from the last checkpoint that fits; False if there is none."""
+        strategy = self.strategy
+        assert strategy is not None
 
-        def check(found: Checkpoint) -> None:
-            require_same_images(found, self.search)
+        def load(found: Checkpoint) -> None:
+            require_same(found, self.search, self._source)
+            require_tensors(found.weights, strategy.supernet.state_dict())
             _progress(found)
+            strategy.load_state_dict({**found.state, "supernet": found.weights})
 
-        found = self._folder.load(check)
-        if found is None or self.strategy is None:
+        found = self._folder.load(load)
+        if found is None:
+            if strategy.finished:  # a part of one was loaded
+                self.strategy = self._made()
             return False
         self.price, self.history = _progress(found)
-        self.strategy.load_state_dict({**found.state, "supernet": found.weights})
         return True
 
     def _store(self, short: ShortTrainer | None, stopped: str | None) -> SupernetResult:
@@ -277,7 +288,9 @@ def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:
     return Price(**found.progress["price"]), [Epoch(**epoch) for epoch in found.progress["epochs"]]
 
 
-def _identity(search: Search, data: str, options: Mapping[str, Any], table: CostTable, version: int) -> str:
+def _identity(
+    search: Search, data: str, options: Mapping[str, Any], table: CostTable, version: int, source: str
+) -> str:
     """Twelve hex digits that change whenever the shared weights would."""
     # `data` is the name that the study began with, since images may have moved.
     said = search.spec.to_dict()
@@ -285,5 +298,5 @@ def _identity(search: Search, data: str, options: Mapping[str, Any], table: Cost
     parts = [said["data"] | {"name": data}, said["space"], recipe["input_size"], recipe["init"], dict(table.costs)]
     # Short trainings come after the weights, so another number of them does not change these.
     settings = {name: value for name, value in {**said["supernet"], **options}.items() if name != "short_trainings"}
-    text = json.dumps([*parts, version, settings], sort_keys=True)
+    text = json.dumps([*parts, version, settings, *([source] if source else [])], sort_keys=True)
     return hex_digest(text, 12, "sha256")

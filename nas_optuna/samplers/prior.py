@@ -65,9 +65,8 @@ def propose(
     pinned = pinned or {}
     seen = {key(trial.params) for trial in all_trials(study) if trial.params.keys() >= choices.keys()}
     first = {name: c[0] for name, c in choices.items()}
-    starts = (
-        {**first, **start, **pinned} for start in result.start_params()
-    )  # a supernet may hold a part of the space
+    # A supernet may hold a part of the space.
+    starts = ({**first, **start, **pinned} for start in result.start_params())
     for params in itertools.chain(starts, _drawn(result, choices, pinned, seed, temperature)):
         if is_good(params):
             if not skip:

@@ -1,5 +1,6 @@
 """A supernet's damaged checkpoint does not end its training either."""
 
+import copy
 import itertools
 import logging
 import shutil
@@ -11,7 +12,9 @@ from typing import Any
 import optuna
 import pytest
 import torch
+from torch import nn
 
+import nas_optuna as nas
 from nas_optuna.data import load_images
 from nas_optuna.data.images import stratified_order
 from nas_optuna.errors import StudyError, TrainingError
@@ -74,6 +77,54 @@ def test_weights_of_another_release_are_not_taken_for_ours(tmp_path: Path) -> No
     study.set_user_attr(StudyKey.SUPERNET, {key: value for key, value in summary.items() if key != "version"})
     with pytest.raises(StudyError, match=r"another release.*supernet train --study s"):
         trained_supernet(study, read_result(study), SEARCH, CPU, tmp_path)
+
+
+@nas.space
+def own(c: Any, task: Any) -> nn.Module:
+    layer = c.layer("layer", {"linear": lambda: nn.Linear(64, 8), "free": lambda: nn.Linear(64, 8, bias=False)})
+    return nn.Sequential(nn.Flatten(), layer, nn.Linear(8, task.classes))
+
+
+def test_weights_of_an_earlier_text_of_ones_own_space_are_not_taken_for_those_of_todays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = SPEC.override([f'space={{name="{__name__}:own"}}'])
+    experiment = Experiment.from_spec(spec.model_copy(update={"supernet": SETTINGS["fair"]}))
+    study, search, table = optuna.create_study(study_name="s"), experiment.search, cost_table(experiment.space, None)
+    began = SupernetTraining(study, search, table, CPU, tmp_path).train()
+    assert SupernetTraining(study, search, table, CPU, tmp_path).finished()
+    edited = replace(search, space=copy.copy(search.space))
+    edited.space.source = "another"  # type: ignore[attr-defined]
+    again = SupernetTraining(study, edited, table, CPU, tmp_path)
+    assert (again.history, again.finished()) == ([], None)
+    with pytest.raises(StudyError, match=r"no intact weights .* train it anew"):
+        trained_supernet(study, began, edited, CPU, tmp_path)
+    assert "it was trained by other code" in caplog.text
+
+
+@pytest.mark.parametrize(("strategy", "identity"), [("darts", "4d9726c44e0a"), ("fair", "aace195a5d45")])
+def test_the_supernets_of_built_in_spaces_are_found_where_earlier_releases_left_them(
+    strategy: str, identity: str, finished: dict[str, tuple[Path, Losses]]
+) -> None:
+    (folder,) = finished[strategy][0].rglob("supernet-*")
+    assert folder.name == f"supernet-{identity}"
+
+
+@pytest.mark.parametrize("part", ["weights", "state"])
+def test_a_checkpoint_that_does_not_fit_is_begun_anew(
+    part: str, finished: dict[str, tuple[Path, Losses]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = shutil.copytree(finished["fair"][0], tmp_path / "files")
+    (folder,) = map(CheckpointFolder, files.rglob("supernet-*"))
+    sound = folder.load()
+    assert sound is not None
+    other = {"weights": {name: weight[:1] for name, weight in sound.weights.items()}, "state": {"finished": 3}}
+    folder.remove()
+    folder.save(3, **{"weights": sound.weights, "state": sound.state} | {part: other[part]}, progress=sound.progress)
+    supernet = training(optuna.create_study(study_name="s"), files, "fair")
+    assert "no other is left, so a training begins anew" in caplog.text
+    assert supernet.strategy is not None
+    assert (supernet.history, supernet.strategy.finished) == ([], 0)
 
 
 def test_weights_that_release_0_2_wrote_are_read_and_damaged_ones_are_not_said_to_be_elsewhere(tmp_path: Path) -> None:
