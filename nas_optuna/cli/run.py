@@ -37,7 +37,7 @@ with lazily():
     from nas_optuna.hyperparameters import own_values
     from nas_optuna.report.facts import StudyFacts
     from nas_optuna.report.notes import NoteWriter
-    from nas_optuna.samplers import beforehand
+    from nas_optuna.samplers import beforehand, prior
     from nas_optuna.spaces.architecture import Architecture
     from nas_optuna.study import files, lease, lease_table, studies, supernet_result
     from nas_optuna.study import trial_queue as queue
@@ -165,6 +165,9 @@ class _Search:
         plan, experiment, stop = self.plan, self.experiment, self.stop
         if self.warm_trials:
             experiment.begin_warm(study, self.warm_trials)
+            if (begun := prior.warm_trials(study)) >= self.warm_trials:
+                more = f"--warm-trials {begun + DEFAULT_WARM_TRIALS} lets it propose {DEFAULT_WARM_TRIALS} more"
+                say(f"the supernet has proposed its {plural(begun, 'trial')} already; {more}")
         trials = self._fill_queue(study)
         say(f"{plan.study}: {experiment.describe(within=plan.within is not None)}", *experiment.notes())
         if would_mix(study, by_clock=plan.within is not None):

@@ -133,7 +133,8 @@ AS_LEARNED = SupernetConfig(start_temperature=1.0, end_temperature=1.0)
 class WarmStartSampler(WrappingSampler):
     """Takes the first trials from a sampler of the supernet's prior, and the others from another sampler.
 
-    The `trials` that the former proposes have the origin `WARM_START`; each worker counts those of all workers.
+    The `trials` that the former proposes have the origin `WARM_START`; each worker counts those of all workers. A
+    supernet that is trained anew proposes as many again.
     """
 
     def __init__(self, sampler: BaseSampler, warm: BaseSampler, *, trials: int = 5) -> None:
@@ -150,8 +151,8 @@ class WarmStartSampler(WrappingSampler):
         """Decide who proposes this trial, unless it began earlier, or was enqueued."""
         super().before_trial(study, trial)
         self._warm.before_trial(study, trial)
-        begun = sum(map(_is_warm, all_trials(study)))
-        if attribute(trial, TrialKey.ORIGIN) is None and begun < self._trials and not is_enqueued(trial):
+        is_free = attribute(trial, TrialKey.ORIGIN) is None and not is_enqueued(trial)
+        if is_free and warm_trials(study) < self._trials:
             set_trial_attribute(study, trial, TrialKey.ORIGIN, WARM_START)
             trial.set_user_attr(TrialKey.ORIGIN, WARM_START)  # the running trial reads this copy
 
@@ -167,6 +168,15 @@ class WarmStartSampler(WrappingSampler):
 
     def _asked(self, trial: FrozenTrial) -> BaseSampler:
         return self._warm if _is_warm(trial) else self.sampler
+
+
+def warm_trials(study: Study) -> int:
+    """How many trials the study's supernet has proposed for a warm start, without those of an earlier supernet."""
+    warm = [trial.number for trial in all_trials(study) if _is_warm(trial)]
+    if not warm:
+        return 0
+    first = read_result(study).first_trial
+    return sum(number >= first for number in warm)
 
 
 def _is_warm(trial: FrozenTrial) -> bool:

@@ -173,7 +173,7 @@ def test_the_report_shows_whether_to_believe_the_supernet(trained: Path) -> None
         assert "a study whose supernet has a score" in believed
 
 
-def test_warm_start_and_prior_sampler(trained: Path) -> None:
+def test_warm_start_and_prior_sampler(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     warm = ["--sampler", "tpe", "--warm-start", "supernet", "--warm-trials", "2"]
     assert main(["run", "--study", "s", "--trials", "3", *warm]) == 0
     origins = [t.user_attrs["nas_optuna:origin"] for t in study().trials]
@@ -181,6 +181,9 @@ def test_warm_start_and_prior_sampler(trained: Path) -> None:
     assert origins[2] != "supernet warm start"
     summary = study().user_attrs["nas_optuna:supernet"]
     assert study().trials[0].user_attrs["nas_optuna:architecture"] == (summary["best"] or summary["argmax"])
+    assert main(["run", "--study", "s", "--trials", "1", *warm]) == 0
+    told = "the supernet has proposed its 2 trials already; --warm-trials 7 lets it propose 5 more"
+    assert told in capsys.readouterr().err
     assert main(["run", "--study", "s", "--trials", "1", "--sampler", "supernet"]) == 0
 
 

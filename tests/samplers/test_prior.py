@@ -137,6 +137,16 @@ def test_warm_trials_are_counted_over_workers() -> None:
     assert sum(t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials) == 3
 
 
+def test_a_supernet_that_is_trained_anew_proposes_its_own_warm_trials() -> None:
+    study = study_with(warm_start(RandomSampler(seed=0), 2))
+    study.optimize(objective, n_trials=3)
+    write_result(study, SupernetResult({name: logits[::-1] for name, logits in ALPHAS.items()}))
+    study.optimize(objective, n_trials=3)
+    origins = [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials]
+    assert origins == [True, True, False] * 2
+    assert study.trials[3].params == {name: p.choices[-1] for name, p in SPACE.parameters.items()}
+
+
 @pytest.mark.parametrize(
     "given",
     [
