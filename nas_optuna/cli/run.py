@@ -19,6 +19,7 @@ from nas_optuna.errors import Interrupted, StudyError
 from nas_optuna.lazily import lazily
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import plural
+from nas_optuna.samplers import SAMPLERS
 from nas_optuna.study.storage import absolute, is_kept
 
 with lazily():
@@ -240,4 +241,7 @@ class _Search:
             study, space.parameters, BEGIN_WITH, lambda params: space.architecture(params) in candidates
         )
         queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in best)
-        say(f"learning from {plural(copied, 'trial')} of {earlier.study_name}; in the queue: {queued} of its best")
+        said, name = f"learning from {plural(copied, 'trial')} of", self.experiment.spec.sampler.name
+        if name in SAMPLERS.builtin and name not in beforehand.LEARNING:
+            said = f"sampler {name} does not learn from earlier trials ({', '.join(beforehand.LEARNING)} do), as of"
+        say(f"{said} {earlier.study_name}; in the queue: {queued} of its best")

@@ -295,7 +295,12 @@ class RunOptions(StudyDataOptions):
     enqueue: Annotated[Path | None, option("Architectures to try first.", "FILE", panel=BEGINNING)] = None
     fixed: Annotated[Path | None, option("Train these architectures and no more.", "FILE", panel=BEGINNING)] = None
     learn_from: Annotated[
-        str | None, option("Learn from the trials of an earlier study, too.", "STUDY[@STORAGE]", panel=BEGINNING)
+        str | None,
+        option(
+            "Begin with the best of an earlier study; curves, arch and evolution learn from its trials, too.",
+            "STUDY[@STORAGE]",
+            panel=BEGINNING,
+        ),
     ] = None
     warm_start: Annotated[
         Literal["supernet"] | None, option("What proposes the first trials.", "supernet", panel=BEGINNING)

@@ -36,6 +36,8 @@ MOST = 200
 """The most trials that are copied: half are the best, half spread over the rest."""
 FEWEST = 5
 """The fewest trials of an earlier study to learn from."""
+LEARNING = ("curves", "arch", "evolution")
+"""The samplers that read the copied trials."""
 SUPERNET_FADING, EARLIER_FADING = 50.0, 10.0
 """Trials after which a coefficient has halved; an earlier study knows few architectures, a supernet all."""
 

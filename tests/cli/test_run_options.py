@@ -150,8 +150,9 @@ def test_a_study_learns_from_an_earlier_one_and_remembers_its_trials(command: Co
     assert "learning from 6 trials of me@home; in the queue: 1 of its best" in result.err
     first = optuna.load_study(study_name="me@home", storage="sqlite:///nas-optuna.db")
     assert trials()[0].params == first.best_params
-    again = command("run", "--trials", 1, "--learn-from", "me@home@sqlite:///nas-optuna.db")
+    again = command("run", "--trials", 1, "--sampler", "tpe", "--learn-from", "me@home@sqlite:///nas-optuna.db")
     assert "in the queue: 0 of its best" in again.err, "it was tried already"
+    assert "sampler tpe does not learn from earlier trials (curves, arch, evolution do), as of me@home; in" in again.err
 
 
 def test_an_earlier_study_that_cannot_teach_is_refused_before_anything_is_created(command: Command) -> None:
