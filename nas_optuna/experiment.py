@@ -27,7 +27,7 @@ from nas_optuna.execution.executors.contract import Executor, Handle, Work
 from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.oneshot.strategies import STRATEGIES, strategy_options
+from nas_optuna.oneshot.strategies import refuse_unread, strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
@@ -222,7 +222,7 @@ class Experiment:
     def _require_later_parts(self) -> None:
         """Refuse the parts that are needed only later, before a study stores them."""
         self.candidates.check()
-        STRATEGIES.find(self.spec.supernet.strategy)
+        refuse_unread(self.spec.supernet)
         make_runtime(self.spec.latency.runtime)
         if self.spec.reference:
             reference.require_training(self.objective)

@@ -134,7 +134,9 @@ def _prepare(
     study, spec = find_target(stored, given, wanted.overrides)
     said = [key.split(".") for key in overridden([*given.overrides, *wanted.overrides], "--set")]
     keys = [inside[0] for section, *inside in said if section == "supernet" and inside]
-    spec = spec.model_copy(update={"supernet": strategies.without_displaced(spec.supernet, keys)})
+    section = strategies.without_displaced(spec.supernet, keys, new=study is None)
+    strategies.refuse_unread(section, keys)  # of others, a stored supernet may have some
+    spec = spec.model_copy(update={"supernet": section})
     where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}
     experiment = Experiment.from_spec(spec, **where) if study is None else Experiment.of_study(study, spec, **where)
     search = experiment.search

@@ -11,8 +11,16 @@ import torch
 from nas_optuna import ConvSpace, load_data
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import Search
+from nas_optuna.experiment import Experiment
 from nas_optuna.oneshot.price import CostTable
-from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, strategy_options, without_displaced
+from nas_optuna.oneshot.strategies import (
+    STRATEGIES,
+    find_strategy,
+    refuse_unread,
+    strategy_options,
+    unread,
+    without_displaced,
+)
 from nas_optuna.oneshot.strategies.base import RankedOptions, Strategy, StrategyOptions
 from nas_optuna.oneshot.training import make_strategy
 from nas_optuna.spec import StudySpec, SupernetSpec
@@ -72,6 +80,28 @@ def test_what_a_strategy_cannot_have_is_one_line(section: dict[str, Any], messag
         strategy_options(StudySpec.from_dict({"supernet": section}).supernet)
     assert str(error.value).startswith(message) or message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "why"),
+    [
+        ({"budget": 0, "learning_rate": 0.1, "evaluations": 20}, "learning_rate", "budget=0"),
+        ({"budget": 0, "options": {"misspelt": 1}}, "options", "budget=0"),
+        ({"alpha_init": "uniform"}, "alpha_init", "strategy=fair"),
+        ({"strategy": "darts", "optimizer": "adamw", "momentum": 0.5}, "momentum", "optimizer=adamw"),
+    ],
+)
+def test_a_key_without_effect_is_refused_unless_it_is_stored_or_displaced(
+    section: dict[str, Any], key: str, why: str
+) -> None:
+    spec = StudySpec.from_dict({"supernet": section})
+    with pytest.raises(SpecError, match=rf"^supernet\.{key} is of no use with supernet\.{why}; leave it out$"):
+        Experiment.from_spec(spec).create(optuna.storages.InMemoryStorage(), "s")
+    other = why.partition("=")[0]
+    refuse_unread(without_displaced(spec.supernet, [other]), [other])
+    assert not unread(without_displaced(spec.supernet, [other], new=True))
+    with pytest.raises(SpecError, match=f"supernet.{key}"):
+        refuse_unread(without_displaced(spec.supernet, [key], new=True), [key])
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,11 @@ _LENGTHS = {"budget", "epochs"}
 """Either says how long a training is."""
 
 
-def without_displaced(spec: SupernetSpec, said: Collection[str]) -> SupernetSpec:
+def without_displaced(spec: SupernetSpec, said: Collection[str], *, new: bool = False) -> SupernetSpec:
     """A section without what keys that were said just now displace: the options of another strategy, another length.
 
-    Those may be of an earlier supernet, whose settings a study remembers.
+    Those may be of an earlier supernet, whose settings a study remembers. In a `new` study it is also what these keys
+    leave without effect, with which the supernet of a stored one goes on.
     """
     known = find_strategy(spec.strategy).Options.model_fields
     length = _LENGTHS if _LENGTHS & set(said) else set()
@@ -72,7 +73,44 @@ def without_displaced(spec: SupernetSpec, said: Collection[str]) -> SupernetSpec
         return key in length or ("strategy" in said and key not in known and bool(_owners(key)))
 
     stale = {key for key in spec.strategy_options if key not in said and is_stale(key)}
-    return SupernetSpec.model_validate(spec.model_dump(exclude=stale))
+    left = SupernetSpec.model_validate(spec.model_dump(exclude=stale))
+    if not new:
+        return left
+    stale = {key for key, why in unread(left).items() if key not in said and why.partition("=")[0] in said}
+    return SupernetSpec.model_validate(left.model_dump(exclude=stale))
+
+
+_OF_RANKING = {"budget", "evaluations", "short_trainings"}
+"""The options of a strategy that a ranking without shared weights reads."""
+
+
+def unread(spec: SupernetSpec) -> dict[str, str]:
+    """Keys whose values have no effect → the other key, and its value, that leaves them so.
+
+    Examples:
+        >>> unread(SupernetSpec(budget=0, clip=1.0, seed=3))
+        {'clip': 'budget=0'}
+    """
+    from nas_optuna.oneshot.strategies.base import Strategy
+
+    strategy, options = find_strategy(spec.strategy), strategy_options(spec)
+    common = [name for name, usual in (("alpha_init", "zero"), ("options", {})) if getattr(spec, name) != usual]
+    said = [*common, *(name for name, value in spec.strategy_options.items() if value is not None)]
+    if is_without_weights(spec):
+        return {name: "budget=0" for name in said if name not in _OF_RANKING}
+    found = {}
+    if "alpha_init" in said and not strategy.learns_alphas:
+        found["alpha_init"] = f"strategy={spec.strategy}"
+    if "momentum" in said and options.optimizer == "adamw" and strategy.weight_optimizer is Strategy.weight_optimizer:
+        found["momentum"] = "optimizer=adamw"
+    return found
+
+
+def refuse_unread(spec: SupernetSpec, said: Collection[str] | None = None) -> None:
+    """Refuse keys whose values have no effect: of those that were said just now, or of all."""
+    for key, why in unread(spec).items():
+        if said is None or key in said:
+            raise SpecError(f"supernet.{key} is of no use with supernet.{why}; leave it out")
 
 
 def is_without_weights(spec: SupernetSpec) -> bool:
