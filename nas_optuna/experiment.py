@@ -15,6 +15,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 
+from nas_optuna import hyperparameters
 from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.runtimes import make_runtime
 from nas_optuna.data import Augmentation, SearchData
@@ -223,6 +224,7 @@ class Experiment:
         """Refuse the parts that are needed only later, before a study stores them."""
         self.candidates.check()
         refuse_unread(self.spec.supernet)
+        hyperparameters.refuse_unread(self.spec.recipe, self.spec.search)
         make_runtime(self.spec.latency.runtime)
         if self.spec.reference:
             reference.require_training(self.objective)
@@ -298,8 +300,7 @@ class Experiment:
             study.sampler, study.pruner = self.sampler, self.pruner
         told = Callbacks(callbacks)
         facts = {"what": self.describe(), "objectives": list(self.spec.objectives), "limits": dict(self.spec.limits)}
-        begun = Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)
-        with told.during(begun):
+        with told.during(Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)):
             if self.spec.reference and kind == "search":
                 reference.measure(study, self.spec.reference, self.objective, told, lambda: self.reference_space)
             work = Work(study, self.objective, self.data, handle)
@@ -334,8 +335,7 @@ class Experiment:
                 f" {self.spec.data.select_on} images, {height}×{width})"
             )
         what += f", space {self.space.name} ({plural(self.space.size, 'architecture')})"
-        what += f", sampler {self.spec.sampler.name}"
-        what += f" ({self.why})" if self.why else ""
+        what += f", sampler {self.spec.sampler.name}" + (f" ({self.why})" if self.why else "")
         if within:
             return what
         return f"{what}, pruner {self.spec.pruner.name}, {plural(self.objective.evaluator.steps, 'epoch')}"
@@ -351,9 +351,10 @@ class Experiment:
         return tuple(line for line in found if line)
 
     def _searched(self) -> Iterator[str]:
-        """Lines on settings of the recipe that trials choose, and on those that the sampler does not propose."""
-        found = self.objective.searched
-        if found:
+        """Lines on settings without effect, on those that trials choose, and that the sampler does not propose."""
+        for name, why in hyperparameters.unread(self.spec.recipe, self.spec.search).items():
+            yield f"{name} is of no use with {why}"
+        if found := self.objective.searched:
             yield f"each trial chooses beside its architecture: {', '.join(found)}"
         ranges = [name for name, d in found.items() if not isinstance(d, CategoricalDistribution)]
         if ranges and not getattr(innermost(self.sampler), "numbers", True):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -135,6 +135,34 @@ def own_values(recipe: Recipe, search: Mapping[str, Any]) -> dict[str, Any]:
             own = [value] if isinstance(value, int | float) and d.low <= value <= d.high else []
         found |= {f"{PREFIX}{name}": choice for choice in own}
     return found
+
+
+_UNREAD_BESIDE = {"momentum": ("optimizer", "adamw"), "decay_norms": ("weight_decay", 0), "shift_fill": ("shift", 0)}
+"""Setting → another one, and its value that leaves the first without effect."""
+
+
+def unread(recipe: Recipe, search: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that are changed or searched without effect → the other setting, and its value, that leaves them so.
+
+    Examples:
+        >>> unread(Recipe(optimizer="adamw", momentum=0.5), {})
+        {'recipe.momentum': 'recipe.optimizer=adamw'}
+    """
+    return {
+        f"{PREFIX}{name}": f"{PREFIX}{other}={value}"
+        for name, (other, value) in _UNREAD_BESIDE.items()
+        if getattr(recipe, other) == value
+        and other not in search
+        and (name in search or getattr(recipe, name) != Recipe.model_fields[name].default)
+    }
+
+
+def refuse_unread(recipe: Recipe, search: Mapping[str, Any], said: Collection[str] | None = None) -> None:
+    """Refuse settings without effect: of those that were said just now, or of those that are searched."""
+    refused = [f"{PREFIX}{name}" for name in search] if said is None else said
+    for name, why in unread(recipe, search).items():
+        if name in refused:
+            raise SpecError(f"{name} is of no use with {why}; leave it out")
 
 
 def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistribution:

@@ -88,6 +88,29 @@ def test_a_choice_is_known_as_the_recipe_s_own_however_it_is_written(name: str, 
     assert own_values(RECIPE, {name: choices}) == ({} if own is None else {f"recipe.{name}": own})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "other", "idle"),
+    [
+        ("momentum", 0.5, "optimizer", "adamw"),
+        ("decay_norms", False, "weight_decay", 0),
+        ("shift_fill", "reflect", "shift", 0),
+    ],
+)
+def test_a_setting_without_effect_is_refused_where_it_is_said_and_told_where_it_is_not(
+    command: Command, name: str, value: Any, other: str, idle: Any
+) -> None:
+    says = f"recipe.{name} is of no use with recipe.{other}={idle}"
+    recipe = {"epochs": 1, "input_size": 8, other: idle}
+    told = nas.Experiment.from_spec(nas.StudySpec.from_dict({"recipe": {**recipe, name: value}}), device="cpu")
+    assert says in told.notes()
+    told.create(optuna.storages.InMemoryStorage(), "it may come from a preset")
+    searched = nas.StudySpec.from_dict({"recipe": recipe, "search": {name: [value]}})
+    with pytest.raises(SpecError, match=f"^{says}; leave it out$"):
+        nas.Experiment.from_spec(searched, device="cpu").create(optuna.storages.InMemoryStorage(), "s")
+    refused = command("run", *tiny(), "--set", f"recipe.{other}={idle}", "--set", f"recipe.{name}={value}")
+    assert (refused.code, refused.err) == (2, f"error: {says}; leave it out\n")
+
+
 def test_whole_numbers_stay_whole() -> None:
     searched = {
         "recipe.batch_size": parse_range("batch_size", "16..64"),

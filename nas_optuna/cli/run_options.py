@@ -25,13 +25,13 @@ from nas_optuna.study.storage import FORGETS, is_kept, open_storage, sqlite_file
 with lazily():
     from optuna.study import Study
 
-    from nas_optuna import presets
+    from nas_optuna import hyperparameters, presets
     from nas_optuna.execution.executors import contract
     from nas_optuna.experiment import Experiment
     from nas_optuna.fitting import clock
     from nas_optuna.spec import StudySpec
     from nas_optuna.spec_parts import code_named
-    from nas_optuna.spec_text import with_overrides
+    from nas_optuna.spec_text import overridden, with_overrides
     from nas_optuna.study import studies, trust
 
 
@@ -173,7 +173,9 @@ def find_target(
     storage = None if database is not None and not database.exists() else open_storage(url)
     if storage is None or name not in studies.study_names(storage):
         studies.check_name(name)
-        return None, given.read().override(extra, "--set")
+        spec = given.read().override(extra, "--set")
+        hyperparameters.refuse_unread(spec.recipe, spec.search, overridden(given.overrides, "--set"))
+        return None, spec
     study = studies.load_study(storage, name)
     remembered = studies.study_spec(study)
     wanted = (given.read() if given.spec is not None else given.applied_to(remembered)).override(extra, "--set")
