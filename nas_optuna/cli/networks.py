@@ -110,7 +110,7 @@ def _print_fitted(fitted: Fitted, *, json: bool) -> None:
         told = {"folder": str(fitted.folder), "seconds": round(fitted.seconds, 1), "facts": dict(fitted.facts)}
         print_json(report.to_dict() | told | {"validation": gain.to_dict() if gain else None})
         return
-    tested = f"{Measured.on_test(report.to_dict()).exact} on {report.test_images:,} images, looked at once"
+    tested = f"{Measured.on_test(report.figures()).exact} on {report.test_images:,} images, looked at once"
     rows = [
         ("test accuracy", tested),
         *([("on validation", str(gain))] if gain else []),  # unknown unless an accuracy is the objective
@@ -178,7 +178,7 @@ def retrain(
     if json:
         print_json(report.to_dict() | {"trial": chosen.number, "file": str(path), "earlier_looks": looks})
     else:
-        print_facts("test figures", facts.retrained_figures(report.to_dict()))
+        print_facts("test figures", facts.retrained_figures(report.figures()))
         print_confusions(report)
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))), "--out", "exported")
     folder = options.folder_of_data(stored.data_dir)

@@ -9,9 +9,10 @@ import logging
 import re
 import shutil
 import statistics
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,24 @@ from nas_optuna.training.network import resolve_precision
 logger = logging.getLogger(__name__)
 
 
+Pairs = Mapping[tuple[int, int], int]
+"""A confusion matrix: numbers of images by true and predicted class. Without zeros, it serves thousands of classes."""
+MOST_IN_A_TABLE = 1000
+"""The most classes whose matrix is a table in JSON."""
+_MOST_STORED_WITH_ZEROS = 100
+"""The most classes whose matrix is stored as release 0.2 reads it."""
+
+
+def count_pairs(labels: Tensor, predicted: Tensor) -> Pairs:
+    """The confusion matrix of predictions on the host."""
+    pairs, counts = torch.stack((labels, predicted)).unique(dim=1, return_counts=True)
+    return {(label, taken): n for label, taken, n in zip(*pairs.tolist(), counts.tolist(), strict=True)}
+
+
+def _table(found: Pairs, classes: int) -> list[list[int]]:
+    return [[found.get((i, j), 0) for j in range(classes)] for i in range(classes)]
+
+
 @dataclass(frozen=True)
 class TestReport:
     """The results of a retraining.
@@ -54,7 +73,7 @@ class TestReport:
         seeds: The seeds trained with.
         accuracies: Test accuracy of each, 0 … 1.
         classes: Names of the classes.
-        confusions: One matrix per seed: rows are true classes, columns predicted ones, cells numbers of images.
+        confusions: One matrix per seed: numbers of images by ``(true class, predicted class)``, without zeros.
         seconds: Training time of all seeds.
         mistakes: Test images that the network of the first seed gets wrong.
     """
@@ -67,7 +86,7 @@ class TestReport:
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
     classes: tuple[str, ...]
-    confusions: tuple[tuple[tuple[int, ...], ...], ...] = field(repr=False)
+    confusions: tuple[Pairs, ...] = field(repr=False)
     seconds: float
     mistakes: tuple[Mistake, ...] = field(default=(), repr=False)  # pictures would fill pages
 
@@ -84,33 +103,47 @@ class TestReport:
     @property
     def class_accuracies(self) -> tuple[float, ...]:
         """Share of each true class that was recognised, over all seeds; NaN for a class that the test set lacks."""
-        return tuple(row[i] / sum(row) if sum(row) else float("nan") for i, row in enumerate(self.predictions))
+        found, sizes = self.predictions, self._class_sizes
+        each = range(len(self.classes))
+        return tuple(found.get((i, i), 0) / sizes[i] if sizes[i] else float("nan") for i in each)
 
     @property
     def majority(self) -> float | None:
         """Share of the largest class among the test images; None if their classes are not known."""
-        sizes = [sum(row) for row in self.predictions]
+        sizes = self._class_sizes.values()
         return max(sizes) / sum(sizes) if any(sizes) else None
 
     @property
-    def predictions(self) -> tuple[tuple[int, ...], ...]:
+    def predictions(self) -> Pairs:
         """The sum of the matrices of all seeds: each image counts once per seed."""
-        return tuple(
-            tuple(sum(cells) for cells in zip(*rows, strict=True)) for rows in zip(*self.confusions, strict=True)
-        )
+        total = Counter[tuple[int, int]]()
+        for found in self.confusions:
+            total.update(found)
+        return total
+
+    @property
+    def _class_sizes(self) -> Counter[int]:
+        sizes = Counter[int]()
+        for (label, _), count in self.predictions.items():
+            sizes[label] += count
+        return sizes
+
+    def figures(self) -> dict[str, Any]:
+        """JSON-ready, with derived figures, and without those of classes."""
+        left_out = ("classes", "confusions", "mistakes")
+        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in left_out}
+        facts |= {"mean": self.mean, "spread": self.spread, "majority": self.majority}
+        return facts | {"standard_error": Measured.on_test(facts).error}
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, with derived figures and without pictures."""
-        facts = asdict(replace(self, mistakes=())) | {
-            "mean": self.mean,
-            "spread": self.spread,
-            "majority": self.majority,
-        }
-        del facts["mistakes"]
-        return facts | {
-            "standard_error": Measured.on_test(facts).error,
-            "class_accuracies": list(self.class_accuracies),
-        }
+        """JSON-ready, with the figures of classes; matrices are tables or, of more than 1,000 classes, triples."""
+        n = len(self.classes)
+        matrices: dict[str, Any] = {}
+        if n > MOST_IN_A_TABLE:
+            matrices["confusion_triples"] = [[[*pair, n] for pair, n in found.items()] for found in self.confusions]
+        else:
+            matrices["confusions"] = [_table(found, n) for found in self.confusions]
+        return self.figures() | {"classes": self.classes} | matrices | {"class_accuracies": list(self.class_accuracies)}
 
 
 @dataclass(frozen=True)
@@ -174,7 +207,7 @@ def retrain(
             seeds=numbers,
             accuracies=tuple(result.accuracy for result in results),
             classes=images.classes,
-            confusions=tuple(tuple(map(tuple, result.confusion.tolist())) for result in results),
+            confusions=tuple(count_pairs(tests.labels, result.predicted) for result in results),
             seconds=seconds,
             mistakes=find_mistakes(tests, results[0].predicted.tolist()),
         )
@@ -242,10 +275,13 @@ def _trained(
 
 def record(study: Study, report: TestReport, trial: int | None = None) -> int:
     """Store a report with its study, unless a call that was ended has done so; return how many there were before."""
-    left_out = ("confusions", "classes", "class_accuracies")
-    entry = {key: value for key, value in report.to_dict().items() if key not in left_out} | {"trial": trial}
-    cells = [count for row in report.predictions for count in row]
-    kept = {"classes": report.classes, "cells": cells, "mistakes": list(map(str, report.mistakes))}
+    entry = report.figures() | {"trial": trial}
+    n, found = len(report.classes), report.predictions
+    kept: dict[str, Sequence[Any]] = {"classes": report.classes, "mistakes": list(map(str, report.mistakes))}
+    if n > _MOST_STORED_WITH_ZEROS:
+        kept["triples"] = [number for pair, count in sorted(found.items()) for number in (*pair, count)]
+    else:
+        kept["cells"] = [count for row in _table(found, n) for count in row]
     matrix = {name: list(in_parts(values)) for name, values in kept.items()}
     entry |= {f"{name}_parts": len(parts) for name, parts in matrix.items()}
     entry = json.loads(json.dumps(entry))  # as it is read
@@ -277,17 +313,28 @@ def stored_report(attributes: Mapping[str, Any], look: int = 0) -> TestReport | 
             return read_parts(attributes, f"{StudyKey.CONFUSION}{look}:{name}:", entry.get(f"{name}_parts", 0))
         return []
 
-    classes, cells = listed("classes"), listed("cells")
-    n = len(classes) if len(cells) == len(classes) ** 2 else 0
+    classes = listed("classes")
+    matrix = _stored_pairs(len(classes), listed("cells"), listed("triples"))
+    n = len(classes) if matrix else 0
     kinds = {"architecture": str, "recipe": str, "device": str, "images": int, "test_images": int, "seconds": float}
     return TestReport(
         **{name: entry.get(name, kind()) for name, kind in kinds.items()},
         seeds=tuple(entry.get("seeds", ())),
         accuracies=tuple(entry.get("accuracies", ())),
         classes=tuple(classes[:n]),
-        confusions=(tuple(tuple(cells[i * n : (i + 1) * n]) for i in range(n)),),
+        confusions=(matrix,),
         mistakes=tuple(found for text in listed("mistakes") if (found := Mistake.parse(text, n))),
     )
+
+
+def _stored_pairs(classes: int, cells: Sequence[Any], triples: Sequence[Any]) -> Pairs:
+    """A stored matrix, with its zeros or as triples; an empty one if its rows were altered."""
+    if not all(isinstance(number, int) for number in (*cells, *triples)):
+        return {}
+    if len(cells) == classes**2:
+        return {divmod(place, classes): count for place, count in enumerate(cells) if count}
+    found = {(i, j): count for i, j, count in zip(triples[::3], triples[1::3], triples[2::3], strict=False)}
+    return found if all(max(pair) < classes for pair in found) else {}
 
 
 def _identity(study: Study, architecture: Architecture, recipe: Recipe) -> str:

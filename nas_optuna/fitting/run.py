@@ -235,7 +235,7 @@ class _Running:
             raise
         facts = {
             "trained": f"on {report.images:,} images within {max(budget.total, budget.elapsed):,.0f} s",
-            "test accuracy": f"{Measured.on_test(report.to_dict()).exact} on {report.test_images:,} images",
+            "test accuracy": f"{Measured.on_test(report.figures()).exact} on {report.test_images:,} images",
         }
         say("writing the network and the report")
         exported = self._export(classifier, winner, facts, self.test_images)

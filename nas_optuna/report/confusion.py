@@ -13,7 +13,7 @@ from nas_optuna.report.columns import Column
 from nas_optuna.report.rendering import escaped, framed
 
 if TYPE_CHECKING:
-    from nas_optuna.execution.retrain import TestReport
+    from nas_optuna.execution.retrain import Pairs, TestReport
 
 CLASS_COLUMNS = (
     Column("true class", lambda row: row[0], shortest=12),
@@ -42,7 +42,7 @@ class Confusion:
     """A confusion matrix."""
 
     classes: Sequence[str]  # names of the classes
-    counts: Sequence[Sequence[int]]  # row is the true class, column the predicted one; each image counts once per seed
+    counts: Pairs  # each image counts once per seed
     seeds: int = 1  # number of networks that were counted
 
     @classmethod
@@ -50,14 +50,22 @@ class Confusion:
         """The confusion of a retraining's test images, summed over its seeds."""
         return cls(report.classes, report.predictions, len(report.seeds))
 
+    @property
+    def _rows(self) -> list[dict[int, int]]:
+        """Of each true class, how many images were taken for which class."""
+        rows: list[dict[int, int]] = [{} for _ in self.classes]
+        for (label, predicted), count in self.counts.items():
+            rows[label][predicted] = count
+        return rows
+
     def accuracies(self) -> list[tuple[str, float, int, str]]:
         """Each class that has test images, worst first: name, accuracy, images, classes it was mistaken for."""
         rows = []
-        for i, counts in enumerate(self.counts):
-            if total := sum(counts):
-                wrong = sorted(((n, -j) for j, n in enumerate(counts) if n and j != i), reverse=True)[:3]
+        for i, counts in enumerate(self._rows):
+            if total := sum(counts.values()):
+                wrong = sorted(((n, -j) for j, n in counts.items() if j != i), reverse=True)[:3]
                 taken = ", ".join(f"{self.classes[-j]} {n / total:.1%}" for n, j in wrong)
-                rows.append((self.classes[i], counts[i] / total, total // self.seeds, taken))
+                rows.append((self.classes[i], counts.get(i, 0) / total, total // self.seeds, taken))
         return sorted(rows, key=lambda row: row[1])
 
     def svg(self) -> str:
@@ -75,13 +83,11 @@ class Confusion:
                 x, y = left + middle - (0 if upright else 4), top - 6
                 turned = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if upright else ""
                 parts.append(_text(x, y, name, "" if upright else "middle", 14, turned))
-        for i, row in enumerate(self.counts):
-            total = sum(row) or 1
-            for j, count in enumerate(row):
+        for i, row in enumerate(self._rows):
+            total = sum(row.values()) or 1
+            for j, count in sorted(({i: 0} | row).items()):
                 x, y = left + j * cell, top + i * cell
                 kind = "right" if i == j else "wrong"
-                if i != j and not count:
-                    continue
                 shade = f' fill-opacity="{0.12 + 0.78 * count / total:.2f}"' if count else ' fill-opacity="0"'
                 title = f"{self.classes[i]} taken for {self.classes[j]}: {count} of {total}"
                 parts.append(

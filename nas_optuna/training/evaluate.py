@@ -31,12 +31,22 @@ from nas_optuna.training.network import (
 )
 
 
-def confusion(predicted: Tensor, targets: Tensor, classes: int) -> Tensor:
-    """Count predictions: ``[classes, classes]`` int64; row is the true class, column the predicted one."""
-    table = torch.zeros(classes * classes, dtype=torch.int64, device=targets.device)
-    # Not bincount: on CUDA that waits for the device to learn the largest value.
-    table.index_add_(0, targets * classes + predicted, torch.ones_like(targets))
-    return table.reshape(classes, classes)
+def widest_float(device: torch.device) -> torch.dtype:
+    """The floating-point numbers in which counts are divided; Apple's GPUs have none of 64 bits."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def class_counts(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each class ``[classes]``: images recognised, images there are, and images taken for it."""
+    predicted, classes = outputs.argmax(1), outputs.shape[1]
+
+    def total(labels: Tensor, amounts: Tensor) -> Tensor:
+        # Not bincount: on CUDA that waits for the device to learn the largest value.
+        sums = torch.zeros(classes, dtype=torch.int64, device=labels.device).index_add_(0, labels, amounts)
+        return sums.to(widest_float(labels.device))
+
+    ones = torch.ones_like(targets)
+    return total(targets, (predicted == targets).to(ones.dtype)), total(targets, ones), total(predicted, ones)
 
 
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -51,17 +61,16 @@ def accuracy_int8(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def balanced_accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean recall over the classes that occur."""
-    table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
-    found = table.sum(1)
-    recall = table.diagonal() / found.clamp_min(1)
+    recognised, found, _ = class_counts(outputs, targets)
+    recall = recognised / found.clamp_min(1)
     return recall.sum() / (found > 0).sum().clamp_min(1)
 
 
 def macro_f1(outputs: Tensor, targets: Tensor) -> Tensor:
     """Mean F1 score (harmonic mean of precision and recall) over the classes that occur or were predicted."""
-    table = confusion(outputs.argmax(1), targets, outputs.shape[1]).double()
-    either = table.sum(0) + table.sum(1)
-    scores = 2 * table.diagonal() / either.clamp_min(1)
+    recognised, found, taken = class_counts(outputs, targets)
+    either = taken + found
+    scores = 2 * recognised / either.clamp_min(1)
     return scores.sum() / (either > 0).sum().clamp_min(1)
 
 
@@ -112,7 +121,6 @@ class Evaluation:
 
     loss: float  # the mean cross entropy
     accuracy: float  # the share of correct predictions, 0 … 1
-    confusion: Tensor  # ``[classes, classes]``, int64: rows are true classes, columns predicted ones
     predicted: Tensor  # ``[n]``, int64: the predicted class of each image, in the loader's order
     metrics: Mapping[str, float] = field(default_factory=dict)  # the other requested ones, by name
 
@@ -146,7 +154,6 @@ def evaluate(
         if metrics:
             outputs.append(logits.float())
     predicted, truth = torch.cat(predictions), torch.cat(targets)
-    table = confusion(predicted, truth, logits.shape[1]).cpu()
     rounded = cache(lambda: (outputs_in_eight_bits(network, calibration or loader, loader), truth.cpu()))
     found = {}
     for name, function in (metrics or {}).items():
@@ -158,8 +165,8 @@ def evaluate(
             except (TypeError, ValueError, RuntimeError, OverflowError) as error:
                 raise TrainingError(f"metric {name!r} gave {kind_of(value)}, not a number") from error
     network.train(was_training)
-    accuracy = table.diagonal().sum().item() / loader.size
-    return Evaluation((loss / loader.size).item(), accuracy, table, predicted.cpu(), found)
+    accuracy = (predicted == truth).sum().item() / loader.size
+    return Evaluation((loss / loader.size).item(), accuracy, predicted.cpu(), found)
 
 
 def _logits(network: nn.Module, images: Tensor) -> Tensor:

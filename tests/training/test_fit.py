@@ -11,7 +11,9 @@ from nas_optuna.errors import Interrupted, TrainingError
 from nas_optuna.spaces.conv import ConvSpace
 from nas_optuna.spec import DataSpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, evaluate, fit, make_network
+from nas_optuna.training.evaluate import balanced_accuracy, macro_f1, widest_float
 from nas_optuna.training.fit import epoch_order
+from nas_optuna.training.raw_images import as_batch
 
 CPU = torch.device("cpu")
 SPACE = ConvSpace(depth=2, input_size=8)
@@ -73,14 +75,35 @@ def test_a_loss_that_is_not_finite_is_told_with_its_cause() -> None:
     assert caught.value.cause == "non-finite loss"
 
 
-def test_confusion_adds_up_and_agrees_with_accuracy() -> None:
+def test_an_evaluation_agrees_with_the_training_and_restores_the_mode() -> None:
     network, results = trained()
     network.train()
     found = evaluate(network, VALIDATION, CPU, torch.float32)
     assert network.training
-    assert found.confusion.sum() == len(DATA.validation)
-    assert torch.equal(found.confusion.sum(1), torch.bincount(DATA.validation.labels, minlength=10))
-    assert found.accuracy == results[-1].accuracy == found.confusion.diagonal().sum().item() / len(DATA.validation)
+    right = int((found.predicted == DATA.validation.labels).sum())
+    assert found.accuracy == results[-1].accuracy == right / len(DATA.validation)
+
+
+def test_figures_of_each_class_need_no_table_of_all_pairs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    outputs, targets = torch.randn(500, 7, generator=generator), torch.randint(0, 6, (500,), generator=generator)
+    outputs[:, 5] = -9.0  # a class that nothing is taken for, beside one that does not occur
+    table = torch.zeros(7, 7, dtype=torch.float64).index_put_(
+        (targets, outputs.argmax(1)), torch.ones(500, dtype=torch.float64), accumulate=True
+    )
+    right, there, either = table.diagonal(), table.sum(1), table.sum(0) + table.sum(1)
+    assert torch.equal(balanced_accuracy(outputs, targets), (right / there.clamp_min(1)).sum() / 6)
+    assert torch.equal(macro_f1(outputs, targets), (2 * right / either.clamp_min(1)).sum() / 7)
+    many = torch.zeros(2, 100_000)  # a table of all pairs would have 80 GB
+    assert macro_f1(many, torch.tensor([0, 99_999])) == pytest.approx((2 / 3) / 2)
+
+
+def test_on_apples_gpus_no_number_of_64_bits_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert widest_float(torch.device("mps")) == torch.float32
+    moved, real = [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda tensor: [moved.append(tensor.dtype), real(tensor)][1])
+    as_batch(torch.zeros(1, 8, 8), DATA.train.pixel_format(8))
+    assert moved == [torch.float32]
 
 
 def test_mixed_images_train_and_are_counted_by_their_larger_part() -> None:
