@@ -38,6 +38,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named, make_candidates, make_evaluator, make_sampler, with_default_search
 from nas_optuna.spec_text import toml_value
+from nas_optuna.study.files import checkpoints_of
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.storage import open_storage, sqlite_file
 from nas_optuna.study.studies import (
@@ -106,7 +107,8 @@ class Experiment:
             checkpoints: Folder for the state of running trials, of one study only.
             interrupted: Called between optimiser steps; True stops the training.
             callbacks: Callbacks that are told of each step.
-            keep_weights: Keep the weights of each complete trial in `checkpoints`.
+            keep_weights: Keep the weights of each complete trial in `checkpoints`; ``nas-optuna export`` finds them
+                where ``NAS_OPTUNA_FILES`` names that folder.
             images: Returns the images if they are in memory already; None loads them.
 
         Raises:
@@ -146,7 +148,7 @@ class Experiment:
         Args:
             study: A study that was made by nas-optuna.
             spec: Its spec with permitted changes, such as another sampler; by default the stored one.
-            given: Keyword arguments of `from_spec`.
+            given: Keyword arguments of `from_spec`. Without `checkpoints`, they are where ``nas-optuna run`` has them.
 
         Raises:
             StudyError: It searches another space, or its images have changed.
@@ -155,6 +157,7 @@ class Experiment:
         """
         stored = study_spec(study := optuna_study(study))
         wanted = spec or stored
+        given.setdefault("checkpoints", checkpoints_of(study))  # else what it has stopped would begin anew
         try:
             experiment = cls.from_spec(wanted, **given)
         except DataError as error:

@@ -89,10 +89,14 @@ def _remedy(study: Study, trial: FrozenTrial) -> str:
 def kept_of(study: Study, trial: FrozenTrial) -> KeptWeights:
     """The folder in which the weights of a trial were kept, among those of the study on this host."""
     url, own = url_of(study) or "sqlite://", study.user_attrs.get(StudyKey.UID)  # the former for one in memory
-    every = [KeptWeights(checkpoint_folder(each, study.study_name)) for each in folders(url, study.user_attrs)]
+    found = folders(url, study.user_attrs)
+    every = [KeptWeights(checkpoint_folder(each, study.study_name)) for each in found]
     there = [kept for kept in every if trial.number in kept.numbers()]
     # Studies of the same name in two databases may share a folder.
-    return next((kept for kept in there if kept.study_of(trial.number) in (None, own)), (there or every)[0])
+    ours = [kept for kept in there if kept.study_of(trial.number) in (None, own)]
+    # A program gives its experiment the folder itself, which may be the one that is named now.
+    ours += [kept for kept in map(KeptWeights, found) if own and kept.study_of(trial.number) == own]
+    return (ours or there or every)[0]
 
 
 def with_kept_weights(

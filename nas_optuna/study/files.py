@@ -10,10 +10,12 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas_optuna.errors import StudyError
+from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.schema import LONGEST, StudyKey
 from nas_optuna.study.storage import is_kept, sqlite_file
 from nas_optuna.study.studies import checkpoint_folder
@@ -53,6 +55,15 @@ def holding(url: str, study: Study, pattern: str) -> Path:
     return next(
         (folder for folder in found if any(checkpoint_folder(folder, study.study_name).glob(pattern))), found[0]
     )
+
+
+def checkpoints_of(study: Study) -> Path | None:
+    """The folder for a study's checkpoints, as its commands have it; None if the study or files cannot be kept."""
+    url = url_of(study)
+    with suppress(StudyError):
+        if url is not None and is_kept(url):
+            return checkpoint_folder(usable(folders(url, study.user_attrs)[0]), study.study_name)
+    return None
 
 
 def remember(study: Study, url: str, given: Path | None = None) -> None:

@@ -1,6 +1,7 @@
 """An experiment in Python: its events, what it takes, and the types of all arguments."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
@@ -29,6 +30,7 @@ from nas_optuna.metrics import metric
 from nas_optuna.report.notebook import Report
 from nas_optuna.samplers import create_sampler
 from nas_optuna.spaces import create_space
+from nas_optuna.study.schema import TrialKey
 from tests.execution.small_studies import experiment
 from tests.execution.test_evaluator import Counting, study
 
@@ -144,6 +146,31 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
 def test_an_argument_of_another_type_is_one_line(call: Callable[[], object], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         call()
+
+
+def test_a_stored_study_goes_on_with_what_it_stopped_where_its_commands_keep_it(tmp_path: Path) -> None:
+    class StopTheFirst(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+            return trial.number == 0
+
+    url, files = f"sqlite:///{tmp_path}/s.db", tmp_path / "s-files"
+    stored: Any = experiment().create(url, "s")
+    for _ in range(2):
+        made = Experiment.of_study(load_study("s", url), device="cpu")
+        assert made.objective.checkpoints == files / "checkpoints" / "s"
+        stored.enqueue_trial({"conv1.filters": 16, "conv1.kernel": 3, "conv1.stride": 1})
+        stored.pruner = StopTheFirst()
+        stored.optimize(made.objective, n_trials=1)
+    assert [trial.user_attrs.get(TrialKey.CONTINUES) for trial in stored.trials] == [None, 0]
+
+    assert Experiment.of_study(stored, device="cpu", checkpoints=None).objective.checkpoints is None
+    in_memory = experiment().create("sqlite:///:memory:", "s")
+    assert Experiment.of_study(in_memory, device="cpu").objective.checkpoints is None
+    shutil.rmtree(files)
+    assert Experiment.of_study(stored, device="cpu").objective.checkpoints
+    assert not files.exists(), "who only reads leaves nothing"
+    files.write_text("no folder")
+    assert Experiment.of_study(stored, device="cpu").objective.checkpoints is None
 
 
 def test_numbers_of_numpy_and_all_paths_are_arguments_like_others(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.data import load_images
 from nas_optuna.data.catalog import data_name
+from nas_optuna.execution.finished_network import kept_of
 from nas_optuna.report.page import report
 from nas_optuna.study.files import remember
 from nas_optuna.study.studies import checkpoint_folder
@@ -62,3 +63,16 @@ def test_weights_are_found_in_a_folder_that_was_named_before_another(
     monkeypatch.delenv("NAS_OPTUNA_FILES")
     experiment.run(study, trials=1)
     assert SAID in report(study)
+
+
+def test_weights_are_found_in_the_folder_that_a_program_gave_its_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "weights"
+    experiment = Experiment.from_spec(SPEC, device="cpu", checkpoints=own, keep_weights=True)
+    study, other = (experiment.create(f"sqlite:///{tmp_path}/nas.db", name) for name in ("kept", "other"))
+    experiment.run(study, trials=1)
+    assert SAID not in report(study)
+    monkeypatch.setenv("NAS_OPTUNA_FILES", str(own))
+    assert SAID in report(study)
+    assert kept_of(other, study.trials[0]).path == checkpoint_folder(own, "other") / "kept", "they are of another study"
