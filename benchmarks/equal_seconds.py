@@ -33,6 +33,7 @@ from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.experiment import Experiment
 from nas_optuna.presets import find_spec
 from nas_optuna.spec import StudySpec
+from nas_optuna.study.storage import sqlite_url
 from nas_optuna.training import evaluate
 from nas_optuna.training.checkpoint import KeptWeights
 
@@ -108,7 +109,7 @@ def search(spec: StudySpec, sampler: str, seed: int, minutes: list[float], files
     experiment = Experiment.from_spec(
         spec, device="cpu", checkpoints=files, keep_weights=True, interrupted=lambda: spent() >= until
     )
-    study = experiment.create(f"sqlite:///{files}/study.db", "equal-seconds", load_if_exists=True)
+    study = experiment.create(sqlite_url(files / "study.db"), "equal-seconds", load_if_exists=True)
     began = time.process_time()
     if before < until:
         experiment.run(study, callbacks=[note])
