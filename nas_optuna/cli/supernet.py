@@ -31,7 +31,7 @@ with lazily():
     from nas_optuna.experiment import Experiment
     from nas_optuna.oneshot import check as checking
     from nas_optuna.oneshot import price, strategies
-    from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet
+    from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet, trained_trials
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
     from nas_optuna.spec_text import overridden
     from nas_optuna.study import files as study_files
@@ -184,7 +184,7 @@ def export(
     out: Annotated[Path | None, option("JSON file; - for stdout (default: STUDY-fixed.json).", "FILE")] = None,
     json: options.Json = False,
 ) -> None:
-    """Write the best architecture as a fixed trial's params (with --top a list, best first) and put it into the queue.
+    """Write the best architecture as a fixed trial's params (--top K: a list, best first), and queue what is untrained.
 
     Where there is a score: the best by it under the limits, of which short trainings have chosen the first; then the
     alphas' argmax, then others of the best by the score. Strategies darts, gumbel: the most probable by the alphas.
@@ -195,7 +195,8 @@ def export(
     params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
     print_json(params if top > 1 else params[0], path)
-    for choices in params:
+    trained = trained_trials(study, experiment.search)
+    for choices in (dict(c.architecture.params) for c in found if str(c.architecture) not in trained):
         trial_queue.enqueue_new(study, space, choices, checking.EXPORT_ORIGIN, trial_queue.UNFINISHED)
     if path == STDOUT:
         return

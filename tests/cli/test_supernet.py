@@ -132,6 +132,8 @@ def test_train_export_and_fixed_run_are_one_study(folder: Path, capsys: pytest.C
     assert trials[2].params == params
     assert trials[2].user_attrs["nas_optuna:architecture"] == best
     assert "-".join(params.values()) == best
+    assert main(["supernet", "export", "--study", "s"]) == 0
+    assert len(study().trials) == 3, "what has been trained does not wait for another training"
 
 
 def test_export_lists_the_most_probable(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
