@@ -287,7 +287,8 @@ def _ends(objective: Criterion, place: int, trials: Sequence[FrozenTrial]) -> tu
         key = TrialKey.cost(str(objective.cost))
         seen = [value for trial in trials if (value := attribute(trial, key)) is not None]
     else:
-        seen = [trial.values[place] for trial in trials if trial.state == TrialState.COMPLETE]
+        complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+        seen = [trial.values[place] for trial in longest_trained(complete)]
     sign = 1.0 if objective.maximize else -1.0
     best = objective.ideal if objective.ideal is not None else max(seen, key=lambda v: sign * v, default=sign)
     worst = objective.worst if objective.worst is not None else min(seen, key=lambda v: sign * v, default=best - sign)

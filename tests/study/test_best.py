@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas_optuna.cli.progress import Bars, RunDisplay
 from nas_optuna.execution.events import Run, Subject
 from nas_optuna.execution.trial_files import KeepBest
-from nas_optuna.study.results import TrialRecord, best_trial, best_trials, front_trials, ranked, would_mix
+from nas_optuna.study.results import TrialRecord, best_trial, best_trials, front_of, front_trials, ranked, would_mix
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.studies import summaries
 from nas_optuna.training.checkpoint import KEPT_FOLDER, KeptWeights
@@ -104,6 +104,16 @@ def two_objectives() -> optuna.Study:
 def test_a_front_holds_what_is_inside_the_limits_and_can_be_compared() -> None:
     assert [trial.number for trial in front_trials(two_objectives())] == [0, 4, 5]
     assert front_trials(optuna.create_study(directions=["maximize", "minimize"])) == []
+
+
+def test_a_shorter_training_does_not_move_the_corner_from_which_a_front_is_measured() -> None:
+    study = optuna.create_study(directions=["minimize", "minimize"])
+    study.set_metric_names(["loss:minimize", "macs"])
+    short = {TrialKey.RUNG: 1, TrialKey.SHARE: 2.0}
+    study.add_trials([create_trial(values=[v, m]) for v, m in ((0.2, 9.0), (0.4, 3.0))])
+    before = front_of(study).reference[0]
+    study.add_trial(create_trial(values=[2.3, 5.0], user_attrs=short))
+    assert front_of(study).reference[0] == before == 0.4
 
 
 @pytest.mark.parametrize("directions", [("maximize", "minimize"), ("minimize", "minimize", "maximize")])
