@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas_optuna.errors import SpecError
-from nas_optuna.spaces.mixing import Elastic, Size, size_of
+from nas_optuna.spaces.mixing import Elastic, Size, constant, size_of
 
 SMALLEST_GROUP = 4
 """The smallest group of channels that is centred; of a smaller one, centring would leave little."""
@@ -236,8 +236,8 @@ class ElasticConv2d(ElasticLayer, nn.Conv2d):
             weight = centred(weight, self.matrix)
         taps: Tensor | float = 1.0
         if (mixed := self.kernel.weights()) is not None:
-            gains = [self._kernel_gain(i, k, stride, shape) for i, k in enumerate(self.kernel.choices)]
-            taps = ((mixed * mixed.new_tensor(gains)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
+            gains = tuple(self._kernel_gain(i, k, stride, shape) for i, k in enumerate(self.kernel.choices))
+            taps = ((mixed * constant(gains, mixed)) @ self.kernel_masks.flatten(1)).view(self.kernel_size)
         elif self.balance is not None:
             taps = self._kernel_gain(0, self.kernel_size[0], stride, shape)
         scale = None

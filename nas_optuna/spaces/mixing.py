@@ -6,7 +6,7 @@ import itertools
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partialmethod, reduce
+from functools import lru_cache, partialmethod, reduce
 from typing import Any, cast
 
 import torch
@@ -19,6 +19,21 @@ from nas_optuna.spaces.base import Parameter
 from nas_optuna.spaces.built import BuiltSpace
 from nas_optuna.spaces.choices import Choices, made_module
 from nas_optuna.spaces.supernet import ChoiceWeights
+
+
+def constant(values: tuple[float, ...], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers as a tensor beside another one; kept outside of the CPU, since the host waits for each such copy."""
+    # Not what belongs to a fake mode, to a compilation, or to a CUDA graph, which would not keep it alive.
+    kept = like.device.type != "cpu" and type(like) is Tensor and not torch.compiler.is_compiling()
+    if not kept or (like.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return like.new_tensor(values, dtype=dtype)
+    return _kept(values, dtype or like.dtype, like.device)
+
+
+@lru_cache(maxsize=1024)
+def _kept(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):  # autograd refuses to save what is made in inference
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 @dataclass
@@ -84,7 +99,7 @@ class Size:
         if weights is None:
             return None
         channel = torch.arange(self.alone, device=weights.device)
-        inside = channel < torch.tensor(self.choices, device=weights.device)[:, None]
+        inside = channel < constant(self.choices, weights, torch.int64)[:, None]
         return weights @ inside.to(weights.dtype)
 
 
@@ -230,7 +245,7 @@ class Optional(nn.ModuleList):
         if weights is None:
             return cast(Tensor, self[0](x)) if self.depth.alone >= self.number else x
         uses, reaches = (
-            weights @ weights.new_tensor([float(depth >= number) for depth in self.depth.choices])
+            weights @ constant(tuple(float(depth >= number) for depth in self.depth.choices), weights)
             for number in (self.number, self.number - 1)
         )
         share = uses / reaches.clamp_min(1e-12)  # among the depths that get this far
