@@ -20,7 +20,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nas_optuna.errors import DeviceError, Interrupted, NasOptunaError, TrainingError, describe_error, unknown
+from nas_optuna.errors import (
+    DeviceError,
+    DeviceLostError,
+    Interrupted,
+    NasOptunaError,
+    TrainingError,
+    describe_error,
+    unknown,
+)
 from nas_optuna.files import read_json, write_file
 from nas_optuna.lazily import lazily
 
@@ -67,6 +75,18 @@ def synchronize(device: torch.device) -> None:
     """Wait until a device has done what it was given, as a processor has at once."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+def require_working(device: torch.device) -> None:
+    """Refuse a device on which an earlier error, such as a failed assertion of CUDA, makes everything fail."""
+    try:
+        synchronize(device)
+    except RuntimeError as error:
+        cause = str(error).partition("\n")[0]
+        raise DeviceLostError(
+            f"device {device} computes nothing more in this process ({cause}); what is left waits, and the same command"
+            " goes on with it"
+        ) from error
 
 
 def list_devices() -> list[DeviceInfo]:

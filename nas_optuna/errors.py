@@ -79,6 +79,10 @@ class DeviceError(NasOptunaError):
     """A device that is not there."""
 
 
+class DeviceLostError(DeviceError):
+    """A device with which this process can compute nothing any more."""
+
+
 class TableError(NasOptunaError):
     """A latency table that is damaged, incomplete, or was measured elsewhere."""
 

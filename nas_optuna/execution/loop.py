@@ -17,6 +17,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas_optuna import errors
+from nas_optuna.devices import require_working
 from nas_optuna.errors import ArchitectureError, Gone, Interrupted, NasOptunaError, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Subject
 from nas_optuna.execution.objective import EvaluatorObjective
@@ -298,6 +299,8 @@ class _Run:
 
     def _count(self, ended: FrozenTrial) -> None:
         self.budget.finish(0)
+        if ended.state == TrialState.FAIL and isinstance(self.objective, EvaluatorObjective):
+            require_working(self.objective.device)  # else every trial that is left would fail within a second
         self.causes.append(attribute(ended, TrialKey.CAUSE, "") if ended.state == TrialState.FAIL else None)
         first = self.causes[0]
         if len(self.causes) == HOPELESS and first is not None and self.causes == [first] * HOPELESS:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from nas_optuna.devices import require_working
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.evaluator import Search, TrainingEvaluator, checked_measurements, digest
 from nas_optuna.execution.events import Callback, Subject
@@ -124,6 +125,7 @@ class ShortTrainer:
                 self.callback.step_finished(subject, measured)
         except TrainingError as error:
             logger.warning("a short training failed and is left out: %s", error)
+            require_working(self._evaluator.device)
             accuracy = None
         self.callback.trial_finished(subject, None)
         found = ShortResult(str(architecture), epochs, accuracy, time.monotonic() - start)

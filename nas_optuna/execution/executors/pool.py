@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from nas_optuna.devices import use_threads
-from nas_optuna.errors import Gone, NasOptunaError, StudyError, describe_error, place_of, printable
+from nas_optuna.errors import DeviceLostError, Gone, NasOptunaError, StudyError, describe_error, place_of, printable
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
@@ -27,7 +28,7 @@ from nas_optuna.study.storage import failure, is_of_the_deleted
 logger = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
-"""A worker that dies this many times without finishing a trial is not started again."""
+"""A worker that dies this many times without a trial that ends well is not started again."""
 GRACE = 10.0
 """Seconds that a worker has to end before it is killed."""
 PAUSE = 0.2
@@ -44,8 +45,9 @@ class WorkerState:
     messages: Any = None  # the connection to it, or the reference to what it says next
     owner: str | None = None  # its name in leases, once it has asked for a trial
     subject: Subject | None = None  # the trial that it runs
-    deaths: int = 0  # since it last finished a trial
+    deaths: int = 0  # since one of its trials ended well
     done: bool = False  # whether it has sent its last message
+    lost: DeviceLostError | None = None  # why it cannot go on, though a new process can
 
 
 class WorkerPool(ABC):
@@ -124,26 +126,30 @@ class WorkerPool(ABC):
             case "done":
                 worker.done = True
                 self.budget.drop(worker.spec.number)
-                self.error = self.error or about
+                if isinstance(about, DeviceLostError):
+                    worker.lost = about
+                else:
+                    self.error = self.error or about
             case event:
                 self._tell(worker, event, about, *message.more)
         return None
 
     def reap(self, worker: WorkerState, how: str) -> None:
-        """Put back the trial of a worker that has ended, and start it again if it died."""
+        """Put back the trial of a worker that has ended, and start it again if it died or lost its device."""
         self.workers.remove(worker)
         self._tell_what_it_finished(worker)
         self.budget.drop(worker.spec.number)
         if worker.owner is not None and not worker.done:
             lease.release_those_of(self._study, worker.owner)
-        if self.asked or worker.done or self.error is not None:
+        if self.asked or (worker.done and worker.lost is None) or self.error is not None:
             return
         deaths = worker.deaths + 1
+        how = how if worker.lost is None else "has lost its device"
         where = f" in {worker.subject.name}" if worker.subject else ""
         if deaths >= MAX_DEATHS:
-            self.error = StudyError(
-                f"{worker.name} {how}{where}, {MAX_DEATHS} times without finishing a trial; is memory short? Fewer"
-                " workers need less: --workers N (workers)"
+            self.error = worker.lost or StudyError(
+                f"{worker.name} {how}{where}, {MAX_DEATHS} times without a trial that ended well; is memory short?"
+                " Fewer workers need less: --workers N (workers)"
             )
             return
         again = self.budget.is_open
@@ -164,7 +170,8 @@ class WorkerPool(ABC):
         subject = replace(about, study=self._study, worker=worker.spec.number)
         worker.subject = subject if own and event != "trial_finished" else None
         if own and event == "trial_finished":
-            worker.deaths = 0
+            if more[0].state != TrialState.FAIL:  # it may have taken the device with it
+                worker.deaths = 0
             self.budget.finish(worker.spec.number)
         getattr(self._told, event)(subject, *more)
         if self._stopped():

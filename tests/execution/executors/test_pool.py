@@ -8,7 +8,7 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.errors import SpecError, StudyError
+from nas_optuna.errors import DeviceLostError, SpecError, StudyError
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.executors.pool import (
@@ -90,8 +90,8 @@ def began(number: int, worker: int) -> Message:
     return Message("trial_started", Subject(f"trial {number}", worker=worker))
 
 
-def finished(number: int, worker: int) -> Message:
-    ended = create_trial(state=TrialState.COMPLETE, value=0.5)
+def finished(number: int, worker: int, state: TrialState = TrialState.COMPLETE) -> Message:
+    ended = create_trial(state=state, value=0.5 if state == TrialState.COMPLETE else None)
     return Message("trial_finished", Subject(f"trial {number}", worker=worker), (ended,))
 
 
@@ -187,7 +187,28 @@ def test_a_worker_that_dies_again_and_again_ends_the_run(pool: Pool) -> None:
     pool.reap(worker, "was killed by SIGSEGV")
     assert not pool.workers
     assert isinstance(pool.error, StudyError)
-    assert "3 times without finishing a trial" in str(pool.error)
+    assert "3 times without a trial that ended well" in str(pool.error)
+
+
+def test_a_worker_that_has_lost_its_device_goes_on_in_a_new_process(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool.budget.trials = None
+    worker, lost = pool.begin(1), DeviceLostError("device cuda:0 computes nothing more")
+    for deaths in range(1, MAX_DEATHS + 1):  # each time the trial fails that the device was lost with
+        assert pool.budget.ask(1)
+        pool.handle(worker, finished(deaths, 1, TrialState.FAIL))
+        pool.handle(worker, Message("done", lost))
+        pool.reap(worker, "ended with the exit code 0")
+        if deaths < MAX_DEATHS:
+            assert pool.error is None
+            assert pool.workers[0] is not worker
+            (worker,) = pool.workers
+            assert (worker.deaths, worker.done) == (deaths, False)
+    assert "worker 1 (process 7) has lost its device; it is started again" in caplog.text
+    assert not pool.workers
+    assert pool.error is lost
+    assert pool.budget.finished == MAX_DEATHS
 
 
 def test_what_ended_one_worker_ends_the_run(pool: Pool) -> None:
