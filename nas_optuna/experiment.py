@@ -17,6 +17,7 @@ from optuna.study import Study
 
 from nas_optuna import hyperparameters
 from nas_optuna.costs.candidates import Candidates
+from nas_optuna.costs.latency import require_conditions
 from nas_optuna.costs.runtimes import make_runtime
 from nas_optuna.data import Augmentation, SearchData
 from nas_optuna.data.catalog import is_missing
@@ -229,6 +230,7 @@ class Experiment:
         refuse_unread(self.spec.supernet)
         hyperparameters.refuse_unread(self.spec.recipe, self.spec.search)
         make_runtime(self.spec.latency.runtime)
+        require_conditions(self.spec.latency)
         if self.spec.reference:
             reference.require_training(self.objective)
             _ = self.reference_space

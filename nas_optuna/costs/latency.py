@@ -12,14 +12,15 @@ from pathlib import Path
 
 from nas_optuna.costs.cost import Cost, CostContext
 from nas_optuna.costs.latency_table import MEASURE, LatencyTable, measurable_operations
-from nas_optuna.costs.runtimes import RUNTIMES, Conditions, make_runtime
+from nas_optuna.costs.runtimes import RENAMED, RUNTIMES, Conditions, make_runtime
 from nas_optuna.costs.timing import Visit, fastest, visit, visit_in_rounds
 from nas_optuna.devices import current, network_failures
-from nas_optuna.errors import SpecError, TableError, needing_every_network
+from nas_optuna.errors import SpecError, TableError, named, needing_every_network
 from nas_optuna.lazily import lazily
 from nas_optuna.quantities import plural
 from nas_optuna.spaces import SearchSpace, Shape
 from nas_optuna.spaces.architecture import Architecture
+from nas_optuna.spec import LatencySpec
 
 with lazily():
     import torch
@@ -178,6 +179,21 @@ def compare(measured_ms: Sequence[float], table_ms: Sequence[float], overhead_ms
         error=(error(table_ms), error([t + o for t, o in zip(table_ms, others, strict=True)])),
         spearman=float(spearmanr(measured_ms, table_ms).statistic),
     )
+
+
+def require_conditions(settings: LatencySpec) -> None:
+    """Refuse conditions that were set and that a kit's table does not have; only its device is meant to differ."""
+    table = None if settings.table is None or settings.force else LatencyTable.load(Path(settings.table))
+    if table is None or not table.kit:  # any other is compared when it is opened
+        return
+    usual = LatencySpec()
+    for name in ("runtime", "threads", "batch_size", "precision"):
+        said, measured = getattr(settings, name), getattr(table.conditions, name)
+        if said != getattr(usual, name) and RENAMED.get(said, said) != measured:
+            raise TableError(
+                f"latency table {named(settings.table)} was measured with {name.replace('_', ' ')} {measured!r}, not"
+                f" {said!r}; leave out latency.{name}"
+            )
 
 
 class LatencyCost(Cost):

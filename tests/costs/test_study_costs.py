@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import optuna
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.runtimes import Conditions
 from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
 from nas_optuna.errors import SpecError, TableError, TrainingError
+from nas_optuna.experiment import Experiment
 from nas_optuna.objectives import parse_criterion
 from nas_optuna.quantities import Quantity
 from nas_optuna.spaces import SearchSpace, create_space
@@ -92,6 +94,34 @@ def test_a_foreign_table_needs_force(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"version '0\.1', not .*--set latency\.force=true"):
         costs(latency={"table": str(path)})
     assert costs(latency={"table": str(path), "force": True})(ARCHITECTURE)["latency_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ({"precision": "int8"}, "precision 'fp32', not 'int8'; leave out latency.precision"),
+        ({"runtime": "onnx"}, "runtime 'torch', not 'onnx'; leave out latency.runtime"),
+        ({"threads": 2}, "threads 1, not 2; leave out latency.threads"),
+        ({"batch_size": 8}, "batch size 1, not 8; leave out latency.batch_size"),
+    ],
+)
+def test_a_study_with_the_table_of_a_kit_is_not_begun_with_other_conditions_than_were_measured(
+    tmp_path: Path, said: dict[str, object], says: str
+) -> None:
+    path = tmp_path / "table.json"
+    table = measure_table(SPACE, Conditions.here(CPU), path, rounds=1, seconds=0)
+    table.model_copy(update={"kit": "0123456789ab"}).save(path)
+    space = {"name": "conv", "depth": 2, "filters": [4, 8], "kernels": [3, 5]}
+    recipe, latency = {"input_size": 12, "epochs": 1}, {"table": str(path)}
+
+    def experiment(**more: object) -> Experiment:
+        values = {"space": space, "recipe": recipe, "latency": {**latency, **more}}
+        return Experiment.from_spec(StudySpec.from_dict(values), device="cpu")
+
+    with pytest.raises(TableError, match=f"^latency table .*table.json was measured with {says}$"):
+        experiment(**said).create(optuna.storages.InMemoryStorage(), "s")
+    for usual in ({}, {**said, "force": True}):
+        experiment(**usual).create(optuna.storages.InMemoryStorage(), "s")
 
 
 def test_excess_is_a_share_of_the_limit() -> None:
