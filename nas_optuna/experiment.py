@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
@@ -33,7 +32,7 @@ from nas_optuna.oneshot.strategies import refuse_unread, strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
-from nas_optuna.samplers.base import innermost
+from nas_optuna.samplers.base import drawn_at_random
 from nas_optuna.samplers.prior import AS_LEARNED, WarmStartSampler
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spec import StudySpec
@@ -361,9 +360,8 @@ class Experiment:
             yield f"{name} is of no use with {why}"
         if found := self.objective.searched:
             yield f"each trial chooses beside its architecture: {', '.join(found)}"
-        ranges = [name for name, d in found.items() if not isinstance(d, CategoricalDistribution)]
-        if ranges and not getattr(innermost(self.sampler), "numbers", True):
-            yield f"sampler {self.spec.sampler.name} proposes choices only: {', '.join(ranges)} is drawn at random"
+        if drawn := drawn_at_random(self.sampler, found):
+            yield f"sampler {self.spec.sampler.name} draws {', '.join(drawn)} at random"
 
 
 @dataclass(frozen=True)

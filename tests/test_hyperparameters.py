@@ -149,12 +149,18 @@ def test_each_trial_trains_by_the_recipe_that_it_chose_and_equal_seeds_give_equa
 
 def test_the_header_says_what_is_searched_and_what_the_sampler_leaves_to_chance(command: Command) -> None:
     search = ("--search", "recipe.learning_rate=1e-4..1e-1:log", "--search", "recipe.batch_size=32,64")
-    left = "proposes choices only: recipe.learning_rate is drawn at random"
     for sampler, said in (("controller", True), ("evolution", False), ("tpe", False)):
+        left = f"sampler {sampler} draws recipe.learning_rate at random"
         run = command("run", "--study", sampler, *tiny(), "--sampler", sampler, *search, "--trials", 1)
         assert run.code == 0, run.err
         assert "each trial chooses beside its architecture: recipe.learning_rate, recipe.batch_size" in run.err
         assert (left in run.err) == said
+
+
+def test_a_supernet_proposes_no_settings() -> None:
+    spec = {"sampler": "supernet", "recipe": {"epochs": 1, "input_size": 8}, "search": {"batch_size": [32, 64]}}
+    notes = nas.Experiment.from_spec(nas.StudySpec.from_dict(spec), device="cpu").notes()
+    assert "sampler supernet draws recipe.batch_size at random" in notes
 
 
 @pytest.mark.slow

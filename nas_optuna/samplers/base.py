@@ -308,6 +308,16 @@ def innermost(sampler: BaseSampler) -> BaseSampler:
     return sampler
 
 
+def drawn_at_random(sampler: BaseSampler, settings: Mapping[str, BaseDistribution]) -> list[str]:
+    """Names of the settings of a recipe that a sampler does not propose."""
+    own = innermost(sampler)
+
+    def proposes(d: BaseDistribution) -> bool:
+        return bool(getattr(own, "choices" if isinstance(d, CategoricalDistribution) else "numbers", True))
+
+    return [name for name, d in settings.items() if not proposes(d)]
+
+
 def _are_numbers(distribution: Any) -> bool:
     return all(isinstance(c, int | float) and not isinstance(c, bool) for c in distribution.choices)
 

@@ -1,9 +1,11 @@
-"""Grid search: every network of a small space once."""
+"""Grid search: every network of a small space once, with each choice of other settings."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
+from operator import add
 
 from optuna.distributions import BaseDistribution
 from optuna.study import Study
@@ -11,17 +13,21 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.errors import SpecError
 from nas_optuna.quantities import whole
-from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler
+from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler, natural
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
+from nas_optuna.study.optuna_internals import all_trials
 
 
 class GridSampler(ArchitectureSampler):
     """Every architecture once, in a shuffled order: for small spaces.
 
-    It stops the study after the last one. Optuna's own grid sampler lists all combinations of choices, of which several
+    Where trials also choose among settings of the recipe, every combination of them; numbers are drawn at random. It
+    stops the study after the last one. Optuna's own grid sampler lists all combinations of choices, of which several
     may give the same network.
     """
+
+    obeys_list = True
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
         if space.size > GRID_LIMIT:
@@ -34,8 +40,30 @@ class GridSampler(ArchitectureSampler):
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """The whole space; nothing for a trial that has its choices already."""
-        return {} if self._distributions.keys() <= trial.distributions.keys() else dict(self._distributions)
+        """The space and the settings; nothing for a trial that has its choices already."""
+        if self._distributions.keys() <= trial.distributions.keys():
+            return {}
+        with self._lock:
+            return self._whole(study)
+
+    def _whole(self, study: Study) -> dict[str, BaseDistribution]:
+        """The space, and the choices that trials make beside it, which are known from the first of them on."""
+        found = self._common(study)
+        if not found:  # none has ended yet
+            found = {n: d for trial in all_trials(study) for n, d in trial.distributions.items() if self._proposes(d)}
+        whole = self._distributions | found
+        return {name: whole[name] for name in sorted(whole, key=natural)}
+
+    def _all(self, history: History) -> list[Tokens]:
+        """Every network with every combination of the settings."""
+        if "combinations" not in history.derived:
+            networks, names = super()._all(history), list(history.axes)
+            sizes = [1 if name in self._distributions else history.sizes[i] for i, name in enumerate(names)]
+            offsets = list(itertools.product(*map(range, sizes)))
+            every = (tuple(map(add, network, offset)) for network in networks for offset in offsets)
+            history.derived["combinations"] = list(dict.fromkeys(map(history.proposed, every)))
+        combinations: list[Tokens] = history.derived["combinations"]
+        return combinations
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """An untried network, or any if none is left."""
@@ -51,7 +79,7 @@ class GridSampler(ArchitectureSampler):
                 study.stop()
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether every network was tried, or is being tried."""
+        """Whether everything was tried, or is being tried."""
         with self._lock:
-            history = self._read(study, self._distributions)
+            history = self._read(study, self._whole(study))
             return all(tokens in history.seen for tokens in self._all(history))

@@ -109,7 +109,7 @@ class SupernetConfig:
 class SupernetSampler(DistinctSampler):
     """Draws every parameter from the study's supernet, at a temperature that falls from trial to trial."""
 
-    numbers = False
+    numbers = choices = False  # of settings of the recipe
 
     def __init__(self, space: SearchSpace, seed: int, config: SupernetConfig | None = None) -> None:
         super().__init__(RandomSampler, space, seed)  # of a parameter that the space does not have

@@ -4,6 +4,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.samplers import SAMPLERS, create_sampler
@@ -79,6 +80,26 @@ def test_a_list_ends_when_its_networks_had_all_settings(
         study.add_trial(create_trial(value=1.0, params=params, distributions={**SPACE.distributions(), **searched}))
         exhausted.append(sampler.is_exhausted(study))
     assert exhausted == ends
+
+
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("fixed", [{}, {"conv1.kernel": 5}, {"recipe.batch_size": 64}])
+def test_a_grid_goes_through_the_choices_of_settings(listed: bool, fixed: dict[str, int]) -> None:
+    space = ConvSpace(depth=1, filters=(8, 16), kernels=(3, 5), input_size=8)
+    wanted = [each.params for each in space.enumerate()][: 5 if listed else None]
+    sampler: BaseSampler = create_sampler("grid", space, 0, {})
+    sampler = AmongSampler(sampler, space, wanted, seed=0) if listed else sampler
+    study = optuna.create_study(sampler=optuna.samplers.PartialFixedSampler(fixed, sampler) if fixed else sampler)
+
+    def score(trial: optuna.Trial) -> float:
+        space.suggest(trial)
+        return trial.suggest_categorical("recipe.batch_size", [32, 64]) * trial.suggest_float("recipe.mix", 0, 1)
+
+    study.optimize(score, n_trials=50)
+    every = [{**params, "recipe.batch_size": size} for params in wanted for size in (32, 64)]
+    tried = [{**trial.params, "recipe.mix": None} for trial in study.trials]
+    assert len(tried) == len([each for each in every if each.items() >= fixed.items()])
+    assert all({**each, "recipe.mix": None} in tried for each in every if each.items() >= fixed.items())
 
 
 def test_listed_networks_are_tried_once_each_also_beside_searched_settings() -> None:
