@@ -6,6 +6,10 @@ the entry point group ``nas_optuna.datasets``, or it is named as ``package.modul
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 from nas_optuna.registry import Registry
 
 DESCRIPTIONS = {
@@ -27,3 +31,16 @@ DATA_SETS = Registry(
     {name: f"nas_optuna.data.catalog:{name.replace('-', '_')}" for name in DESCRIPTIONS},
     files=("folder", "npz"),
 )
+
+FOLDER: ContextVar[str | None] = ContextVar("folder", default=None)
+"""The folder that the present command was told the data sets are in, which the commands that it suggests need, too."""
+
+
+@contextmanager
+def data_in(folder: object) -> Iterator[None]:
+    """Say where the data sets are, for the time of a command; None is their usual place."""
+    before = FOLDER.set(None if folder is None else str(folder))
+    try:
+        yield
+    finally:
+        FOLDER.reset(before)

@@ -181,8 +181,7 @@ def retrain(
         print_facts("test figures", facts.retrained_figures(report.figures()))
         print_confusions(report)
     which = ("--trial", str(chosen.number), *(() if out is None else ("--network", str(path))), "--out", "exported")
-    folder = options.folder_of_data(stored.data_dir)
-    export = studies.command(study, "export", "--study", stored.study, *which, *folder)
+    export = studies.command(study, "export", "--study", stored.study, *which)
     _say_what_next(path, search.spec, looks, export)
 
 

@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
+from nas_optuna.data_sets import data_in
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, place_of, reason_of, shown
 from nas_optuna.lazily import lazily
 from nas_optuna.masking import mask_urls
@@ -81,7 +82,7 @@ class Command(TyperCommand):
         """Run it; if it is interrupted and can be continued, say how."""
         _require_folder()
         try:
-            with facts_apart():
+            with facts_apart(), data_in(ctx.params.get("data_dir")):
                 return super().invoke(ctx)
         except Interrupted as stopped:
             kept = "storage" not in ctx.params or is_kept(storage_url(ctx.params["storage"]))
@@ -265,11 +266,6 @@ def words_of(given: Any) -> list[str]:
         for item in value if isinstance(value, list | tuple) else [] if value is None else [value]:
             words += [flag_of(each.name.rstrip("_")), str(item)]
     return words
-
-
-def folder_of_data(data_dir: Path | None) -> tuple[str, ...]:
-    """The option by which another command finds the data sets that this one has found."""
-    return () if data_dir is None else ("--data-dir", str(data_dir))
 
 
 def refuse_twice(given: Any, also: Mapping[str, str]) -> None:

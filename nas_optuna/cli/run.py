@@ -73,14 +73,13 @@ def run(context: typer.Context, plan: RunOptions, all_: options.All = False, jso
         context.params |= {"trials": left, "enqueue": None}
         raise Interrupted
     if is_kept(plan.url):
-        folder = options.folder_of_data(plan.data_dir)
         winner = [
             (facts.command("best"), "the winner and its figures"),
-            (facts.command("report", *folder), "all of it as one page"),
+            (facts.command("report"), "all of it as one page"),
         ]
         how = ("--trials", "20") if plan.within is None else ("--within", plan.within)  # only one kind is comparable
         more = [
-            (facts.command("run", *how, *folder), "go on searching"),
+            (facts.command("run", *how), "go on searching"),
             (studies.command(study, "dashboard"), "browse in optuna-dashboard"),
         ]
         say_next([*(winner if best_trial(study) is not None else []), *more])
@@ -131,7 +130,7 @@ class _Search:
             clock.refuse_undivided(self.experiment.spec)
         if plan.warm_start or self.experiment.spec.sampler.name == "supernet":
             if self.stored is None:
-                named = ("--study", plan.study, *options.folder_of_data(plan.data_dir))
+                named = ("--study", plan.study)
                 create = studies.command(plan.url, "study", "create", *named, *options.words_of(plan.spec))
                 train = studies.command(plan.url, "supernet", "train", *named)  # it creates studies of fewer options
                 raise StudyError(

@@ -86,8 +86,7 @@ def create(
     if not is_kept(url):
         say(FORGETS)
         return
-    folder = options.folder_of_data(data_dir)
-    say(f"next: {studies.command(study, 'run', '--study', name, '--trials', '20', *folder)}")
+    say(f"next: {studies.command(study, 'run', '--study', name, '--trials', '20')}")
 
 
 def list_(storage: options.Storage = None, json: options.Json = False) -> None:

@@ -119,7 +119,7 @@ def train(
             result = training.train([display, *trackers])
     _print_trained(study, training, result, json)
     if is_kept(stored.url) and not json:
-        named = ("--study", study.study_name, *options.folder_of_data(stored.data_dir))
+        named = ("--study", study.study_name)
         searching = studies.command(study, "run", *named, "--sampler", "tpe", "--warm-start", "supernet")
         best = studies.command(study, "supernet", "export", *named)
         say_next([(best, "the best, to be trained on its own"), (searching, "search from its prior")])
@@ -211,8 +211,7 @@ def export(
         Column("architecture", lambda row: row["architecture"], wrap=True),
     )
     print_table(f"study {stored.study}: the supernet's best", columns, rows, json=json)
-    folder = options.folder_of_data(stored.data_dir)
-    run = studies.command(study, "run", "--study", stored.study, "--fixed", str(path), *folder)
+    run = studies.command(study, "run", "--study", stored.study, "--fixed", str(path))
     say_next([(run, "train these on their own")])
 
 

@@ -17,6 +17,7 @@ import optuna
 from optuna.study import Study, StudyDirection
 from optuna.trial import TrialState
 
+from nas_optuna.data_sets import FOLDER
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import StudyError, StudyExists, named, require_kind, unknown
 from nas_optuna.lazily import lazily
@@ -272,8 +273,14 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
     )
 
 
+_WITH_IMAGES = ("run", "retrain", "export", "report", "study create", "supernet")
+"""How the commands of studies begin that read images, and so take ``--data-dir``."""
+
+
 def command(study: Study | str, *words: str) -> str:
     """A command for a study, or for its storage's URL, quoted for a shell; passwords are masked.
+
+    It finds the data sets where the present command does.
 
     Examples:
         >>> import optuna
@@ -284,4 +291,6 @@ def command(study: Study | str, *words: str) -> str:
     """
     url = study if isinstance(study, str) else url_of(study)
     elsewhere = ("--storage", mask_urls(url)) if url is not None and url != storage_url() else ()
-    return shlex.join(["nas-optuna", *words, *elsewhere])
+    folder = FOLDER.get() if " ".join(words).startswith(_WITH_IMAGES) else None
+    images = () if folder is None else ("--data-dir", str(folder))
+    return shlex.join(["nas-optuna", *words, *images, *elsewhere])

@@ -16,7 +16,10 @@ import optuna
 import pytest
 
 from nas_optuna.__main__ import main as installed_command
-from nas_optuna.cli import app, main
+from nas_optuna.cli import _COMMANDS, app, main
+from nas_optuna.cli.options import _options_of
+from nas_optuna.data_sets import data_in
+from nas_optuna.study.studies import command as suggestion
 from tests.helpers import Command, tiny
 
 
@@ -153,6 +156,18 @@ def test_what_comes_next_finds_the_same_data_sets(command: Command) -> None:
         for step in steps:
             assert ("--data-dir 'my data'" in step) != (shlex.split(step)[1] in ("best", "dashboard")), step
         assert steps
+
+
+def test_a_remedy_finds_the_same_data_sets(command: Command) -> None:
+    assert command("study", "create", *tiny()).code == 0
+    refused = command("supernet", "export", "--data-dir", "my data").err
+    assert "run: nas-optuna supernet train --study nas --data-dir 'my data'" in refused
+    with data_in("d"):
+        for words, (function, _) in _COMMANDS.items():
+            known = _options_of(function)
+            if "storage" in known:
+                suggested = suggestion("sqlite:///nas-optuna.db", *words.split())
+                assert suggested == f"nas-optuna {words}" + " --data-dir d" * ("data_dir" in known)
 
 
 def test_study_commands_take_the_name_as_a_word_or_as_an_option(command: Command, study: str) -> None:
