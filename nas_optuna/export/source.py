@@ -22,7 +22,7 @@ _KNOWN = frozenset({"torch", "device", "inf", "nan", "NoneType", "pytree", "fx_p
 """The names that ``torch.fx`` provides for its code; ``model.py`` imports those that the code of layers can need."""
 
 
-_VALUE = re.compile(r"\bvalue\d+\b")
+_VALUE = re.compile(r"(?<![\w.])value\d+\b")  # not an attribute, such as the layer ``self.value1``
 
 
 class NotWritable(Exception):  # noqa: N818 - not an error, since the other files are still written

@@ -43,3 +43,11 @@ def test_optional_arguments_of_forward_have_their_defaults() -> None:
 def test_a_network_that_uses_more_than_images_is_left_out() -> None:
     with pytest.raises(NotWritable, match="cannot be traced"):
         write_source(_Second(), torch.zeros(1, 4))
+
+
+def test_a_layer_may_have_the_name_of_a_value_of_the_trace() -> None:
+    network = nn.Sequential()
+    network.add_module("value9", nn.Linear(4, 2))
+    network.add_module("value1", nn.ReLU())
+    steps = write_source(network, torch.zeros(1, 4))[1]
+    assert steps == ["x = self.value9(x)  # [2]", "x = self.value1(x)  # [2]", "return x"]
