@@ -7,7 +7,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,13 +142,18 @@ def _publish(place: Path, folder: Path, names: list[str], ours: frozenset[str]) 
     folder.mkdir(exist_ok=True)
     if foreign := [name for name in names if name not in ours and os.path.lexists(folder / name)]:
         raise DataError(f"{folder / foreign[0]} was not written by nas-optuna export; choose another folder")
-    (place / MARK).write_text(json.dumps(sorted({*names, *ours})), encoding="utf-8")
-    os.replace(place / MARK, folder / MARK)  # first, so that a half-replaced folder can be replaced again
+    _mark(place, folder, {*names, *ours})  # first, so that a half-replaced folder can be replaced again
     for name in names:
         os.replace(place / name, folder / name)
     for name in ours - set(names):
         (folder / name).unlink(missing_ok=True)
+    _mark(place, folder, names)  # a file that somebody gives the name of a removed one is theirs
     shutil.rmtree(folder / "__pycache__", ignore_errors=True)
+
+
+def _mark(place: Path, folder: Path, names: Iterable[str]) -> None:
+    (place / MARK).write_text(json.dumps(sorted(names)), encoding="utf-8")
+    os.replace(place / MARK, folder / MARK)
 
 
 def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) -> float:

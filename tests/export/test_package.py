@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from nas_optuna import load_network
 from nas_optuna.data import ImageSet, load_images
 from nas_optuna.errors import DataError
-from nas_optuna.export import Exported, NotWritable, export_network, write_source
+from nas_optuna.export import Exported, NotWritable, export_network, package, write_source
 from nas_optuna.export.package import MARK
 from nas_optuna.export.source import constructor
 from nas_optuna.spaces import create_space
@@ -352,6 +352,26 @@ def test_an_export_replaces_an_earlier_one_and_nothing_else(tmp_path: Path) -> N
     _export(_classifier("block", images, depth=1), tmp_path / "out", images)
     assert (tmp_path / "out/model.py").read_text() != before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full", "out"]
+
+
+def _replace(folder: Path, *names: str) -> None:
+    """Publish files of these names as the next export of a folder does."""
+    place = folder.with_name("place")
+    place.mkdir(exist_ok=True)
+    for name in names:
+        (place / name).write_text("ours")
+    package._publish(place, folder, list(names), package.files_of_ours(folder))
+
+
+def test_a_file_that_takes_the_name_of_a_removed_one_is_not_ours(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    _replace(out, "model.py", "model.int8.onnx")
+    _replace(out, "model.py")
+    (out / "model.int8.onnx").write_text("mine")
+    _replace(out, "model.py")
+    with pytest.raises(DataError, match=r"model\.int8\.onnx was not written by nas-optuna export"):
+        _replace(out, "model.py", "model.int8.onnx")
+    assert (out / "model.int8.onnx").read_text() == "mine"
 
 
 def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
