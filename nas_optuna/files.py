@@ -23,6 +23,8 @@ LIMIT = 64 * 2**20
 
 _SQLITE = b"SQLite format 3\0"
 _LOCK = "lock"
+SCRATCH = ".nas-optuna-"
+"""How the names of files and folders begin that are there only while something is written."""
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     # A living process holds a lock on a file in its folder, which the kernel releases with the process. Other hosts
     # may not see the lock, so each removes only its own folders.
     host = re.sub(r"\W", "", platform.node())[:32]
-    prefix = f".nas-optuna-{host}-"
+    prefix = f"{SCRATCH}{host}-"
     for left in parent.glob(f"{prefix}*"):
         with suppress(OSError), (left / _LOCK).open("rb+") as lock:
             if _locked(lock):
@@ -89,7 +91,7 @@ def write_file(path: Path, content: str | bytes) -> None:
         return
     if is_database(target):
         raise FileExistsError(errno.EEXIST, "a database is not overwritten")
-    partial = target.with_name(f".nas-optuna-{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
+    partial = target.with_name(f"{SCRATCH}{os.getpid()}-{secrets.token_hex(4)}{target.suffix[:16]}")
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         with suppress(FileNotFoundError):

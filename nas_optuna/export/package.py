@@ -21,7 +21,7 @@ from nas_optuna.export.int8 import FILE as INT8
 from nas_optuna.export.int8 import EightBits, Int8Export, write_int8
 from nas_optuna.export.script import write_reader
 from nas_optuna.export.source import NotWritable
-from nas_optuna.files import scratch_folder
+from nas_optuna.files import SCRATCH, scratch_folder
 from nas_optuna.markdown import code, plain
 from nas_optuna.training import ImageClassifier
 from nas_optuna.training.serialization import loading_call
@@ -72,8 +72,9 @@ def export_network(
         eight_bits = replace(eight_bits, images=classifier.resized(eight_bits.images.cpu()))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Next to the target, so that files are only renamed and no half-written file ever appears.
-        with scratch_folder(folder.parent) as place:
+        # Where files need only be renamed, so that no half-written one ever appears: a folder that is there may be a
+        # mount, or the only one that may be written to.
+        with scratch_folder(folder if folder.is_dir() else folder.parent) as place:
             written, left_out, largest = _write_forms(classifier, raw, place, title, say)
             small = write_int8(place, eight_bits) if eight_bits else None
             if small:
@@ -126,8 +127,8 @@ def files_of_ours(folder: Path) -> frozenset[str]:
             if folder.exists() or folder.is_symlink():
                 raise DataError(f"{folder} is a file; choose another folder")
             return frozenset()
-        if not any(folder.iterdir()):
-            return frozenset()
+        if all(path.name.startswith(SCRATCH) and path.name != MARK for path in folder.iterdir()):
+            return frozenset()  # but for what a killed export may have left
         listed = json.loads((folder / MARK).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         listed = None

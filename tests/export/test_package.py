@@ -9,7 +9,7 @@ import re
 import runpy
 import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import AbstractContextManager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from nas_optuna.errors import DataError
 from nas_optuna.export import Exported, NotWritable, export_network, package, write_source
 from nas_optuna.export.package import MARK
 from nas_optuna.export.source import constructor
+from nas_optuna.files import scratch_folder
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import StudySpec
 from nas_optuna.training import ImageClassifier, make_network
@@ -372,6 +373,25 @@ def test_a_file_that_takes_the_name_of_a_removed_one_is_not_ours(tmp_path: Path)
     with pytest.raises(DataError, match=r"model\.int8\.onnx was not written by nas-optuna export"):
         _replace(out, "model.py", "model.int8.onnx")
     assert (out / "model.int8.onnx").read_text() == "mine"
+
+
+def test_a_folder_that_is_there_is_written_to_although_the_one_above_may_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where ``/out`` is a mount."""
+    used: list[Path] = []
+
+    def scratch(parent: Path) -> AbstractContextManager[Path]:
+        used.append(parent)
+        return scratch_folder(parent)
+
+    monkeypatch.setattr(package, "scratch_folder", scratch)
+    monkeypatch.setattr(type(package.FORMATS), "names", lambda self: ["model.safetensors"])
+    images, out = _images(), tmp_path / "out"
+    (out / ".nas-optuna-host-killed").mkdir(parents=True)
+    exported = _export(_classifier("conv", images, depth=1), out, images)
+    assert used == [out]
+    assert {path.name for path in out.iterdir()} == {MARK, ".nas-optuna-host-killed", *exported.files}
 
 
 def test_a_hostile_class_name_stays_text(tmp_path: Path) -> None:
