@@ -24,7 +24,8 @@ from nas_optuna.oneshot.strategies import STRATEGIES
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
-from nas_optuna.samplers.base import ArchitectureSampler, OneObjectiveError
+from nas_optuna.samplers.base import ArchitectureSampler, OneObjectiveError, innermost
+from nas_optuna.samplers.grid import GridSampler
 from nas_optuna.samplers.wrapping import AmongSampler, FixedSampler, WithinLimitsSampler
 from nas_optuna.spaces import SPACES, SearchSpace, create_space
 from nas_optuna.spec import StudySpec
@@ -115,8 +116,10 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
     """The spec's sampler, which proposes candidates only."""
     make = partial(_with_seed, spec, candidates)
     sampler = make(spec.sampler.seed)
-    # A grid proposes its points in order, so it cannot be asked again.
-    if spec.sampler.name == "grid" or not candidates.limits:
+    if not candidates.limits:
+        return sampler
+    if isinstance(grid := innermost(sampler), GridSampler):  # it proposes in order, so it cannot be asked again
+        grid.allowed = candidates.allows
         return sampler
     excess = candidates.limits.total_excess
     return WithinLimitsSampler(make, candidates.space, excess, spec.sampler.seed, candidates.fixed)

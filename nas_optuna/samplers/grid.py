@@ -66,11 +66,17 @@ class GridSampler(ArchitectureSampler):
         return combinations
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
-        """An untried network, or any if none is left."""
+        """An untried network, if possible an allowed one, or any if none is left."""
         rng = self._rng(trial)
         left = self._left(history, rng)
-        choices = [tokens for tokens in left if self._allows(history, tokens)] or left or self._all(history)
-        return choices[0]
+        return next((t for t in left if self._allows(history, t)), (left or self._all(history))[0])
+
+    def _allows(self, history: History, tokens: Tokens) -> bool:
+        # Remembered, because each trial asks again, and a latency may have to be measured.
+        known: dict[Tokens, bool] = history.derived.setdefault("allowed", {})
+        if tokens not in known:
+            known[tokens] = super()._allows(history, tokens)
+        return known[tokens]
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """Stop ``study.optimize`` after the last network; who asks and tells alone has nothing to stop."""
@@ -79,7 +85,8 @@ class GridSampler(ArchitectureSampler):
                 study.stop()
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether everything was tried, or is being tried."""
+        """Whether everything that is allowed was tried, or is being tried."""
         with self._lock:
             history = self._read(study, self._whole(study))
-            return all(tokens in history.seen for tokens in self._all(history))
+            left = (tokens for tokens in self._all(history) if tokens not in history.seen)
+            return not any(self._allows(history, tokens) for tokens in left)

@@ -1,13 +1,19 @@
 from statistics import median
+from typing import Any
 
 import optuna
 import pytest
+import torch
 
+from nas_optuna.costs.candidates import Candidates
+from nas_optuna.costs.study_costs import Limits
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.wrapping import FixedSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spec import StudySpec
+from nas_optuna.spec_parts import make_sampler
 from nas_optuna.study.schema import TrialKey
 
 SPACE = ConvSpace(depth=3)
@@ -138,6 +144,20 @@ def test_an_enqueued_architecture_is_left_alone() -> None:
     study.optimize(objective, n_trials=2)
     assert study.trials[0].params == large
     assert study.trials[1].params["conv1.filters"] == 48
+
+
+@pytest.mark.parametrize("fixed", [{}, {"conv1.filters": 8}])
+def test_a_grid_tries_all_that_is_inside_and_nothing_else(fixed: dict[str, Any]) -> None:
+    space = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), strides=(1,), input_size=8)
+    spec = StudySpec.from_dict({"sampler": "grid", "limits": {"params": 1_000}})
+    candidates = Candidates(Limits.of(spec, space, torch.device("cpu")), fixed)
+    sampler = make_sampler(spec, candidates)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda trial: filters(space.suggest(trial)), n_trials=space.size)
+    inside = [architecture for architecture in space.enumerate() if architecture in candidates]
+    assert len(inside) == (2 if fixed else 6)
+    assert {space.architecture(trial.params) for trial in study.trials} == set(inside)
+    assert len(study.trials) == len(inside)
 
 
 def test_it_is_called_by_the_name_of_its_sampler() -> None:
