@@ -60,7 +60,8 @@ class NeighboursSampler(ArchitectureSampler):
         wider = candidates if made < len(moves) else iter(())
         others = (*wider, *self._single(history, best, rng))
         good = (tokens for tokens in others if history.is_new(tokens) and self._allows(history, tokens))
-        return next(good, self._random(history, rng))
+        found = next(good, None)
+        return self._random(history, rng) if found is None else found
 
     def _moves(self, history: History) -> list[Move]:
         """All moves in order: those of size first, the others in an order drawn from the seed."""
