@@ -121,8 +121,8 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
     if isinstance(grid := innermost(sampler), GridSampler):  # it proposes in order, so it cannot be asked again
         grid.allowed = candidates.allows
         return sampler
-    excess = candidates.limits.total_excess
-    return WithinLimitsSampler(make, candidates.space, excess, spec.sampler.seed, candidates.fixed)
+    limits, seed = candidates.limits, spec.sampler.seed
+    return WithinLimitsSampler(make, limits.space, limits.total_excess, seed, candidates.fixed, limits.are_measured)
 
 
 def _with_seed(spec: StudySpec, candidates: Candidates, seed: int) -> BaseSampler:

@@ -130,6 +130,11 @@ class Limits:
     def __bool__(self) -> bool:
         return bool(self._limits)
 
+    @property
+    def are_measured(self) -> bool:
+        """Whether the device has to measure a cost that has a limit."""
+        return any(self.costs[name].proxy is not None for name in self._limits)
+
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
         """How far each limited cost is outside its limit, as a share of the limit; at most 0 if feasible."""
         return {name: self._excess(name, costs[name]) for name in self._limits}

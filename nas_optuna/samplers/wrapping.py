@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
-from nas_optuna.samplers.base import ArchitectureSampler, completed, places_having
+from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler, completed, places_having
 from nas_optuna.samplers.curves import CurveSampler, is_paused
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
@@ -181,8 +183,9 @@ class WithinLimitsSampler(WrappingSampler):
 
     A sampler that compares candidates (TPE, and ours) is told what is allowed, and its first proposal is inside if any
     of its candidates is. Other samplers are asked again. After several draws outside, uniform ones follow, because a
-    sampler with one favourite (Optuna's GP) would propose it forever. If all of these are outside, too, the one with
-    the smallest excess is proposed.
+    sampler with one favourite (Optuna's GP) would propose it forever. If they are outside, too, or tried already, a
+    small space is looked through for an untried network inside. If there is none, the draw with the smallest excess is
+    proposed.
     """
 
     def __init__(
@@ -192,6 +195,7 @@ class WithinLimitsSampler(WrappingSampler):
         excess: Callable[[Architecture], float],  # how far an architecture is outside the limits; at most 0 inside
         seed: int,
         fixed: Mapping[str, Any] | None = None,  # pinned parameters, which the samplers that are made obey already
+        measured: bool = False,  # whether the device has to measure the excess, so that a space is not looked through
     ) -> None:
         self._make = make
         self._samplers: dict[int, BaseSampler] = {}
@@ -199,6 +203,7 @@ class WithinLimitsSampler(WrappingSampler):
         self._space = space
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
         self._excess = excess
+        self._measured = measured
         self._seed = seed
         self._known: dict[tuple[Any, ...], float] = {}
         self._only = {name: p.choices[0] for name, p in space.parameters.items() if len(p.choices) == 1}
@@ -255,7 +260,33 @@ class WithinLimitsSampler(WrappingSampler):
                 break
         assert best is not None
         set_trial_attribute(study, trial, TrialKey.PROPOSALS, draw + 1)
-        return _within(search_space, best[1])
+        params = best[1] if draw < _OWN_DRAWS else self._untried(study, trial, best[1], fixed)
+        return _within(search_space, params)
+
+    def _untried(
+        self, study: Study, trial: FrozenTrial, params: dict[str, Any], fixed: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The params, if need be with an untried network inside; as they are if none is found."""
+        # A trial with settings of the recipe, too, does not count, since with others a network is another training.
+        ended = (t.params for t in all_trials(study) if t.params.keys() == self._distributions.keys())
+        tried = set(map(self._space.architecture, ended))
+        others = ({**params, **each, **self._fixed, **fixed} for each in self._shuffled(trial))
+        for found in chain([params], others):
+            chosen = {name: found[name] for name in self._distributions}
+            if self._outside(chosen) <= 0 and self._space.architecture(chosen) not in tried:
+                return found
+        return params
+
+    def _shuffled(self, trial: FrozenTrial) -> Iterator[Mapping[str, Any]]:
+        """Every network of a small space, in random order, as no more are asked about than needed."""
+        rng, every = random.Random(seed_for(self._seed, trial.number, "untried")), self._networks
+        yield from rng.sample(every, len(every))
+
+    @cached_property
+    def _networks(self) -> list[Mapping[str, Any]]:
+        if self._measured or self._space.size > GRID_LIMIT:
+            return []
+        return [architecture.params for architecture in self._space.enumerate()]
 
     def _uniform(self, trial: FrozenTrial, draw: int) -> dict[str, Any]:
         rng = random.Random(seed_for(self._seed, trial.number, "uniform", draw))

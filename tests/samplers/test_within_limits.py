@@ -126,6 +126,34 @@ def test_a_limit_that_is_never_met_gives_the_nearest() -> None:
     assert len({t.user_attrs[TrialKey.PROPOSALS] for t in study.trials}) == 1
 
 
+SMALL = ConvSpace(depth=3, filters=(16, 32, 48))
+FEW = {SMALL.parse(f"f48k7s1-f48k{a}s1-f16k{b}s1") for a in (3, 7) for b in (5, 7)}
+
+
+def few(name: str, asked: set[Architecture], *, measured: bool = False) -> optuna.Study:
+    """A study in which four networks of thousands are inside the limits."""
+
+    def excess(architecture: Architecture) -> float:
+        asked.add(architecture)
+        return float(architecture not in FEW)
+
+    sampler = WithinLimitsSampler(lambda s: create_sampler(name, SMALL, s, {}), SMALL, excess, 0, measured=measured)
+    return optuna.create_study(direction="maximize", sampler=sampler)
+
+
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_few_networks_inside_are_all_tried_before_any_is_repeated(name: str) -> None:
+    study = few(name, set())
+    study.optimize(lambda trial: filters(SMALL.suggest(trial)), n_trials=4)
+    assert {SMALL.architecture(trial.params) for trial in study.trials} == FEW
+
+
+def test_a_space_is_not_looked_through_where_the_device_measures() -> None:
+    asked: set[Architecture] = set()
+    few("random", asked, measured=True).optimize(lambda trial: filters(SMALL.suggest(trial)), n_trials=1)
+    assert len(asked) < SMALL.size / 4
+
+
 @pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
 def test_a_study_in_two_processes_is_the_study_in_one(name: str) -> None:
     whole, parts = create(name, 64), create(name, 64)
