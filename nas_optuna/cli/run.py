@@ -240,7 +240,9 @@ class _Search:
             study, space.parameters, BEGIN_WITH, lambda params: space.architecture(params) in candidates
         )
         queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in best)
-        said, name = f"learning from {plural(copied, 'trial')} of", self.experiment.spec.sampler.name
+        said, name = f"{plural(copied, 'trial')} of {earlier.study_name}", self.experiment.spec.sampler.name
         if name in SAMPLERS.builtin and name not in beforehand.LEARNING:
-            said = f"sampler {name} does not learn from earlier trials ({', '.join(beforehand.LEARNING)} do), as of"
-        say(f"{said} {earlier.study_name}; in the queue: {queued} of its best")
+            said = f"sampler {name} learns nothing from {said} ({', '.join(beforehand.LEARNING)} would)"
+        else:
+            said = f"learning from {said}"
+        say(f"{said}; in the queue: {queued} of its best")
