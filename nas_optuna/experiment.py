@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +18,8 @@ from nas_optuna import hyperparameters
 from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.latency import require_conditions
 from nas_optuna.costs.runtimes import make_runtime
-from nas_optuna.data import Augmentation, SearchData
-from nas_optuna.data.catalog import is_missing
-from nas_optuna.errors import DataError, SpecError, StudyError, StudyExists, checked
+from nas_optuna.data import Augmentation, ImageSet, SearchData, begun_with, load_test_images
+from nas_optuna.errors import SpecError, StudyError, StudyExists, checked
 from nas_optuna.execution import reference
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
@@ -67,6 +66,8 @@ class Experiment:
         pruner: Stops trials.
         data: The images of the built-in training; None if the study has its own evaluator.
         why: The reason for this sampler, if the spec does not name one.
+        data_directory: Where data sets are; None is the default.
+        begun: The name of the stored study, if there is one.
 
     Examples:
         >>> spec = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}, "recipe": {"epochs": 1}})
@@ -83,6 +84,8 @@ class Experiment:
     pruner: BasePruner
     data: SearchData | None
     why: str = ""
+    data_directory: Path | None = None
+    begun: str | None = None
 
     @classmethod
     @checked
@@ -138,7 +141,7 @@ class Experiment:
                 keep_paused=int(spec.keep_paused),
             )
             candidates = make_candidates(spec, objective)
-            return cls(spec, objective, candidates, make_sampler(spec, candidates), pruner, data, why)
+            return cls(spec, objective, candidates, make_sampler(spec, candidates), pruner, data, why, data_directory)
 
     @classmethod
     @checked
@@ -158,15 +161,8 @@ class Experiment:
         stored = study_spec(study := optuna_study(study))
         wanted = spec or stored
         given.setdefault("checkpoints", checkpoints_of(study))  # else what it has stopped would begin anew
-        try:
-            experiment = cls.from_spec(wanted, **given)
-        except DataError as error:
-            if not is_missing(wanted.data.name):
-                raise
-            kind = wanted.data.name.partition(":")[0]
-            raise DataError(
-                f"{error}; if the images were moved, name their place: --data {kind}:NEW/PATH, or data.name of the spec"
-            ) from error
+        with begun_with(wanted.data.name, study.study_name):
+            experiment = replace(cls.from_spec(wanted, **given), begun=study.study_name)
         experiment.require_same(study)
         experiment._remember_data(study, stored)
         study.sampler, study.pruner = experiment.sampler, experiment.pruner
@@ -191,6 +187,13 @@ class Experiment:
             )
         return Search(self.spec, self.data, self.space)
 
+    @cached_property
+    def test_images(self) -> ImageSet:
+        """The test images; they are read once."""
+        data, size = self.spec.data, self.spec.recipe.input_size
+        with begun_with(data.name, self.begun):
+            return load_test_images(data, self.search.data.train, self.data_directory, input_size=size)
+
     @checked
     def create(self, storage: optuna.storages.BaseStorage | str, name: str, *, load_if_exists: bool = False) -> Study:
         """Create the Optuna study, which stores this spec, its space and the fingerprint of its data.
@@ -211,6 +214,7 @@ class Experiment:
             storage = open_storage(storage, create=True)
         if name not in study_names(storage):
             self._require_later_parts()
+        vars(self).pop("test_images", None)  # a search needs them no longer
         try:
             study = create_study(storage, name, self.spec, self.space)
         except StudyExists:
@@ -233,6 +237,8 @@ class Experiment:
         if self.spec.reference:
             reference.require_training(self.objective)
             _ = self.reference_space
+        if self.data is not None and self.data.is_of_files and self.spec.data.select_on != "test":
+            _ = self.test_images
 
     @cached_property
     def reference_space(self) -> SearchSpace:
@@ -241,9 +247,7 @@ class Experiment:
         return reference.as_space(self.spec.reference, self.space)
 
     def require_same(self, study: Study) -> None:
-        """Refuse a study that began with another space or other images.
-
-        Images are compared by content; they may have moved.
+        """Refuse a study that began with another space or other images; that they have moved is no difference.
 
         Raises:
             StudyError: The message names the difference.
@@ -262,11 +266,7 @@ class Experiment:
         if self.data is None:
             return
         if StudyKey.DATA not in study.user_attrs:
-            selects = self.data.validation
-            majority = max(selects.class_sizes) / len(selects)
-            figures = {"training": len(self.data.train), "validation": len(selects), "majority": round(majority, 4)}
-            known = {"name": self.data.name, "fingerprint": self.data.fingerprint, **figures}
-            study.set_user_attr(StudyKey.DATA, known)
+            study.set_user_attr(StudyKey.DATA, self.data.facts)
         if stored.data.name != self.spec.data.name:
             moved = stored.override([f"data.name={toml_value(self.spec.data.name)}"])
             study.set_user_attr(StudyKey.SPEC, moved.to_dict())
@@ -329,14 +329,13 @@ class Experiment:
 
     def describe(self, *, within: bool = False) -> str:
         """One line for a person; `within` leaves out pruner and epochs, which a clock replaces."""
-        height, width = self.space.image_size
         goal = self.spec.goal(typed=True)
         if self.data is None:
             what = f"{goal} by {self.spec.evaluator.name}"
         else:
             what = (
                 f"{goal} on {self.data.name} ({len(self.data.train):,} training and {len(self.data.validation):,}"
-                f" {self.spec.data.select_on} images, {height}×{width})"
+                f" {self.spec.data.select_on} images, {'×'.join(map(str, self.space.image_size))})"
             )
         what += f", space {self.space.name} ({plural(self.space.size, 'architecture')})"
         what += f", sampler {self.spec.sampler.name}" + (f" ({self.why})" if self.why else "")

@@ -25,7 +25,7 @@ with lazily():
 
     from nas_optuna import hyperparameters, presets
     from nas_optuna.cli.progress import FitDisplay, RetrainingDisplay, bars
-    from nas_optuna.data import ImageSet, load_test_images
+    from nas_optuna.data import ImageSet
     from nas_optuna.execution import finished_network
     from nas_optuna.execution import retrain as retraining
     from nas_optuna.execution.evaluator import Search
@@ -260,8 +260,7 @@ def export(
     found, data = _found(study, search, chosen, network), search.data
     held_out = data.validation
     if int8 and found.retrained:  # on training and validation images
-        size = search.spec.recipe.input_size
-        held_out = load_test_images(search.spec.data, data.train, stored.data_dir, input_size=size)
+        held_out = experiment.test_images
     exported = export_network(
         found.classifier,
         out,

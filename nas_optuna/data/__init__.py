@@ -1,6 +1,6 @@
 """Data sets by name, their splits, and batches of them on a device."""
 
-from nas_optuna.data.catalog import data_directory
+from nas_optuna.data.catalog import begun_with, data_directory
 from nas_optuna.data.images import ImageSet, split
 from nas_optuna.data.loaders import Augmentation, BatchLoader
 from nas_optuna.data.search_data import SearchData, load_data, load_images, load_test_images
@@ -10,6 +10,7 @@ __all__ = [
     "BatchLoader",
     "ImageSet",
     "SearchData",
+    "begun_with",
     "data_directory",
     "load_data",
     "load_images",

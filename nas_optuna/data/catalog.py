@@ -148,6 +148,23 @@ def is_missing(name: str) -> bool:
     return False
 
 
+@contextmanager
+def begun_with(name: str, study: str | None) -> Iterator[None]:
+    """Say what to do where the images of a study's files cannot be read: to delete some would make them others."""
+    try:
+        yield
+    except DataError as error:
+        if study is None or not DATA_SETS.is_of_files(name):
+            raise
+        if is_missing(name):
+            kind = name.partition(":")[0]
+            remedy = f"if the images were moved, name their place: --data {kind}:NEW/PATH, or data.name of the spec"
+        else:
+            remedy = f"study {shown(study)} goes on with the same images only"
+        told = str(error).replace("delete it", "replace it")
+        raise DataError(f"{told}; {remedy}") from error
+
+
 def data_directory() -> Path:
     """``NAS_OPTUNA_DATA``, else the user's cache directory."""
     import platformdirs

@@ -81,6 +81,19 @@ class SearchData:
             lines.append(f"there is no {', and no '.join(empty)}")
         return (*lines, *self.train.notes)
 
+    @property
+    def is_of_files(self) -> bool:
+        """Whether its images are files of the user's, which may be damaged."""
+        return DATA_SETS.is_of_files(self.name)
+
+    @property
+    def facts(self) -> dict[str, str | int | float]:
+        """What a study remembers of its images."""
+        images = len(self.validation)
+        majority = max(self.validation.class_sizes) / images
+        figures = {"training": len(self.train), "validation": images, "majority": round(majority, 4)}
+        return {"name": self.name, "fingerprint": self.fingerprint, **figures}
+
     def describe_size(self, height: int, width: int) -> str:
         """How the images' size changes, e.g. ``48×40 → 32×32, stretched`` (height×width)."""
         stored = (self.train.images.shape[2], self.train.images.shape[3])

@@ -22,7 +22,7 @@ from optuna.study import Study
 from PIL import Image
 from torch import Tensor, nn
 
-from nas_optuna.data import Augmentation, BatchLoader, ImageSet, load_images, load_test_images
+from nas_optuna.data import Augmentation, BatchLoader, ImageSet, begun_with, load_images, load_test_images
 from nas_optuna.devices import device_name, resolve_device
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import TrainingError
@@ -181,8 +181,9 @@ def retrain(
     recipe = stages[-1].recipe
     size = recipe.input_size
     if parts is None:
-        images = load_images(spec.data, True, data_directory, input_size=size)
-        load_test_images(spec.data, images, data_directory, input_size=size)  # fails now, not after hours of training
+        with begun_with(spec.data.name, study.study_name):  # it fails now, not after hours of training
+            images = load_images(spec.data, True, data_directory, input_size=size)
+            load_test_images(spec.data, images, data_directory, input_size=size)
     else:
         images = parts[0]
     train = BatchLoader(images, recipe.batch_size, space.input_size, where, Augmentation.of(recipe, images))

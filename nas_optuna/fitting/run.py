@@ -15,7 +15,7 @@ import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.data import ImageSet, load_test_images
+from nas_optuna.data import ImageSet
 from nas_optuna.errors import Interrupted, SpecError, StudyError, checked, named
 from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback
 from nas_optuna.execution.finished_network import kept_network, origin_of
@@ -207,7 +207,6 @@ class _Running:
         if study is None:
             experiment = new_experiment(fit.spec, fit.pretrained, fit.budget, fit.say, **settings)
             fit.spec = experiment.spec
-            study = experiment.create(storage, STUDY)
         else:
             with _in_a_folder():
                 experiment = Experiment.of_study(study, fit.spec, **settings)
@@ -218,7 +217,8 @@ class _Running:
             labels=torch.cat((data.train.labels, data.validation.labels)),
         )
         # Read now, so that a damaged test part is refused before the search; it is not used until the end.
-        tests = load_test_images(fit.spec.data, images, fit.data_directory, input_size=fit.spec.recipe.input_size)
+        tests = experiment.test_images
+        study = experiment.create(storage, STUDY) if study is None else study
         progress = Progress(study, StudyKey.FIT, fit.budget, state)
         return cls(fit, experiment, study, progress, files, images, tests)
 

@@ -84,6 +84,26 @@ def test_image_folders(command: Command, tmp_path: Path) -> None:
         refuses(good, f"{good / 'dog' / '3.png'} ", problem)
 
 
+def test_a_damaged_test_picture_is_told_before_the_search_and_later_not_to_be_deleted(
+    command: Command, tmp_path: Path
+) -> None:
+    train, test = image_folder(tmp_path / "pets/train"), image_folder(tmp_path / "pets/test")
+    whole = (test / "dog" / "3.png").read_bytes()
+    data = ("--set", f"data.name=folder:{tmp_path / 'pets'}", "--spec", "digits-quick", *tiny(data__train_limit=16))
+    for words in (RUN, ("study", "create")):
+        (test / "dog" / "3.png").write_bytes(whole[:45])
+        refused(command, *words, *data, says=("3.png is not an image that can be read", "repair or delete it"))
+        assert not Path("nas-optuna.db").exists()
+    (test / "dog" / "3.png").write_bytes(whole)
+    assert command(*RUN, *data).code == 0
+    (test / "dog" / "3.png").write_bytes(whole[:45])
+    (train / "dog" / "3.png").write_bytes(whole[:45])
+    for words in (RUN, ("retrain",)):
+        refused(command, *words, says=("; repair or replace it; study 'nas' goes on with the same images only",))
+    (train / "dog" / "3.png").write_bytes(whole)
+    assert "; repair or replace it; study 'nas' goes on" in command("retrain").err
+
+
 def test_a_class_that_only_the_test_part_has(command: Command, tmp_path: Path) -> None:
     image_folder(tmp_path / "train")
     image_folder(tmp_path / "test", ("cat", "cow"))

@@ -13,6 +13,8 @@ from nas_optuna.errors import DataError, SpecError, StudyError
 from nas_optuna.fitting.spec import spec_for
 from nas_optuna.study.results import REFERENCE
 from nas_optuna.study.schema import StudyKey, TrialKey
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import study_names
 from tests.fitting.conftest import SECONDS, Limited, fit_limited
 from tests.helpers import Command
 
@@ -117,3 +119,14 @@ def test_too_few_pictures_are_one_line(command: Command, tmp_path: Path, classes
     result = command("fit", str(tmp_path / "photos"), "--within", "12s", "--out", str(tmp_path / "model"))
     assert result.code == 2
     assert said in result.err.splitlines()[-1]
+
+
+def test_a_fit_tells_of_a_damaged_test_picture_before_it_has_a_study_of_these_images(tmp_path: Path) -> None:
+    photos = in_folder(tmp_path / "photos/train", classes=2, each=10, size=16, mode="L").parent
+    file = in_folder(photos / "test", classes=2, each=2, size=16, mode="L") / "class0" / "0.png"
+    file.write_bytes(file.read_bytes()[:60])
+    small = ("space.width=8", "space.stages=1")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"0.png is not an image that can be read .*; repair or delete it$"):
+            nas.fit(photos, 10, tmp_path / "model", overrides=small, say=lambda line: None)
+        assert not study_names(open_storage(f"sqlite:///{tmp_path}/model/search.db"))
