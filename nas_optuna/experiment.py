@@ -175,7 +175,7 @@ class Experiment:
 
     @property
     def search(self) -> Search:
-        """Spec, data and space, for a supernet or a retraining.
+        """Spec, data, space and candidates, for a supernet or a retraining.
 
         Raises:
             SpecError: The study has its own evaluator, which cannot be used for these.
@@ -185,7 +185,7 @@ class Experiment:
                 f"the study's evaluator {self.spec.evaluator.name!r} trains in its own way, while retrain and a"
                 " supernet need images and a recipe; train its networks in your own code, or choose another sampler"
             )
-        return Search(self.spec, self.data, self.space)
+        return Search(self.spec, self.data, self.space, self.candidates)
 
     @cached_property
     def test_images(self) -> ImageSet:

@@ -31,7 +31,8 @@ with lazily():
     from nas_optuna.experiment import Experiment
     from nas_optuna.oneshot import check as checking
     from nas_optuna.oneshot import price, strategies
-    from nas_optuna.oneshot.trained import calibrated_ranker, trained_supernet, trained_trials
+    from nas_optuna.oneshot.ranking import sample_distinct
+    from nas_optuna.oneshot.trained import calibrated_ranker, part_of, trained_supernet, trained_trials
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
     from nas_optuna.spec_text import overridden
     from nas_optuna.study import files as study_files
@@ -143,7 +144,8 @@ def _prepare(
     whole = strategies.is_without_weights(spec.supernet)
     file = wanted.latency_table or spec.latency.table
     optional = wanted.latency_table is None and not spec.supernet.latency_weight
-    table = price.cost_table(search.space, file, whole=whole, force=spec.latency.force, optional=optional)
+    part = part_of(search.space, search.candidates.fixed)
+    table = price.cost_table(part, file, whole=whole, force=spec.latency.force, optional=optional)
     files = stored.files(study)
     if study is None:
         make_strategy(search, table, device)  # refuses invalid settings before the study is created
@@ -186,12 +188,13 @@ def export(
 ) -> None:
     """Write the best architecture as a fixed trial's params (--top K: a list, best first), and queue what is untrained.
 
-    Where there is a score: the best by it under the limits, of which short trainings have chosen the first; then the
-    alphas' argmax, then others of the best by the score. Strategies darts, gumbel: the most probable by the alphas.
+    Where there is a score: the best by it, of which short trainings have chosen the first; then the alphas' argmax,
+    then others of the best by the score. Strategies darts, gumbel: the most probable by the alphas. All are inside the
+    study's limits, have its pinned values, and are listed if it has a list.
     """
     experiment, study = stored.experiment()
     space = experiment.space
-    found = checking.candidates(supernet_result.read_result(study), space, top)
+    found = checking.proposals(study, supernet_result.read_result(study), experiment.candidates, top)
     params = [dict(candidate.architecture.params) for candidate in found]
     path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
     print_json(params if top > 1 else params[0], path)
@@ -273,12 +276,17 @@ def check(
     checking.require_own_recipe(study, experiment.spec)
     result = supernet_result.read_result(study)
     supernet = trained_supernet(study, result, experiment.search, where, files)
-    search = replace(experiment.search, space=supernet.space) if supernet else experiment.search
-    chosen = {checking.ALPHAS: search.space.parse(result.argmax)}
-    if result.best is not None:  # the supernet is judged by the first
-        chosen = {checking.SCORE: search.space.parse(result.best), **chosen}
-    excess = experiment.objective.limits.total_excess
-    drawn = search.space.sample_distinct(architectures, random.Random(seed), lambda drawn: excess(drawn) <= 0)
+    space = supernet.space if supernet else part_of(experiment.space, result.fixed)
+    search, among = replace(experiment.search, space=space), experiment.candidates
+    named = {checking.SCORE: result.best, checking.ALPHAS: result.argmax}  # the supernet is judged by the first
+    chosen = {by: space.parse(text) for by, text in named.items() if text is not None}
+    chosen = {by: architecture for by, architecture in chosen.items() if architecture in among}
+    if not chosen:
+        (first,) = checking.proposals(study, result, among, 1)
+        chosen = {first.by: space.parse(str(first.architecture))}
+    drawn = sample_distinct(
+        space, among.listed_in(space), architectures, random.Random(seed), lambda drawn: drawn in among
+    )
     study.pruner = NopPruner()
     waiting = checking.queue_untrained(study, experiment.search, [*chosen.values(), *drawn])
     with watch(waiting, None) as display, interruptible(stop):

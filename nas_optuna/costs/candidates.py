@@ -48,10 +48,25 @@ class Candidates:
         """An architecture with the pinned values."""
         return self.space.architecture({**architecture.params, **self.fixed})
 
+    def excess(self, architecture: Architecture) -> float:
+        """How far one is outside all limits together; infinite if it lacks a pinned value, or is not listed."""
+        own = self.pinned(architecture)  # of the whole space, though the architecture may be of a part
+        if self.fixed and own != self.space.architecture(architecture.params):  # it uses a pinned parameter
+            return math.inf
+        return math.inf if self.listed is not None and own not in self._known else self.limits.total_excess(own)
+
     def __contains__(self, architecture: Architecture) -> bool:
-        # A pinned parameter that the network does not use changes nothing.
-        free = self.listed is None or architecture in self._known
-        return free and self.pinned(architecture) == architecture and self.limits.total_excess(architecture) <= 0
+        return self.excess(architecture) <= 0
+
+    def listed_in(self, part: SearchSpace) -> tuple[Architecture, ...] | None:
+        """The listed ones that a part of the space has; None without a list."""
+        if self.listed is None:
+            return None
+        found = []
+        for architecture in self.listed:
+            with suppress(ArchitectureError):
+                found.append(part.parse(str(architecture)))
+        return tuple(found)
 
     def allows(self, params: Mapping[str, Any]) -> bool:
         """Whether a proposal is one; parameters that it lacks are pinned or have a single choice."""

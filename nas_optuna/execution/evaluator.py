@@ -20,6 +20,7 @@ import optuna
 import torch
 from torch import Tensor
 
+from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.quantise import require_tools
 from nas_optuna.data import Augmentation, BatchLoader, SearchData
 from nas_optuna.data.loaders import require_visible
@@ -257,11 +258,12 @@ def _plain_attributes(space: SearchSpace) -> list[str]:
 
 @dataclass(frozen=True)
 class Search:
-    """Spec, data and space of a search with the built-in training."""
+    """Spec, data and space of a search with the built-in training, and what it may propose."""
 
     spec: StudySpec
     data: SearchData
-    space: SearchSpace
+    space: SearchSpace  # for a supernet, the part that it holds
+    candidates: Candidates  # of the whole space
 
 
 class TrainingEvaluator:

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from nas_optuna.costs.candidates import Candidates
 from nas_optuna.errors import StudyError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.hyperparameters import PREFIX, own_values
@@ -25,6 +26,8 @@ from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import SupernetResult
 from nas_optuna.study.trial_queue import enqueue_once
 
+_MOST = 1024
+"""The most combinations by alphas that are looked through for those that may be proposed."""
 EXPORT_ORIGIN = "supernet"
 """The origin of trials that a supernet's export put into the queue."""
 
@@ -36,6 +39,24 @@ class Candidate:
     architecture: Architecture
     by: str  # "score": the best by the score (or short trainings); "alphas": the most probable choices
     probability: float  # under the alphas
+
+
+def proposals(study: Study, result: SupernetResult, among: Candidates, count: int) -> list[Candidate]:
+    """The best architectures that a study's supernet found, of those that the study may propose, best first."""
+    wanted = count
+    while True:
+        ranked = candidates(result, among.space, wanted)
+        found = [candidate for candidate in ranked if candidate.architecture in among]
+        if len(found) >= count or len(ranked) < wanted or wanted >= _MOST:
+            break
+        wanted *= 4
+    if not found:
+        anew = command(study, "supernet", "train", "--study", study.study_name, "--restart")
+        raise StudyError(
+            f"of what the supernet of study {study.study_name!r} proposes, nothing is inside the study's limits, has"
+            f" its pinned values and is listed; ask for less, or train it anew under these: {anew}"
+        )
+    return found[:count]
 
 
 def candidates(result: SupernetResult, space: SearchSpace, count: int) -> list[Candidate]:

@@ -65,12 +65,18 @@ class Evaluated:
         return sorted(self.found, key=self.found.__getitem__, reverse=True)[:count]
 
 
-def learn_alphas(sizes: Sequence[int], evaluated: Evaluated, rng: random.Random) -> list[list[float]]:
-    """Fit one distribution for each parameter to the best architectures."""
+def learn_alphas(
+    sizes: Sequence[int], evaluated: Evaluated, rng: random.Random, listed: Sequence[Tokens] | None = None
+) -> list[list[float]]:
+    """Fit one distribution for each parameter to the best architectures, of a list if there is one."""
     shares = [[1 / size] * size for size in sizes]
     per_round = max(8, int(evaluated.limit * (1 - SEARCH_SHARE)) // ROUNDS) if evaluated.left else FREE_DRAWS
     for _ in range(ROUNDS):
-        drawn = [tuple(rng.choices(range(len(p)), p)[0] for p in shares) for _ in range(per_round)]
+        if listed:
+            odds = [math.prod(p[i] for p, i in zip(shares, tokens, strict=True)) for tokens in listed]
+            drawn = rng.choices(listed, odds, k=per_round)
+        else:
+            drawn = [tuple(rng.choices(range(len(p)), p)[0] for p in shares) for _ in range(per_round)]
         evaluated(drawn)
         known = sorted((t for t in drawn if t in evaluated.found), key=evaluated.found.__getitem__, reverse=True)
         elite = known[: max(2, round(ELITE * per_round))]
@@ -121,6 +127,19 @@ def diverse(ranked: Sequence[Tokens], count: int, distance: int) -> list[Tokens]
     return taken
 
 
+def sample_distinct(
+    space: SearchSpace,
+    listed: Sequence[Architecture] | None,
+    count: int,
+    rng: random.Random,
+    accept: Callable[[Architecture], bool] = lambda architecture: True,
+) -> list[Architecture]:
+    """Distinct random architectures of a list, or of the whole space without one; fewer if there are few."""
+    if listed is None:
+        return space.sample_distinct(count, rng, accept)
+    return list(itertools.islice(filter(accept, rng.sample(listed, len(listed))), count))
+
+
 def agreeing(logits: Sequence[Sequence[float]], wanted: Tokens) -> list[list[float]]:
     """Logits whose argmax is `wanted`: its choices are raised slightly above the largest."""
     # For a study with limits: together, the most probable choices may cost more than is allowed.
@@ -167,13 +186,14 @@ class ArchitectureRanker:
     excess: Callable[[Architecture], float] = lambda architecture: 0.0  # above the study's limits; 0 is inside
     trained: Mapping[Architecture, float] = field(default_factory=dict)  # accuracies of own trainings
     short: ShortTrainer | None = None  # of random ones, to fit the score, and of the best by it, to rank these
+    listed: Sequence[Architecture] | None = None  # all that may be proposed; None is the whole space
 
     def __post_init__(self) -> None:
         self._known: dict[Tokens, tuple[SharedFigures, NDArray[np.float64]]] = {}
         self._rng = random.Random(self.spec.seed)
         self._sizes = [len(p.choices) for p in self.space.parameters.values()]
-        self._whole = self.space.size <= self.evaluations and math.prod(self._sizes) <= COMBINATIONS
-        reference = self._everything() if self._whole else [self._random() for _ in range(REFERENCE)]
+        self._pool = self._evaluated_whole()
+        reference = self._pool or [self._random() for _ in range(REFERENCE)]
         rows = self.rows(reference)
         self.score = Score.prior(rows)
         self._calibration_set = self._train_calibration_set()
@@ -195,11 +215,11 @@ class ArchitectureRanker:
     def rank(self) -> SupernetResult:
         """Learn the alphas, search the best architecture, fit the predictor, and train the finalists briefly."""
         # The best is by score, cost term and limits; among finalists, by short trainings.
-        limit = math.prod(self._sizes) if self._whole else min(self.evaluations, self.space.size)
+        limit = len(self._pool) if self._pool else min(self.evaluations, self.space.size)
         evaluated = Evaluated(self.utilities, limit)
-        if self._whole:
-            evaluated(self._everything())
-        alphas = learn_alphas(self._sizes, evaluated, self._rng)
+        if self._pool:
+            evaluated(self._pool)
+        alphas = learn_alphas(self._sizes, evaluated, self._rng, self._pool if self.listed else None)
         best = search_best(self._sizes, evaluated, self._rng)
         derived = tuple(max(range(len(p)), key=p.__getitem__) for p in alphas)
         if self.excess(self.space.from_tokens(derived)) > 0 >= self.excess(self.space.from_tokens(best)):
@@ -244,8 +264,9 @@ class ArchitectureRanker:
         if self.short is None or not self.short.plan.calibrating:
             return []
         rng = random.Random(f"teachers {self.spec.seed}")  # unlike the random ones of a check with the same seed
-        drawn = self.space.sample_distinct(
-            max(POOL, self.short.plan.calibrating), rng, lambda a: a not in self.trained and self.excess(a) <= 0
+        most = max(POOL, self.short.plan.calibrating)
+        drawn = sample_distinct(
+            self.space, self.listed, most, rng, lambda a: a not in self.trained and self.excess(a) <= 0
         )
         if len(drawn) < MIN_TRAININGS:
             return []
@@ -303,8 +324,13 @@ class ArchitectureRanker:
         """The tokens of the same network in which choices that others switch off are 0."""
         return self.space.tokens(self.space.from_tokens(tokens))
 
-    def _everything(self) -> list[Tokens]:
-        return list(itertools.product(*map(range, self._sizes)))
+    def _evaluated_whole(self) -> list[Tokens]:
+        """Everything that is evaluated, if that is known beforehand: a small space, or a list, or a part of that."""
+        if self.listed:
+            chosen = sample_distinct(self.space, self.listed, self.evaluations, random.Random(self.spec.seed))
+            return list(map(self.space.tokens, chosen))
+        small = self.space.size <= self.evaluations and math.prod(self._sizes) <= COMBINATIONS
+        return list(itertools.product(*map(range, self._sizes))) if small else []
 
     def _random(self) -> Tokens:
         return tuple(self._rng.randrange(size) for size in self._sizes)

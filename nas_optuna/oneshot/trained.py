@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from nas_optuna.costs.study_costs import Limits
 from nas_optuna.data import BatchLoader, ImageSet
 from nas_optuna.data.images import stratified_order
 from nas_optuna.devices import laid_out
@@ -21,7 +21,7 @@ from nas_optuna.execution.evaluator import Search, digest, space_identity
 from nas_optuna.oneshot.ranking import ArchitectureRanker
 from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.randomness import seeded
-from nas_optuna.spaces import SPACES
+from nas_optuna.spaces import SPACES, SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.supernet import Supernet, supernet_for
 from nas_optuna.spec import SupernetSpec
@@ -69,9 +69,9 @@ def calibrated_ranker(
     """A ranker whose score is fitted to a result's short trainings, but not to trials."""
     spec = SupernetSpec.model_validate(result.settings)
     shared = make_evaluator(supernet, search, device) if supernet else None
-    excess = Limits.of(search.spec, search.space, device).total_excess
     evaluations = spec.strategy_options.get("evaluations", ArchitectureRanker.evaluations)  # needs no code of a user's
-    made = ArchitectureRanker(search.space, shared, spec, evaluations, excess=excess)
+    excess, listed = search.candidates.excess, search.candidates.listed_in(search.space)
+    made = ArchitectureRanker(search.space, shared, spec, evaluations, excess=excess, listed=listed)
     kept = {search.space.tokens(architecture) for architecture in ranked}
     made.fit([(tokens, value) for tokens, value in result.calibration_set if tokens not in kept], short=True)
     return made
@@ -112,6 +112,11 @@ def supernet_folder(files: Path, study: Study, identity: str) -> Path:
     return checkpoint_folder(files, study.study_name) / f"supernet-{identity}"
 
 
+def part_of(space: SearchSpace, fixed: Mapping[str, Any]) -> SearchSpace:
+    """The part of a space with pinned values, to which a supernet is limited."""
+    return space.fixed(fixed) if fixed else space
+
+
 def source_of(search: Search) -> str:
     """A digest of a space of one's own with its source, as its trials are found by; empty for a built-in one."""
     return "" if search.spec.space.name in SPACES.builtin else digest(space_identity(search.space))
@@ -132,7 +137,7 @@ def trained_supernet(
     if not result.epochs:
         return None
     with seeded(0):
-        supernet = supernet_for(search.space, **result.settings.get("options", {}))
+        supernet = supernet_for(part_of(search.space, result.fixed), **result.settings.get("options", {}))
     anew = command(study, "supernet", "train", "--study", study.study_name)
     if result.version != supernet.version:
         raise StudyError(

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from optuna.study import Study
 
-from nas_optuna.costs.study_costs import Limits
 from nas_optuna.devices import laid_out
 from nas_optuna.digests import hex_digest
 from nas_optuna.errors import SpecError, StudyError, TrainingError
@@ -25,10 +24,10 @@ from nas_optuna.oneshot.score import SharedEvaluator
 from nas_optuna.oneshot.short_trainings import ShortPlan, ShortTrainer
 from nas_optuna.oneshot.strategies import STRATEGIES, find_strategy, is_without_weights, strategy_options
 from nas_optuna.oneshot.strategies.base import Epoch, Job, Strategy
-from nas_optuna.oneshot.trained import make_evaluator, own_accuracies, require_same, source_of, supernet_folder
+from nas_optuna.oneshot.trained import make_evaluator, own_accuracies, part_of, require_same, source_of, supernet_folder
 from nas_optuna.randomness import seeded
 from nas_optuna.spaces.layers import kaiming
-from nas_optuna.spaces.supernet import supernet_for
+from nas_optuna.spaces.supernet import supernet_for, widened
 from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.supernet_result import SupernetResult, disown_result, entropy, find_result, write_result
@@ -48,11 +47,17 @@ def make_strategy(
         return None
     strategy = find_strategy(spec.strategy)
     with seeded(spec.seed):  # initial weights and alphas depend on settings and seed only
-        supernet = supernet_for(search.space, alpha_init=spec.alpha_init, **spec.options)
+        part = part_of(search.space, search.candidates.fixed)
+        supernet = supernet_for(part, alpha_init=spec.alpha_init, **spec.options)
         if recipe.init == "kaiming" and search.space.draws_weights:
             supernet.apply(kaiming)
         if not strategy.learns_alphas:
             supernet.stabilize_init()
+    if search.candidates.listed_in(supernet.space) == ():
+        raise SpecError(
+            "none of the listed architectures is in the part of the space that the supernet holds; pin another part by"
+            " --fix, list some that are in it, or rank without shared weights: --budget 0"
+        )
     laid_out(supernet, device)
     # A supernet's steps have no gradient scaler, which float16 would need.
     dtype = torch.float32 if recipe.precision == "fp16" else resolve_precision(recipe.precision, device)
@@ -87,9 +92,13 @@ class SupernetTraining:
         self._version = self.strategy.supernet.version if self.strategy else 0
         data = self.study.user_attrs.get(StudyKey.DATA, {}).get("name", self.search.spec.data.name)
         self._source, settings = source_of(self.search), self._options.model_dump(mode="json")
-        self._identity = _identity(self.search, data, settings, self.table, self._version, self._source)
-        if self.strategy:
-            self.search = replace(self.search, space=self.strategy.supernet.space)
+        fixed = dict(self.search.candidates.fixed)
+        more = [part for part in (self._source, fixed) if part]  # nothing for a built-in space without pins
+        self._identity = _identity(self.search, data, settings, self.table, self._version, more)
+        space = self.strategy.supernet.space if self.strategy else part_of(self.whole, fixed)
+        self.search = replace(self.search, space=space)
+        self._listed = self.search.candidates.listed_in(space)
+        self._size = space.size if self._listed is None else len(self._listed)
         self._folder = CheckpointFolder(supernet_folder(self.files, self.study, self._identity))
         if self.restart:
             require_writable(self.study)
@@ -118,15 +127,15 @@ class SupernetTraining:
     @property
     def scored(self) -> int:
         """How many architectures are scored after the training; none if the strategy learns alphas."""
-        return min(self._options.evaluations, self.search.space.size) if self._ranks else 0
+        return min(self._options.evaluations, self._size) if self._ranks else 0
 
     @property
     def plan(self) -> ShortPlan:
         """Short trainings that follow the shared weights; none if the strategy learns alphas."""
-        recipe, space = self.search.spec.recipe, self.search.space
+        recipe = self.search.spec.recipe
         trained = len(own_accuracies(self.study, self.search))
         count = self._options.short_trainings if self._ranks else 0
-        return ShortPlan.of(count, recipe.epochs, space.size, trained, alone=self.strategy is None)
+        return ShortPlan.of(count, recipe.epochs, self._size, trained, alone=self.strategy is None)
 
     @property
     def prices(self) -> dict[str, float]:
@@ -186,6 +195,8 @@ class SupernetTraining:
         """Whether a result has these weights and a ranking with these settings."""
         if stored.identity != self._identity or stored.stopped:
             return False
+        if stored.best is not None and self.whole.parse(stored.best) not in self.search.candidates:
+            return False  # the list has changed since, or an earlier release knew nothing of it
         settings = strategy_options(SupernetSpec.model_validate(stored.settings))
         return not self._ranks or getattr(settings, "short_trainings", None) == self._options.short_trainings
 
@@ -232,6 +243,8 @@ class SupernetTraining:
             supernet = self.strategy.supernet
             supernet.set_alphas(found.alphas)
             found = replace(found, alphas=supernet.alphas_of(self.whole))
+        else:
+            found = replace(found, alphas=widened(found.alphas, self.search.space, self.whole))
         space, derived = self.search.space, found.derived
         argmax = space.architecture(
             {name: self.whole.parameters[name].choices[derived[name]] for name in space.parameters}
@@ -254,6 +267,7 @@ class SupernetTraining:
             identity=self._identity,
             version=self._version,
             settings=self._spec.model_dump(mode="json"),
+            fixed=dict(self.search.candidates.fixed),
         )
         before = sum(epoch.seconds for epoch in self.history) + (short.seconds_before if short else 0.0)
         result = replace(result, seconds=round(before + time.monotonic() - began, 2))
@@ -267,9 +281,10 @@ class SupernetTraining:
             self._spec,
             self._options.evaluations,
             self.table.costs,
-            Limits.of(self.search.spec, self.search.space, self.device).total_excess,
+            self.search.candidates.excess,
             own_accuracies(self.study, self.search),
             short,
+            self._listed,
         ).rank()
 
 
@@ -289,7 +304,7 @@ def _progress(found: Checkpoint) -> tuple[Price, list[Epoch]]:
 
 
 def _identity(
-    search: Search, data: str, options: Mapping[str, Any], table: CostTable, version: int, source: str
+    search: Search, data: str, options: Mapping[str, Any], table: CostTable, version: int, more: Sequence[Any]
 ) -> str:
     """Twelve hex digits that change whenever the shared weights would."""
     # `data` is the name that the study began with, since images may have moved.
@@ -298,5 +313,5 @@ def _identity(
     parts = [said["data"] | {"name": data}, said["space"], recipe["input_size"], recipe["init"], dict(table.costs)]
     # Short trainings come after the weights, so another number of them does not change these.
     settings = {name: value for name, value in {**said["supernet"], **options}.items() if name != "short_trainings"}
-    text = json.dumps([*parts, version, settings, *([source] if source else [])], sort_keys=True)
+    text = json.dumps([*parts, version, settings, *more], sort_keys=True)
     return hex_digest(text, 12, "sha256")

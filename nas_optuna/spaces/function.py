@@ -73,7 +73,8 @@ class FunctionSpace(BuiltSpace):
         self.tracer = Tracer(self._trace, self._pinned)
         self.tracer.discover()
         self.parameters = self.tracer.parameters
-        self.pinned(self._pinned)
+        # A pin may switch off what another one pins.
+        self._pinned = self.pinned({name: pin for name, pin in self._pinned.items() if name in self.parameters})
         self._probe()
         _ = self.reference  # which refuses wrong names now
 

@@ -122,15 +122,9 @@ class Supernet(nn.Module, ABC):
         """Parameter name → logits ``[choices]`` (float32), in the space's order."""
         return dict(zip(self.space.parameters, self._alphas, strict=True))
 
-    def alphas_of(self, whole: SearchSpace) -> dict[str, list[float]]:
+    def alphas_of(self, whole: SearchSpace) -> dict[str, Sequence[float]]:
         """The alphas as numbers for every parameter of a whole space; certain if the supernet holds one choice."""
-        found = {name: alpha.detach().tolist() for name, alpha in self.alphas.items()}
-        for name, parameter in whole.parameters.items():
-            if len(found.get(name, ())) != len(parameter.choices):
-                mine = self.space.parameters.get(name)
-                kept = parameter.choices.index(mine.choices[0]) if mine else 0
-                found[name] = [CERTAIN if i == kept else 0.0 for i in range(len(parameter.choices))]
-        return {name: found[name] for name in whole.parameters}
+        return widened({name: alpha.detach().tolist() for name, alpha in self.alphas.items()}, self.space, whole)
 
     @torch.no_grad()
     def set_alphas(self, logits: Mapping[str, Sequence[float]]) -> None:
@@ -230,6 +224,17 @@ class Supernet(nn.Module, ABC):
     @abstractmethod
     def extract(self, architecture: Architecture) -> nn.Module:
         """One architecture's own network, as ``space.build`` makes it, with a copy of the shared weights."""
+
+
+def widened(alphas: Mapping[str, Sequence[float]], part: SearchSpace, whole: SearchSpace) -> dict[str, Sequence[float]]:
+    """The alphas of a part of a space for every parameter of the whole; certain if the part has one choice."""
+    found = dict(alphas)
+    for name, parameter in whole.parameters.items():
+        if len(found.get(name, ())) != len(parameter.choices):
+            mine = part.parameters.get(name)
+            kept = parameter.choices.index(mine.choices[0]) if mine else 0
+            found[name] = [CERTAIN if i == kept else 0.0 for i in range(len(parameter.choices))]
+    return {name: found[name] for name in whole.parameters}
 
 
 def supernet_class(space: SearchSpace) -> type[Supernet]:

@@ -57,7 +57,8 @@ class Predictor:
         """Predict the score of each params dict: the higher, the better, in standard deviations."""
         # A parameter with a single choice may be left out, as Optuna's samplers leave it out.
         tokens = [
-            [values.index(one[name]) if name in one else 0 for name, values in self.choices.items()] for one in params
+            [values.index(one[name]) if name in one and len(values) > 1 else 0 for name, values in self.choices.items()]
+            for one in params
         ]
         inputs = indicators([len(values) for values in self.choices.values()], tokens)
         result: list[float] = (inputs @ self.coefficients + self.intercept).tolist()
@@ -107,6 +108,7 @@ class SupernetResult:
     identity: str = ""  # digest of everything that decides the shared weights
     version: int = 1  # of the supernet's computation
     settings: Mapping[str, Any] = field(default_factory=dict)  # the [supernet] section
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # the study's pins, to whose part of the space it belongs
     first_trial: int = 0  # how many trials the study had when it was stored
 
     @property
@@ -231,6 +233,8 @@ def read_result(study: Study) -> SupernetResult:
 def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predictor | None:
     """The predictor of a study's supernet; None if there is none, or it is of another space."""
     result = find_result(study)
-    predictor = result.predictor if result else None
-    searched = _open(of_architecture(choices))  # of what trials choose in the recipe a supernet tells nothing
-    return predictor if predictor is not None and _open(predictor.choices) == searched else None
+    if result is None or result.predictor is None:
+        return None
+    # Of what trials choose in the recipe, and of what was pinned, a supernet tells nothing.
+    searched = {name: c for name, c in _open(of_architecture(choices)).items() if name not in result.fixed}
+    return result.predictor if _open(result.predictor.choices) == searched else None

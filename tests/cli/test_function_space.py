@@ -96,8 +96,9 @@ def test_choices_are_shown_as_an_architecture_writes_them_and_pinned_as_python_d
     assert ["rate", "null"] in lines
 
 
-def test_its_supernet_is_trained_checked_and_exported(command: Command, net: str) -> None:
-    settings = ["--set", net, "--set", "space.fix={width = 16, depth = 2}", "--set", "supernet.epochs=4"]
+@pytest.mark.parametrize("pins", ["space.fix", "fixed"])  # the latter is --fix
+def test_its_supernet_is_trained_checked_and_exported(command: Command, net: str, pins: str) -> None:
+    settings = ["--set", net, "--set", f"{pins}={{width = 16, depth = 2}}", "--set", "supernet.epochs=4"]
     trained = command("supernet", "train", "--study", "nas", *TINY, *settings)
     assert trained.code == 0, trained.err
     commands = (
@@ -108,6 +109,9 @@ def test_its_supernet_is_trained_checked_and_exported(command: Command, net: str
     for words in commands:
         result = command(*words)
         assert result.code == 0, result.err
+    trials = optuna.load_study(study_name="nas", storage="sqlite:///nas-optuna.db").trials
+    assert len(trials) >= 5
+    assert {(trial.params["width"], trial.params["depth"]) for trial in trials if trial.params} == {(16, 2)}
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What may be proposed, and the reference of it."""
 
+import math
 from typing import Any
 
 import pytest
@@ -70,6 +71,20 @@ def test_proposals_are_judged_by_pins_list_and_limits() -> None:
     assert not candidates({"width": 4, "depth": 1}, params=20).allows(free)
     assert not candidates({"width": 4, "depth": 1}, "width=4,activation=relu,depth=1").allows(free)
     assert SPACE.parse("width=4,activation=relu,depth=1") not in candidates({"activation": "silu"})
+
+
+def test_those_of_a_part_of_the_space_are_judged_as_those_of_the_whole() -> None:
+    part = SPACE.fixed({"width": 4, "depth": 1})  # which has no second width
+    silu, relu = map(part.parse, ("width=4,activation=silu,depth=1", "width=4,activation=relu,depth=1"))
+    assert candidates({"activation": "silu"}).excess(silu) == 0
+    assert candidates({"activation": "silu"}).excess(relu) == math.inf
+    assert candidates({"second": 4}).excess(relu) == 0, "it does not use it"
+    assert list(SPACE.fixed({"second": 4, "width": 4, "depth": 1}).enumerate()) == [relu, silu]
+    assert 0 < candidates({}, params=80).excess(relu) < math.inf
+    listed = candidates({}, str(relu), "width=8,activation=relu,depth=1")
+    assert listed.excess(silu) == math.inf
+    assert listed.listed_in(part) == (relu,)
+    assert candidates({}).listed_in(part) is None
 
 
 def test_a_limit_that_no_network_with_the_pinned_values_meets_is_refused() -> None:

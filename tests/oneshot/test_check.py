@@ -3,6 +3,7 @@
 import random
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,22 @@ from scipy import stats
 
 from nas_optuna.errors import StudyError
 from nas_optuna.experiment import Experiment
-from nas_optuna.oneshot.check import ALL_SIZES, SCORE, Verdict, candidates, judge, queue_untrained, rank_correlation
+from nas_optuna.oneshot.check import (
+    ALL_SIZES,
+    SCORE,
+    Verdict,
+    candidates,
+    judge,
+    proposals,
+    queue_untrained,
+    rank_correlation,
+)
 from nas_optuna.oneshot.score import FEATURES, Score, SharedFigures, features
 from nas_optuna.oneshot.trained import trained_trials
 from nas_optuna.spaces.macro import MacroSpace
 from nas_optuna.spec import StudySpec
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.supernet_result import SupernetResult
+from nas_optuna.study.supernet_result import Predictor, SupernetResult
 from tests.study import leases
 
 SPEC = StudySpec.from_dict({"space": {"name": "conv", "depth": 1}})
@@ -150,6 +160,25 @@ def test_candidates_of_alphas_are_different_networks_with_all_their_probability(
     derived = {name: p.choices[result.derived[name]] for name, p in space.parameters.items()}
     for count in (1, 4):
         assert candidates(result, space, count)[0].architecture == space.architecture(derived), "the argmax"
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_only_what_the_study_may_propose_is_proposed(scored: bool) -> None:
+    """A stored result may be of the time before a pin, a list, or a supernet that obeyed them."""
+    experiment, study = Experiment.from_spec(SPEC), optuna.create_study(study_name="s")
+    space, whole = experiment.space, experiment.candidates
+    alphas = {name: [-float(i) for i in range(len(p.choices))] for name, p in space.parameters.items()}
+    result = SupernetResult(alphas)
+    if scored:
+        choices = {name: p.choices for name, p in space.parameters.items()}
+        result = replace(result, starts=[(0, 0, 0), (1, 2, 1), (2, 2, 0)], predictor=Predictor(choices, np.zeros(1), 0))
+    pinned = replace(whole, fixed={"conv1.kernel": space.parameters["conv1.kernel"].choices[2]})
+    found = proposals(study, result, pinned, 2)
+    assert [space.tokens(candidate.architecture)[1] for candidate in found] == [2, 2]
+    assert [c.by for c in found] == ["score" if scored else "alphas"] * 2
+    assert proposals(study, result, whole, 3) == candidates(result, space, 3)
+    with pytest.raises(StudyError, match=r"nothing is inside .*: nas-optuna supernet train --study s --restart"):
+        proposals(study, result, replace(whole, listed=()), 1)
 
 
 def test_the_argmax_is_the_first_candidate_even_if_another_network_is_more_probable() -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from nas_optuna import ConvSpace, load_data
+from nas_optuna.costs.candidates import Candidates
+from nas_optuna.costs.study_costs import Limits
 from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
@@ -54,6 +56,7 @@ class Widest(Strategy):
             result = self.train_weights(*self.cross_entropy(batch, path), batch)
         return result
 '''
+CPU = torch.device("cpu")
 KEYS = [(name, key) for name in STRATEGIES.names() for key in find_strategy(name).Options.model_fields]
 
 
@@ -233,10 +236,12 @@ class Apart(Silent):
 def test_a_strategy_that_is_not_finished_is_one_line(strategy: type[Strategy], says: str) -> None:
     data, space = load_data("digits"), ConvSpace(depth=1, filters=(2, 4), kernels=(3,), input_size=8)
     spec = StudySpec.from_dict({"supernet": {"strategy": f"{__name__}:{strategy.__name__}"}})
-    search = Search(spec, replace(data, train=data.train.subset(range(64))), space)
+    search = Search(
+        spec, replace(data, train=data.train.subset(range(64))), space, Candidates(Limits.of(spec, space, CPU))
+    )
 
     def train() -> None:
-        made = make_strategy(search, CostTable({}, "MMACs", "MACs"), torch.device("cpu"))
+        made = make_strategy(search, CostTable({}, "MMACs", "MACs"), CPU)
         assert made is not None
         list(made.epochs())
         made.checked_state()

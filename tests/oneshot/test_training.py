@@ -3,6 +3,7 @@
 import copy
 import itertools
 import logging
+import random
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,17 +18,18 @@ from torch import nn
 import nas_optuna as nas
 from nas_optuna.data import load_images
 from nas_optuna.data.images import stratified_order
-from nas_optuna.errors import StudyError, TrainingError
+from nas_optuna.errors import SpecError, StudyError, TrainingError
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.experiment import Experiment
+from nas_optuna.oneshot.check import proposals
 from nas_optuna.oneshot.price import cost_table
 from nas_optuna.oneshot.short_trainings import ShortTrainer
 from nas_optuna.oneshot.strategies.fair import FairStrategy
 from nas_optuna.oneshot.trained import calibrated_ranker, stratified_part, trained_supernet
-from nas_optuna.oneshot.training import SupernetTraining
+from nas_optuna.oneshot.training import SupernetTraining, make_strategy
 from nas_optuna.spec import StudySpec, SupernetSpec
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.supernet_result import find_result, read_result
+from nas_optuna.study.supernet_result import find_predictor, find_result, read_result
 from nas_optuna.training import CheckpointFolder
 from tests.helpers import as_release_0_2_wrote
 
@@ -83,6 +85,13 @@ def test_weights_of_another_release_are_not_taken_for_ours(tmp_path: Path) -> No
 def own(c: Any, task: Any) -> nn.Module:
     layer = c.layer("layer", {"linear": lambda: nn.Linear(64, 8), "free": lambda: nn.Linear(64, 8, bias=False)})
     return nn.Sequential(nn.Flatten(), layer, nn.Linear(8, task.classes))
+
+
+@nas.space
+def sized(c: Any, task: Any) -> nn.Module:
+    size = c.choice("size", [4, 8], ordered=True)
+    layer = c.layer("layer", {"linear": lambda: nn.Linear(64, size), "free": lambda: nn.Linear(64, size, bias=False)})
+    return nn.Sequential(nn.Flatten(), layer, nn.Linear(size, task.classes))
 
 
 def test_weights_of_an_earlier_text_of_ones_own_space_are_not_taken_for_those_of_todays(
@@ -215,6 +224,49 @@ def test_a_supernet_is_the_same_where_its_images_have_moved(tmp_path: Path) -> N
     found = SupernetTraining(study, moved, TABLE, CPU, tmp_path).finished()
     assert found is not None
     assert found.identity == began.identity
+
+
+@pytest.mark.parametrize("settings", [SETTINGS["fair"], SupernetSpec(budget=0, evaluations=10), SETTINGS["darts"]])
+@pytest.mark.parametrize("given", [{"fixed": {"conv1.kernel": 5, "conv2.filters": 8}}, {"among": "listed"}])
+def test_all_that_a_supernet_ranks_trains_and_proposes_may_be_proposed(
+    settings: SupernetSpec, given: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = SEARCH.space.sample_distinct(6, random.Random(3))
+    Path("listed").write_text(" ".join(map(str, listed)))
+    spec = StudySpec.from_dict(SPEC.to_dict() | given).model_copy(update={"supernet": settings})
+    experiment, study, trained = Experiment.from_spec(spec), optuna.create_study(study_name="s"), []
+    space, among = experiment.space, experiment.candidates
+    short = ShortTrainer.__call__
+    monkeypatch.setattr(ShortTrainer, "__call__", lambda self, a, n: (trained.extend(a), short(self, a, n))[1])
+    training = SupernetTraining(study, experiment.search, TABLE, CPU, tmp_path)
+    training.train()
+    assert training.finished()
+    result = read_result(study)
+    assert {name: len(p) for name, p in result.alphas.items()} == {
+        n: len(p.choices) for n, p in space.parameters.items()
+    }
+    supernet = trained_supernet(study, result, experiment.search, CPU, tmp_path)
+    assert (supernet is None) == (settings.strategy_options.get("budget") == 0)
+    if settings.strategy == "darts" and "among" in given:  # its alphas know nothing of a list
+        assert proposals(study, result, among, 3)
+        return
+    assert space.parse(result.argmax) in among
+    assert all(architecture in among for architecture in trained)
+    if result.best is not None:
+        assert all(
+            space.architecture(params) in among for params in [*result.start_params(), space.parse(result.best).params]
+        )
+        assert find_predictor(study, {name: p.choices for name, p in space.parameters.items()})
+        assert len(trained) >= 6
+
+
+def test_a_list_without_any_network_of_the_supernet_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "listed").write_text("size=4,layer=linear")
+    given = {"space": {"name": f"{__name__}:sized"}, "among": str(tmp_path / "listed")}
+    experiment = Experiment.from_spec(StudySpec.from_dict(SPEC.to_dict() | given))
+    with pytest.raises(SpecError, match="none of the listed architectures is in the part of the space that the super"):
+        make_strategy(experiment.search, cost_table(experiment.space, None), CPU)
 
 
 def test_a_damaged_result_is_stored_anew_by_the_training_that_its_message_names(tmp_path: Path) -> None:
