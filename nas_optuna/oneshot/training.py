@@ -98,6 +98,7 @@ class SupernetTraining:
         space = self.strategy.supernet.space if self.strategy else part_of(self.whole, fixed)
         self.search = replace(self.search, space=space)
         self._listed = self.search.candidates.listed_in(space)
+        self._list = "" if self._listed is None else hex_digest(" ".join(sorted(map(str, self._listed))))
         self._size = space.size if self._listed is None else len(self._listed)
         self._folder = CheckpointFolder(supernet_folder(self.files, self.study, self._identity))
         if self.restart:
@@ -195,10 +196,9 @@ class SupernetTraining:
         """Whether a result has these weights and a ranking with these settings."""
         if stored.identity != self._identity or stored.stopped:
             return False
-        if stored.best is not None and self.whole.parse(stored.best) not in self.search.candidates:
-            return False  # the list has changed since, or an earlier release knew nothing of it
         settings = strategy_options(SupernetSpec.model_validate(stored.settings))
-        return not self._ranks or getattr(settings, "short_trainings", None) == self._options.short_trainings
+        mine = (self._options.short_trainings, self._list) if self._ranks else None
+        return mine is None or (getattr(settings, "short_trainings", None), stored.listed) == mine
 
     def _evaluator(self) -> SharedEvaluator | None:
         if self.strategy is None:
@@ -268,6 +268,7 @@ class SupernetTraining:
             version=self._version,
             settings=self._spec.model_dump(mode="json"),
             fixed=dict(self.search.candidates.fixed),
+            listed=self._list,
         )
         before = sum(epoch.seconds for epoch in self.history) + (short.seconds_before if short else 0.0)
         result = replace(result, seconds=round(before + time.monotonic() - began, 2))

@@ -109,6 +109,7 @@ class SupernetResult:
     version: int = 1  # of the supernet's computation
     settings: Mapping[str, Any] = field(default_factory=dict)  # the [supernet] section
     fixed: Mapping[str, Any] = field(default_factory=dict)  # the study's pins, to whose part of the space it belongs
+    listed: str = ""  # digest of the list that was ranked; empty without one, and of earlier releases
     first_trial: int = 0  # how many trials the study had when it was stored
 
     @property

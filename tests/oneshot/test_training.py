@@ -251,6 +251,9 @@ def test_all_that_a_supernet_ranks_trains_and_proposes_may_be_proposed(
     if settings.strategy == "darts" and "among" in given:  # its alphas know nothing of a list
         assert proposals(study, result, among, 3)
         return
+    for other in ({"fixed": {}, "among": None}, {"fixed": {"conv1.kernel": 3}}):
+        search = Experiment.from_spec(StudySpec.from_dict(spec.to_dict() | other)).search
+        assert not SupernetTraining(study, search, TABLE, CPU, tmp_path).finished()
     assert space.parse(result.argmax) in among
     assert all(architecture in among for architecture in trained)
     if result.best is not None:
