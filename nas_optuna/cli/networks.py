@@ -274,10 +274,11 @@ def export(
     if json:
         print_json({"trial": chosen.number, **exported.to_dict()})
         return
+    differ = f"differ by at most {exported.difference:.1e}"
     say(
         f"exported trial {chosen.number} to {out}: {', '.join(exported.files)}",
-        *(f"{name} was not written: {reason}" for name, reason in exported.left_out.items()),
-        f"Their logits differ by at most {exported.difference:.1e} on {exported.images} images.",
+        *exported.omissions,
+        *([f"Their logits {differ} on {exported.images} images."] if exported.images else []),
         *(f"{name}: {fact}" for name, fact in found.facts.items()),
     )
     if exported.int8:

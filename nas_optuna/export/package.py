@@ -31,6 +31,9 @@ TOLERANCE = 1e-5
 
 CHECKED_IMAGES = 100
 
+WEIGHTS = "model.safetensors"
+"""The one file that is always written."""
+
 MARK = ".nas-optuna-export"
 """The file that marks a folder as an earlier export, and lists the files that may be replaced."""
 
@@ -42,13 +45,18 @@ class Exported:
     folder: Path
     files: tuple[str, ...]  # their names
     left_out: Mapping[str, str]  # names of files that were not written, each with the reason in one line
-    images: int  # on which all forms were compared
+    images: int  # on which all forms were compared; 0 if there are only the weights
     difference: float  # the largest between their logits
     int8: Int8Export | None = None  # accuracy, size and latency in eight bits, if that was requested
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, JSON-ready."""
         return {name: value for name, value in asdict(self).items() if value is not None} | {"folder": str(self.folder)}
+
+    @property
+    def omissions(self) -> list[str]:
+        """A line for each reason for which files were not written."""
+        return _omissions(self.left_out, str)
 
 
 def export_network(
@@ -76,12 +84,13 @@ def export_network(
         # mount, or the only one that may be written to.
         with scratch_folder(folder if folder.is_dir() else folder.parent) as place:
             written, left_out, largest = _write_forms(classifier, raw, place, title, say)
+            compared = 0 if written == [WEIGHTS] else len(raw)
             small = write_int8(place, eight_bits) if eight_bits else None
             if small:
                 written.append(INT8)
                 facts = {**facts, f"accuracy of model.onnx and {INT8}": small.sentence}
             texts = {READER: write_reader(classifier)} if classifier.pixels.reads_pictures else {}
-            readme = write_readme(classifier, title, facts, [*written, *texts], left_out, len(raw))
+            readme = write_readme(classifier, title, facts, [*written, *texts], left_out, compared)
             if drawing is not None:
                 readme += "\n![The network](drawing.svg)\n"
                 texts["drawing.svg"] = drawing
@@ -91,7 +100,7 @@ def export_network(
             _publish(place, folder, [*written, *texts], ours)
     except OSError as error:
         raise DataError(f"cannot write to {folder}: {error.strerror}; choose another folder") from error
-    return Exported(folder, (*written, *texts), left_out, len(raw), largest, small)
+    return Exported(folder, (*written, *texts), left_out, compared, largest, small)
 
 
 def _write_forms(
@@ -100,19 +109,23 @@ def _write_forms(
     """Write the network in every possible form, and compare each."""
     with torch.inference_mode():
         expected = classifier(raw)
-    names = FORMATS.names()
+    names, unstable = FORMATS.names(), _unstable(classifier, raw, expected)
     left_out, largest = {}, 0.0
     for number, name in enumerate(names, start=1):
-        say(f"{number}/{len(names)}: {name}, compared on {len(raw)} images")
+        if unstable and name != WEIGHTS:
+            left_out[name] = unstable
+            continue
+        say(f"{number}/{len(names)}: {name}" + ("" if unstable else f", compared on {len(raw)} images"))
         try:
             # What somebody else's format does to the network or the images must not reach the other forms.
             given = (classifier, raw) if name in FORMATS.builtin else copy.deepcopy((classifier, raw))
             run = FORMATS.find(name)(*given, place / name, title)
             if not (place / name).is_file():
                 raise NotWritable("its format wrote no file of this name")
-            largest = max(largest, _compared(run, raw, expected))
+            if name != WEIGHTS:  # which are the network itself
+                largest = max(largest, _compared(run, raw, expected))
         except (Exception, SystemExit) as error:
-            if name == "model.safetensors" or (name in FORMATS.builtin and isinstance(error, OSError) and error.errno):
+            if name == WEIGHTS or (name in FORMATS.builtin and isinstance(error, OSError) and error.errno):
                 raise  # a full disk; the failure of any other form must not cost the others
             if not (place / name).is_dir():
                 (place / name).unlink(missing_ok=True)
@@ -171,6 +184,28 @@ def _compared(run: Callable[[Tensor], Tensor], raw: Tensor, expected: Tensor) ->
     return largest
 
 
+def _unstable(classifier: ImageClassifier, raw: Tensor, expected: Tensor) -> str:
+    """Why no other form can be compared with a network; empty if they can."""
+    if not expected.isfinite().all():
+        return "the network's logits are not finite numbers"
+    try:
+        _compared(classifier, raw, expected)
+    except Exception:  # batch normalisation may refuse a single image
+        return (
+            "the network's logits for an image depend on the other images or on chance (attention without"
+            " batch_first=True, F.dropout without training=self.training, BatchNorm without running statistics)"
+        )
+    return ""
+
+
+def _omissions(left_out: Mapping[str, str], quoted: Callable[[str], str]) -> list[str]:
+    names = {why: [quoted(name) for name in left_out if left_out[name] == why] for why in left_out.values()}
+    return [
+        f"{', '.join(found)} {'was' if len(found) == 1 else 'were'} not written: {quoted(why)}"
+        for why, found in names.items()
+    ]
+
+
 READER = "picture.py"
 """The file that reads pictures in the same way as the training."""
 
@@ -217,7 +252,7 @@ print(classes[network(torch.from_numpy(images)).argmax(1).item()])
 """,
     "model.safetensors": """## model.safetensors: the weights
 
-`model.py` reads them. With nas-optuna installed:
+{also}With nas-optuna installed:
 
 ```python
 import nas_optuna
@@ -252,6 +287,7 @@ def write_readme(
         values["given"] = '"image.png")'
         values["imported"] = "from picture import PIXELS, read_picture\n"
         values["image"] = 'np.stack([read_picture("image.png", PIXELS)])'
+    values["also"] = "`model.py` reads them. " if "model.py" in files else ""
     values["loading"] = loading_call(classifier.header.space, "model.safetensors")
     classes = ", ".join(classifier.classes[:20]) + (", …" if len(classifier.classes) > 20 else "")
     lines = [
@@ -273,14 +309,17 @@ def write_readme(
         *(f"| {plain(name)} | {plain(value)} |" for name, value in facts.items()),
         f"| classes | {plain(classes)} |",
         "",
-        f"All files in full precision gave the same logits on {images} images when they were written.",
-        "",
+        *(
+            [f"All files in full precision gave the same logits on {images} images when they were written.", ""]
+            if images
+            else []
+        ),
         *(_USES[name].format(**values) for name in _USES if name in files),
         *(
             f"## {plain(name)}\n\n{plain(inspect.getdoc(FORMATS.find(name)) or '')}\n"
             for name in FORMATS.names()
             if name in files and name not in _USES
         ),
-        *(f"{code(name)} was not written: {code(reason)}\n" for name, reason in left_out.items()),
+        *(f"{line}\n" for line in _omissions(left_out, code)),
     ]
     return "\n".join(lines)

@@ -361,8 +361,8 @@ class _Running:
             except SpecError as error:  # the trained network must not be lost
                 self.fit.say(f"model.int8.onnx was not written: {error}")
         exported = exported or write()
-        for name, reason in exported.left_out.items():
-            self.fit.say(f"{name} was not written: {reason}")
+        for line in exported.omissions:
+            self.fit.say(line)
         return exported
 
     def _limited(self, winner: Winner) -> dict[str, str]:

@@ -19,6 +19,7 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nas_optuna import load_network
@@ -284,6 +285,52 @@ def test_what_cannot_be_made_is_left_out_with_the_reason(tmp_path: Path) -> None
         assert "\n" not in reason
         assert len(reason) < 300
     assert "`model.py` was not written" in (tmp_path / "out/README.md").read_text()
+
+
+class Dropping(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(super().forward(x.flatten(1)))
+
+
+class Attending(nn.Module):
+    """Its pictures attend to one another, since the batch comes second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.end = nn.TransformerEncoderLayer(16, 2, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(self.layer(x[:, 0]).mean(1))
+
+
+@pytest.mark.parametrize(
+    ("network", "why"),
+    [
+        (Dropping(256, 10), "depend on the other images or on chance"),
+        (Attending(), "depend on the other images or on chance"),
+        (
+            nn.Sequential(nn.Flatten(), nn.Linear(256, 10), nn.BatchNorm1d(10, track_running_stats=False)),
+            "depend on the other images or on chance",
+        ),
+        (nn.Sequential(nn.Flatten(), nn.Linear(256, 10), nn.Threshold(1e9, float("nan"))), "are not finite numbers"),
+    ],
+    ids=["chance", "attention", "normalisation", "nan"],
+)
+def test_of_a_network_whose_logits_are_not_certain_the_weights_are_written(
+    network: nn.Module, why: str, tmp_path: Path
+) -> None:
+    classifier = _of_user(network, _images())
+    exported = _export(classifier, tmp_path / "out", _images())
+    assert exported.files == ("model.safetensors", "picture.py", "README.md")
+    assert (exported.images, exported.difference) == (0, 0.0)
+    assert len(exported.omissions) == 1
+    assert exported.omissions[0].startswith("model.py, model.pt2, model.onnx were not written: the network's logits ")
+    assert why in exported.omissions[0]
+    readme = (tmp_path / "out/README.md").read_text()
+    assert "`model.py`, `model.pt2`, `model.onnx` were not written" in readme
+    assert "same logits" not in readme
+    assert "`model.py` reads" not in readme
+    network.load_state_dict(load_file(tmp_path / "out/model.safetensors"))
 
 
 def test_what_fails_is_told_as_the_reason_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
