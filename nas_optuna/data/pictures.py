@@ -17,6 +17,7 @@ from nas_optuna.data.pixels import (
     convert_picture,
     flattened,
     is_deep,
+    is_transparent,
     open_picture,
     orientation,
     read_picture,
@@ -88,7 +89,7 @@ def inspect_picture(file: Path) -> PictureFacts:
         width, height = picture.size if turn < 5 else picture.size[::-1]
         deep = is_deep(picture)
         deep_colours = not deep and _has_deep_colours(picture)
-        if deep or deep_colours or picture.has_transparency_data:
+        if deep or deep_colours or is_transparent(picture):
             require_decodable(*picture.size)
         several = getattr(picture, "is_animated", False) and picture.format != "MPO"
         remarks = {
@@ -149,7 +150,7 @@ def _brightest(picture: Image.Image) -> int:
 
 
 def _hidden_on(picture: Image.Image) -> frozenset[int] | None:
-    if not picture.has_transparency_data or picture.convert("RGBA").getchannel("A").getextrema() == (255, 255):
+    if not is_transparent(picture) or picture.convert("RGBA").getchannel("A").getextrema() == (255, 255):
         return None
     contrast = {}
     for shade in BACKGROUNDS:

@@ -225,13 +225,19 @@ def is_deep(picture: Image.Image) -> bool:
     return picture.mode.startswith(("I", "F"))
 
 
+def is_transparent(picture: Image.Image) -> bool:
+    """Whether it may have transparent pixels: Pillow's own `has_transparency_data`, which came with release 10.1."""
+    modes = (picture.mode, picture.palette.mode if picture.mode == "P" and picture.palette else "")
+    return "transparency" in picture.info or any(mode.endswith(("A", "a")) for mode in modes)
+
+
 def flattened(picture: Image.Image, pixels: PixelFormat) -> Image.Image:
     """A picture in 8-bit grey or RGB, with the background behind transparency."""
     from PIL import Image
 
     if is_deep(picture):
         picture = Image.fromarray(eight_bits(np.asarray(picture), pixels))
-    mode, transparent = "L" if pixels.channels == 1 else "RGB", picture.has_transparency_data
+    mode, transparent = "L" if pixels.channels == 1 else "RGB", is_transparent(picture)
     if picture.mode == mode and not transparent:
         return picture
     if picture.mode == "LAB":  # Pillow converts it to nothing else

@@ -21,7 +21,7 @@ from nas_optuna import load_network
 from nas_optuna.data import BatchLoader, ImageSet, load_data, load_images
 from nas_optuna.data import pixels as pixels_module
 from nas_optuna.data.pictures import picture_pixels
-from nas_optuna.data.pixels import MAX_PIXELS, PixelFormat
+from nas_optuna.data.pixels import MAX_PIXELS, PixelFormat, is_transparent, read_picture
 from nas_optuna.errors import DataError
 from nas_optuna.export import export_network
 from nas_optuna.fitting.inputs import name_of
@@ -219,6 +219,20 @@ def test_what_is_copied_beside_a_network_needs_numpy_and_pillow_alone() -> None:
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
     assert imported <= sys.stdlib_module_names | {"numpy", "PIL"}
+
+
+def test_pictures_are_read_by_the_pillow_of_a_machine_that_lacks_this_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before release 10.1 Pillow did not tell transparency itself."""
+    files = write_odd_pictures(tmp_path)
+    transparent = [file for file in files if Image.open(file).has_transparency_data]
+    made = [Image.new(mode, (2, 2)) for mode in ("LA", "La", "PA", "RGBa", "P", "LAB", "I;16")]
+    assert [is_transparent(each) for each in made] == [each.has_transparency_data for each in made]
+    monkeypatch.delattr(Image.Image, "has_transparency_data")
+    assert [file for file in files if is_transparent(Image.open(file))] == transparent
+    pixels = PixelFormat(3, 8, 8, (0.0,) * 3, (1.0,) * 3, (8, 8))
+    assert all(read_picture(file, pixels).shape == (3, 8, 8) for file in transparent)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp"])
