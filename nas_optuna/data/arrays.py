@@ -160,7 +160,7 @@ class NpzSource(FileSource):
         images = torch.from_numpy(np.ascontiguousarray(pixels))
         arrays = [str(self._arrays[part][role]) for part in self._arrays for role in ("images", "labels")]
         layout = f"arrays: {', '.join(arrays)}" + ("" if "test" in self._arrays else f"; {WITHOUT_TEST}")
-        scaled = [scaling(kind, white) for kind, white in self._whites.items()]
+        scaled = [scaling(kind, white) for kind, white in self._whites.items() if kind.endswith("_white")]
         notes = (layout, *(f"pixels: {words}" for words in scaled if words), *left_out_notes(self._left_out))
         return images, {"sizes": (tuple(images.shape[2:]),), "notes": notes, **self._whites}
 

@@ -123,7 +123,8 @@ class FolderSource(FileSource):
         facts = [self._facts[i] for i in chosen]
         sizes = sorted({(fact.height, fact.width) for fact in facts}, key=lambda size: (size[0] * size[1], size))
         notes = (*self._remarks(), *_changes(facts, pixels), *left_out_notes(self._left_out))
-        shades = {name: getattr(pixels, name) for name in ("background", "whole_white", "fraction_white")}
+        copied = ("background", "whole_white", "fraction_white", "whole_white_found")
+        shades = {name: getattr(pixels, name) for name in copied}
         return images, {"sizes": tuple(sizes), "notes": notes, **shades}
 
     def _remarks(self) -> Iterator[str]:

@@ -44,6 +44,7 @@ class ImageSet:
         background: The shade behind transparent parts of pictures: 255 is white, 0 black.
         whole_white: The whole number that became 255 if pixels were deeper than 8 bits, e.g. 4095.
         fraction_white: The fraction that became 255 if pixels were floating-point numbers: 1 or 255.
+        whole_white_found: Whether any pixels were such whole numbers.
         sizes: The distinct original sizes ``(height, width)`` in pixels, by area; empty if they are unknown.
         notes: Lines for a person on the layout, changed pixels and unused files, printed at the start of a run.
         chiral: The value of `is_chiral`; None has it measured.
@@ -67,6 +68,7 @@ class ImageSet:
     background: int = 255
     whole_white: int = 65535
     fraction_white: int = 1
+    whole_white_found: bool = False
     sizes: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
     chiral: bool | None = None
@@ -110,7 +112,7 @@ class ImageSet:
         """How pictures become inputs of that size for a network that was trained on these images."""
         channels, height, width = self.images.shape[1:]
         size = (input_size, input_size) if isinstance(input_size, int) else (input_size[0], input_size[1])
-        whites = (self.background, self.whole_white, self.fraction_white)
+        whites = (self.background, self.whole_white, self.fraction_white, self.whole_white_found)
         return PixelFormat(channels, height, width, tuple(self.mean), tuple(self.std), size, self.resize, *whites)
 
     @property

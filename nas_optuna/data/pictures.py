@@ -50,7 +50,7 @@ def shared_whites(found: Iterable[tuple[str, int]]) -> dict[str, Any]:
     whites: dict[str, int] = {}
     for kind, white in found:
         whites[kind] = max(white, whites.get(kind, 0))
-    return whites
+    return whites | ({"whole_white_found": True} if "whole_white" in whites else {})
 
 
 def scaling(kind: str, white: int) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ class PixelFormat:
         background: The shade behind transparency: 255 is white, 0 black.
         whole_white: The whole number that becomes 255 if pixels are deeper than 8 bits; 4095 for 12 bits.
         fraction_white: The fraction that becomes 255 if pixels are floating-point numbers: 1 or 255.
+        whole_white_found: Whether `whole_white` is that of training images rather than a guess.
     """
 
     channels: int
@@ -68,6 +69,7 @@ class PixelFormat:
     background: int = 255
     whole_white: int = 65535
     fraction_white: int = 1
+    whole_white_found: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.channels, self.height, self.width, *self.input_size)
@@ -77,6 +79,7 @@ class PixelFormat:
             if len(values) != self.channels or not all(type(v) in (int, float) and math.isfinite(v) for v in values):
                 raise ValueError(f"{name} must hold a number for each of {self.channels} channels")
         whites = type(self.whole_white) is int and 255 <= self.whole_white <= 65535 and self.fraction_white in (1, 255)
+        whites = whites and type(self.whole_white_found) is bool
         if not whites or type(self.background) is not int or not 0 <= self.background <= 255 or min(self.std) <= 0:
             raise ValueError("std must be above 0, the background within 0 … 255, white within 255 … 65535")
         if self.resize not in ("stretch", "crop", "pad"):
@@ -86,6 +89,10 @@ class PixelFormat:
     def reads_pictures(self) -> bool:
         """Whether picture files, which are grey or have three colours, can be its images."""
         return self.channels in (1, 3)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The format, JSON-ready; without what earlier releases did not write, where it does not matter."""
+        return {name: value for name, value in asdict(self).items() if name != "whole_white_found" or value}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PixelFormat:

@@ -56,7 +56,8 @@ def _bytes(images: Tensor | np.ndarray[Any, Any], pixels: PixelFormat) -> Tensor
         images = images.detach().cpu()  # first, as Apple's GPUs have no double
         images = (images.double() if images.is_floating_point() else images).numpy()
     # If the training images had 8 bits, the depth of other whole numbers is unknown, unless it is clearly 16 bits.
-    unknown = images.dtype.kind in "iu" and pixels.whole_white == 65535 and images.max(initial=0) < 2**14
+    guessed = pixels.whole_white == 65535 and not pixels.whole_white_found
+    unknown = images.dtype.kind in "iu" and guessed and images.max(initial=0) < 2**14
     if images.dtype.kind not in "biuf" or unknown:
         raise refused(f"images are {_kind(images)}", pixels)
     try:

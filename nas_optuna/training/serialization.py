@@ -6,7 +6,6 @@ before anything large is read or made.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from contextlib import suppress
@@ -166,7 +165,7 @@ def make_header(architecture: Architecture, spec: StudySpec, images: ImageSet, o
         space_options=json.loads(json.dumps(spec.space.options)),
         architecture=str(architecture),
         classes=list(images.classes),
-        pixels=dataclasses.asdict(images.pixel_format(spec.recipe.input_size or images.side)),
+        pixels=images.pixel_format(spec.recipe.input_size or images.side).to_dict(),
         origin=origin,
     )
 

@@ -48,7 +48,7 @@ def _trained(images: ImageSet, path: Path, side: int = 12) -> ImageClassifier:
     architecture = space.sample(random.Random(0))
     network = make_network(space, architecture, spec.recipe, CPU, seed=0)
     save_network(path, network, make_header(architecture, spec, images))
-    assert make_header(architecture, spec, images).pixels == dataclasses.asdict(images.pixel_format(side))
+    assert make_header(architecture, spec, images).pixels == images.pixel_format(side).to_dict()
     return load_network(path)
 
 
@@ -287,12 +287,16 @@ def test_a_network_takes_the_arrays_that_it_was_trained_on(kind: str, tmp_path: 
     pixels = data.pixel_format(8)
     taken = {bytes(image) for image in as_batch(images, pixels).numpy()}
     assert taken >= {bytes(image) for image in data.images.numpy()}
+    assert PixelFormat.from_dict(json.loads(json.dumps(pixels.to_dict()))) == pixels
+    if kind == "16 bits":
+        assert as_batch(images[:1] // 65, pixels).max() == 4, "a dark one"
     with pytest.raises(DataError, match="this network takes"):
         as_batch(np.full((1, 3, 8, 8), -0.5), pixels)
 
 
 def test_whole_numbers_of_unknown_depth_are_refused() -> None:
     pixels = PixelFormat(1, 8, 8, (0.5,), (0.5,), (8, 8))
+    assert "whole_white_found" not in pixels.to_dict(), "files are as those of earlier releases"
     for dtype in (np.int64, np.uint16):
         with pytest.raises(DataError, match=f"images are {np.dtype(dtype)}; this network takes raw pixels"):
             as_batch(np.full((2, 1, 8, 8), 9, dtype), pixels)
