@@ -36,6 +36,7 @@ with lazily():
     from nas_optuna.fitting import spec as fit_spec
     from nas_optuna.fitting.pretrained import may_begin_pretrained
     from nas_optuna.fitting.run import Fit
+    from nas_optuna.fitting.winner import trained_file
     from nas_optuna.report import confusion, drawing, facts, notes
     from nas_optuna.spec import StudySpec
     from nas_optuna.study import files as study_files
@@ -246,8 +247,8 @@ def export(
     """Write a trial's network as PyTorch source, ONNX, torch.export program and weights.
 
     The weights are those that retrain wrote for this trial (STUDY-trial-N.safetensors in this folder, or --network), or
-    else those that were kept of it; their test accuracy is what the file itself says. All files are compared on 100
-    images before they are put in place.
+    that fit has trained last, or else those that were kept of it; their test accuracy is what the file itself says. All
+    files are compared on 100 images before they are put in place.
     """
     refuse_stdout(out)
     experiment, study = stored.experiment(device="cpu")
@@ -257,7 +258,7 @@ def export(
             " export them in your own code with nas_optuna.export.export_network"
         )
     search, chosen = experiment.search, facts.StudyFacts(study).choose(trial)
-    found, data = _found(study, search, chosen, network), search.data
+    found, data = _found(study, search, chosen, network, stored.url), search.data
     held_out = data.validation
     if int8 and found.retrained:  # on training and validation images
         held_out = experiment.test_images
@@ -285,8 +286,10 @@ def export(
         _print_int8(exported.int8, "test" if found.retrained else search.spec.data.select_on)
 
 
-def _found(study: Study, search: Search, chosen: FrozenTrial, network: Path | None) -> finished_network.FinishedNetwork:
-    """The network of a trial, from a named file or from where retrain and run keep them."""
+def _found(
+    study: Study, search: Search, chosen: FrozenTrial, network: Path | None, url: str
+) -> finished_network.FinishedNetwork:
+    """The network of a trial, from a named file or from where retrain, fit and run keep them."""
     retrained = network or _file_of(study, chosen)
     if network is not None or retrained.is_file():
         found = finished_network.retrained_network(study, search, chosen, retrained)
@@ -296,6 +299,8 @@ def _found(study: Study, search: Search, chosen: FrozenTrial, network: Path | No
                 f" know that it is this trial's, name it: --network {retrained}"
             )
         return found
+    if trained := trained_file(study, chosen, url):
+        return finished_network.retrained_network(study, search, chosen, trained, by="fit")
     return finished_network.kept_network(study, search, chosen)
 
 

@@ -54,8 +54,10 @@ def origin_of(study: Study, trial: FrozenTrial, report: TestReport) -> Origin:
     )
 
 
-def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Path) -> FinishedNetwork:
-    """The network in a file that ``nas-optuna retrain`` wrote for a trial, with the figures stored there."""
+def retrained_network(
+    study: Study, search: Search, trial: FrozenTrial, file: Path, by: str = "retrain"
+) -> FinishedNetwork:
+    """The network in a file that ``nas-optuna retrain`` or ``fit`` wrote for a trial, with the figures stored there."""
     classifier = load_network(file, space=search.space)
     wanted, origin = search.space.architecture(of_architecture(trial.params)), classifier.header.origin
     uid = study.user_attrs.get(StudyKey.UID)
@@ -72,7 +74,7 @@ def retrained_network(study: Study, search: Search, trial: FrozenTrial, file: Pa
     if origin is None:
         unknown = "not known: the file does not say of which study and trial it is"
         return FinishedNetwork(classifier, {"trained": "not known", "test accuracy": unknown}, retrained=True)
-    trained = f"by nas-optuna retrain, for trial {trial.number} of study {study.study_name}, seed {origin.seed}"
+    trained = f"by nas-optuna {by}, for trial {trial.number} of study {study.study_name}, seed {origin.seed}"
     shown = Measured.on(origin.test_images, origin.test_accuracy).exact
     facts = {"trained": trained, "test accuracy": f"{shown} on {origin.test_images:,} images"}
     if (seeds := len(origin.accuracies)) > 1:

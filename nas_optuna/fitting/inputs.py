@@ -24,6 +24,8 @@ from nas_optuna.spec import DataSpec
 
 NETWORK, PAGE = "network", "report.html"
 WEIGHTS = f"{NETWORK}/model.safetensors"
+TRAINED = "trained.safetensors"
+"""The network since its test, among the files of the search: from it what is missing is written again."""
 DATABASE = "search.db"
 """The search of a fit; if it exists, the images next to it are those that it began with."""
 PIXELS = "images.npz"
@@ -42,6 +44,15 @@ def require_own_folder(folder: Path, *, begun: bool) -> None:
         raise SpecError(f"{named(folder)} holds a {PAGE} that no fit wrote; choose another folder")
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether nothing was deleted of what a finished fit has written."""
+    try:
+        names = files_of_ours(folder / NETWORK)
+    except DataError:  # its mark was deleted, so nothing can be written there
+        names = frozenset()
+    return all((folder / name).is_file() for name in (WEIGHTS, PAGE, *(f"{NETWORK}/{name}" for name in names)))
+
+
 @contextmanager
 def own_folder(folder: Path) -> Iterator[None]:
     """Make the folder of a fit, and refuse a second one that would work in it at the same time."""
@@ -53,6 +64,16 @@ def own_folder(folder: Path) -> Iterator[None]:
         if not alone:
             raise StudyError(f"another fit works in {named(folder)}; wait until it has ended, or choose another folder")
         yield
+
+
+@contextmanager
+def in_a_folder() -> Iterator[None]:
+    """Name the folder instead of the study or the database in the remedies of errors."""
+    try:
+        yield
+    except StudyError as error:
+        told = str(error).replace("under another name (--study NAME)", "in another folder (--out FOLDER)")
+        raise StudyError(told.replace("another file as the storage", "another folder (--out FOLDER)")) from None
 
 
 def name_of(data: Any, folder: Path) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,18 @@ from nas_optuna.export.int8 import EightBits
 from nas_optuna.files import write_file
 from nas_optuna.fitting.clock import Load, Plan, Progress, TimeBudget, parse_duration, refuse_undivided
 from nas_optuna.fitting.equal_seconds import last_trainings, stages_of, time_network, time_reference
-from nas_optuna.fitting.inputs import DATABASE, NETWORK, PAGE, WEIGHTS, name_of, own_folder, require_own_folder
+from nas_optuna.fitting.inputs import (
+    DATABASE,
+    NETWORK,
+    PAGE,
+    TRAINED,
+    WEIGHTS,
+    in_a_folder,
+    is_whole,
+    name_of,
+    own_folder,
+    require_own_folder,
+)
 from nas_optuna.fitting.pretrained import may_begin_pretrained
 from nas_optuna.fitting.rungs import RungSearch, last_rung, plan_for
 from nas_optuna.fitting.spec import advice, decided_before, larger_space, new_experiment, spec_for
@@ -50,8 +60,6 @@ from nas_optuna.training.checkpoint import KeptWeights
 from nas_optuna.training.serialization import make_header, save_network
 
 STUDY = "fit"
-TRAINED = "trained.safetensors"
-"""The network, since its test: from it what is missing is written again."""
 
 
 def to_stderr(line: str) -> None:
@@ -149,7 +157,7 @@ class Fit:
     def _run(self) -> Fitted:
         require_own_folder(self.folder, begun=False)
         url = sqlite_url(self.folder / DATABASE)
-        with _in_a_folder():
+        with in_a_folder():
             storage = open_storage(url, create=True)
             study = load_study(storage, STUDY) if STUDY in study_names(storage) else None
         state = {} if study is None else dict(study.user_attrs.get(StudyKey.FIT, {}))
@@ -157,8 +165,9 @@ class Fit:
         if study is not None:
             self.spec = decided_before(self.spec, study_spec(study), self.pretrained)
             self._require_same(study, images=bool(state.get("done")))
-            if state.get("done") and all((self.folder / name).is_file() for name in (WEIGHTS, PAGE)):
-                self.say(f"{named(self.folder)} holds the finished network; another folder begins anew")
+            if state.get("done") and is_whole(self.folder):
+                again = "what you delete of it is written again, and another folder begins anew"
+                self.say(f"{named(self.folder)} holds the finished network; {again}")
                 return self._fitted(study)
         require_own_folder(self.folder, begun=True)
         with interruptible(self.stop):
@@ -166,7 +175,7 @@ class Fit:
 
     def _require_same(self, study: Study, *, images: bool) -> None:
         """Refuse another spec, and other images if nothing else reads them."""
-        with _in_a_folder():
+        with in_a_folder():
             require_same_spec(study, self.spec)
             if images:
                 Experiment.of_study(study, self.spec, data_directory=self.data_directory, device=self.device)
@@ -208,7 +217,7 @@ class _Running:
             experiment = new_experiment(fit.spec, fit.pretrained, fit.budget, fit.say, **settings)
             fit.spec = experiment.spec
         else:
-            with _in_a_folder():
+            with in_a_folder():
                 experiment = Experiment.of_study(study, fit.spec, **settings)
         data = experiment.search.data
         images = replace(
@@ -249,6 +258,8 @@ class _Running:
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
         """The network that an earlier run has saved and tested, if only the export is missing."""
         file, report = self.files / TRAINED, report_of(self.study)
+        if self.progress.state.get("done") and not file.is_file():
+            file = self.fit.folder / WEIGHTS
         if report is None or not file.is_file():
             return None
         winner = winner_of(self.study, self.experiment.space, self.fit.spec.reference)
@@ -387,13 +398,3 @@ class _Running:
     @property
     def _kept(self) -> KeptWeights:
         return KeptWeights(checkpoint_folder(self.files, STUDY))
-
-
-@contextmanager
-def _in_a_folder() -> Iterator[None]:
-    """Name the folder instead of the study or the database in the remedies of errors."""
-    try:
-        yield
-    except StudyError as error:
-        told = str(error).replace("under another name (--study NAME)", "in another folder (--out FOLDER)")
-        raise StudyError(told.replace("another file as the storage", "another folder (--out FOLDER)")) from None

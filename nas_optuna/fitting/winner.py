@@ -17,6 +17,7 @@ from nas_optuna.errors import SpecError, StudyError, named
 from nas_optuna.execution.evaluator import Search
 from nas_optuna.execution.reference import as_space, trained_reference
 from nas_optuna.execution.retrain import TestReport, stored_report
+from nas_optuna.fitting.inputs import TRAINED, WEIGHTS
 from nas_optuna.fitting.rungs import trained_weights
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.metrics import ACCURACIES
@@ -25,6 +26,7 @@ from nas_optuna.report.facts import StudyFacts
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spec import StudySpec
+from nas_optuna.study.files import folders
 from nas_optuna.study.results import changes
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Gain, is_ahead, remembered_images
@@ -156,6 +158,20 @@ def winner_of(study: Study, space: SearchSpace, reference: str | None) -> Winner
             " another folder (--out FOLDER)"
         )
     return Winner.known(trial, space, reference if final.get("own") else None)
+
+
+def trained_file(study: Study, trial: FrozenTrial, url: str) -> Path | None:
+    """The file of the network that a fit has trained last, if it is this trial's; a `StudyError` if it is not there."""
+    final: dict[str, Any] = study.user_attrs.get(StudyKey.FIT, {}).get("final", {})
+    if final.get("own") or final.get("trial") != trial.number or report_of(study) is None:
+        return None
+    files = folders(url)[-1]
+    if not (files / TRAINED).is_file():
+        raise StudyError(
+            f"the network that this fit has trained last is not in {files / TRAINED}, and the search has trained it for"
+            f" less time; name its file: --network {shlex.quote(str(files.parent / WEIGHTS))}"
+        )
+    return files / TRAINED
 
 
 def report_of(study: Study) -> TestReport | None:

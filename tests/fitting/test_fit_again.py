@@ -11,8 +11,10 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import nas_optuna as nas
+from nas_optuna.cli import main
 from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.data import load_images
 from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError
@@ -23,8 +25,8 @@ from nas_optuna.fitting import equal_seconds
 from nas_optuna.fitting import run as fitting_run
 from nas_optuna.fitting.clock import Load, TimeBudget
 from nas_optuna.fitting.equal_seconds import stages_of
-from nas_optuna.fitting.inputs import name_of, own_folder
-from nas_optuna.fitting.run import TRAINED, Fit
+from nas_optuna.fitting.inputs import TRAINED, WEIGHTS, name_of, own_folder
+from nas_optuna.fitting.run import Fit
 from nas_optuna.fitting.rungs import run_within
 from nas_optuna.fitting.spec import spec_for, with_few_to_select
 from nas_optuna.fitting.winner import report_of
@@ -195,12 +197,14 @@ def test_a_report_that_is_missing_is_made(resumed: tuple[Path, list[str], list[s
     assert state_in(folder)["done"]
 
 
-@pytest.mark.parametrize("missing", ["network", "network/model.safetensors", "report.html"])
+@pytest.mark.parametrize("missing", ["network", "network/model.safetensors", "network/model.py", "report.html"])
 def test_what_somebody_deleted_of_a_finished_fit_is_written_again(
     resumed: tuple[Path, list[str], list[str]], tmp_path: Path, missing: str
 ) -> None:
     folder = tmp_path / "model"
     shutil.copytree(resumed[0], folder)
+    if missing == "network/model.py":  # the other file that holds the network
+        (folder / "search-files" / TRAINED).unlink()
     digits = load_images("digits", False).images
     before = nas.load_network(folder / "network/model.safetensors").predict(digits)
     shutil.rmtree(folder / missing) if missing == "network" else (folder / missing).unlink()
@@ -209,6 +213,22 @@ def test_what_somebody_deleted_of_a_finished_fit_is_written_again(
     assert (folder / "network/model.py").is_file()
     assert (folder / "report.html").is_file()
     assert len(study_in(folder).user_attrs[StudyKey.RETRAINED]) == 1, "nothing was trained or tested again"
+
+
+def test_the_network_of_a_fit_is_exported_as_the_fit_has_trained_it(
+    resumed: tuple[Path, list[str], list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(resumed[0], folder)
+    number = str(state_in(folder)["final"]["trial"])
+    stored = ["--storage", f"sqlite:///{folder}/search.db", "--study", "fit", "--trial", number]
+    assert main(["export", *stored, "--out", str(tmp_path / "out")]) == 0
+    found, expected = (load_file(file) for file in (tmp_path / "out/model.safetensors", folder / WEIGHTS))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert "by nas-optuna fit, for trial" in (tmp_path / "out/README.md").read_text()
+    (folder / "search-files" / TRAINED).unlink()
+    assert main(["export", *stored, "--out", str(tmp_path / "other")]) == 2
+    assert f"name its file: --network {folder / WEIGHTS}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_what_is_tested_after_a_fit_does_not_become_its_figure(
