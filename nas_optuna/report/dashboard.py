@@ -34,7 +34,7 @@ from nas_optuna.errors import shortened
 from nas_optuna.objectives import describe
 from nas_optuna.study.optuna_internals import study_id_of, study_system_attributes, trial_id_of
 from nas_optuna.study.schema import PREFIX, TrialKey, is_reserved
-from nas_optuna.study.transactions import artifacts_of_others, set_study_system_attributes
+from nas_optuna.study.transactions import artifacts_of_others, chosen_system_attributes, set_study_system_attributes
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
@@ -121,7 +121,7 @@ def keep(store: Path, trial_id: int, files: Mapping[str, bytes]) -> dict[str, An
 
 def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]) -> None:
     """Keep files in place of earlier ones of the same name."""
-    kept = _kept(study_system_attributes(study), trial_id)
+    kept = _kept(attributes_of(study, trial_id), trial_id)
     before = [key for key, facts in kept if facts.get("filename") in files]
     gone = dict.fromkeys(before, "null")  # what optuna-dashboard writes for an artifact that was deleted
     new = keep(store, trial_id, files)
@@ -131,6 +131,11 @@ def replace(study: Study, store: Path, trial_id: int, files: Mapping[str, bytes]
         remove(store, map(_number, new))
         raise
     remove(store, _own(study, before))
+
+
+def attributes_of(study: Study, trial_id: int) -> dict[str, Any]:
+    """The study attributes that name a trial's files."""
+    return chosen_system_attributes(study, starts=[f"{_PREFIX}{trial_id}:"])
 
 
 def address(study: Study, attributes: Mapping[str, Any], trial_id: int, name: str) -> str | None:
@@ -185,6 +190,12 @@ def dashboard_note(
     parts = {f"{part}{i}": text[start : start + NOTE_PART] for i, start in enumerate(range(0, len(text), NOTE_PART))}
     stale = {key: "" for key in known if key.startswith(part) and key not in parts}
     return parts | stale | {version: (before if isinstance(before := known.get(version), int) else 0) + 1}
+
+
+def attributes_of_note(study: Study, trial: FrozenTrial | None = None) -> dict[str, Any]:
+    """The study attributes that hold its note, or that of one of its trials."""
+    version, part = _note_keys(trial)
+    return chosen_system_attributes(study, [version], [part])
 
 
 def note_in(attributes: Mapping[str, Any], trial: FrozenTrial | None = None) -> str:

@@ -40,6 +40,7 @@ from nas_optuna.study.results import (
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, reports_of
 from nas_optuna.study.significance import Gain, Measured, error_of, remembered_images, standard_error, with_error
 from nas_optuna.study.studies import command, has_spec, maximizes, study_spec
+from nas_optuna.study.transactions import metric_names
 
 with lazily():
     from nas_optuna.costs.latency_table import LatencyTable
@@ -283,7 +284,7 @@ class StudyFacts:
 def objective_names(study: Study) -> list[str]:
     """Names of a study's objectives, in order; a study that is not ours may not name them."""
     several = [f"value_{i}" for i in range(len(study.directions))] if len(study.directions) > 1 else ["value"]
-    return study.metric_names or several
+    return metric_names(study) or several
 
 
 def _setting(name: str, record: TrialRecord) -> object:

@@ -22,11 +22,11 @@ from nas_optuna.report.dashboard import dashboard_note, note_in
 from nas_optuna.report.drawing import draw_trial
 from nas_optuna.report.facts import StudyFacts, figures_of, objective_names, remarks_of, retrained_figures
 from nas_optuna.spaces.architecture import text_of
-from nas_optuna.study.optuna_internals import study_system_attributes, trial_id_of
+from nas_optuna.study.optuna_internals import trial_id_of
 from nas_optuna.study.results import TrialRecord, best_trial, front_trials, ranked
 from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.significance import Measured, remembered_images
-from nas_optuna.study.transactions import set_study_system_attributes
+from nas_optuna.study.transactions import chosen_system_attributes, set_study_system_attributes
 
 if TYPE_CHECKING:
     from nas_optuna.execution.retrain import TestReport
@@ -70,7 +70,7 @@ def architecture_table(params: Mapping[str, Any]) -> str:
     return table(["", *columns], rows, _GAP)
 
 
-def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
+def study_note(study: Study) -> str:
     """Markdown of a study: its search, its results, and the next step."""
     facts = StudyFacts(study)
     names = facts.names
@@ -88,7 +88,8 @@ def study_note(study: Study, attributes: Mapping[str, Any]) -> str:
     parts.append(table(table_of["columns"], table_of["rows"], _GAP))
     if facts.gain is not None:
         parts += [f"Accuracy {facts.gain}.", *facts.gain.remarks()]
-    if picture := dashboard.address(study, attributes, trial_id_of(found.best), dashboard.DRAWING):
+    best = trial_id_of(found.best)
+    if picture := dashboard.address(study, dashboard.attributes_of(study, best), best, dashboard.DRAWING):
         parts.append(f"![The best network, drawn]({picture})")
     return "\n\n".join([*parts, *_tested(facts)])
 
@@ -157,7 +158,7 @@ def note_retraining(study: Study, trial: FrozenTrial, store: Path, file: Path, r
     number, matrix = trial_id_of(trial), "confusion-matrix.svg"
     picture = Confusion.of(report).svg().encode()
     dashboard.replace(study, store, number, {file.name: file.read_bytes(), matrix: picture})
-    attributes = study_system_attributes(study)
+    attributes = dashboard.attributes_of(study, number) | dashboard.attributes_of_note(study, trial)
     drawing = dashboard.address(study, attributes, number, dashboard.DRAWING)
     note = note_in(attributes, trial) or trial_note(trial, objective_names(study), remembered_images(study), drawing)
     seeds = len(report.seeds)
@@ -174,10 +175,11 @@ def write_study_note(study: Study) -> None:
     """Write the note of a study for the dashboard, unless a person has changed it."""
     if study.user_attrs.get(StudyKey.SPEC) is None:
         return  # a plain Optuna study with our objective
-    attributes = study_system_attributes(study)
+    attributes = dashboard.attributes_of_note(study)
     before = note_in(attributes)
-    if before and attributes.get(StudyKey.NOTE) != hex_digest(before, 16, "sha256"):
+    known = chosen_system_attributes(study, [StudyKey.NOTE])
+    if before and known.get(StudyKey.NOTE) != hex_digest(before, 16, "sha256"):
         return
-    body = study_note(study, attributes)
+    body = study_note(study)
     note = dashboard_note(body, None, attributes)
     set_study_system_attributes(study, note | {StudyKey.NOTE: hex_digest(body, 16, "sha256")})

@@ -25,12 +25,12 @@ from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Parameter
-from nas_optuna.study.optuna_internals import METRIC_NAMES, study_system_attributes, study_user_attributes
+from nas_optuna.study.optuna_internals import study_user_attributes
 from nas_optuna.study.schema import StudyKey, attributes_of, read_parts
 from nas_optuna.study.significance import remembered_images
 from nas_optuna.study.studies import command
 from nas_optuna.study.supernet_result import find_predictor
-from nas_optuna.study.transactions import change_study
+from nas_optuna.study.transactions import change_study, metric_names
 
 MOST = 200
 """The most trials that are copied: half are the best, half spread over the rest."""
@@ -158,7 +158,7 @@ def beforehand(study: Study, history: History, ordered: Sequence[bool]) -> list[
 
 def images_of(study: Study) -> int | None:
     """How many validation images the first objective was measured on; None if it is no accuracy."""
-    names = study_system_attributes(study).get(METRIC_NAMES) or [""]  # Hyperband shows a study without its names
+    names = metric_names(study) or [""]  # Hyperband shows a study without its names
     return remembered_images(study) if names[0] == "accuracy" else None
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, create_engine, delete, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, create_engine, delete, insert, or_, select, text, update
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import scoped_session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -134,10 +134,17 @@ class Database(RDBStorage):
         """Read and check a study's system attributes."""
         return self._attributes_of_study(study_id, "study_system_attributes")
 
-    def _attributes_of_study(self, study_id: int, name: str) -> dict[str, Any]:
+    def chosen_system_attributes(self, study_id: int, keys: Sequence[str], starts: Sequence[str]) -> dict[str, Any]:
+        """Read and check the system attributes of a study that have one of these keys, or whose key starts so."""
+        key = tables()["study_system_attributes"].c.key
+        which = or_(key.in_(keys), *(key.startswith(start, autoescape=True) for start in starts))
+        return self._attributes_of_study(study_id, "study_system_attributes", which)
+
+    def _attributes_of_study(self, study_id: int, name: str, *which: ColumnElement[bool]) -> dict[str, Any]:
         table, studies = tables()[name], tables()["studies"]
         with self.engine.connect() as connection:
-            rows = connection.execute(select(table.c.key, table.c.value_json).where(table.c.study_id == study_id)).all()
+            of_study = select(table.c.key, table.c.value_json).where(table.c.study_id == study_id, *which)
+            rows = connection.execute(of_study).all()
             if not rows and connection.execute(select(studies).where(studies.c.study_id == study_id)).first() is None:
                 raise KeyError(f"no study has the id {study_id}")
         try:

@@ -19,6 +19,7 @@ from nas_optuna.quantities import Direction
 from nas_optuna.study.optuna_internals import hypervolume, pareto_front, read_once
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute, costs_of
 from nas_optuna.study.studies import maximizes
+from nas_optuna.study.transactions import metric_names
 
 ALIKE = 1.2
 """Trainings are compared if their seconds differ by less than this factor."""
@@ -256,7 +257,7 @@ def front_of(study: Study, reference: Mapping[str, float] | None = None) -> Fron
     """The front of a study."""
     objectives = [
         replace(parse_criterion(name, imports=False), direction=cast(Direction, direction.name.lower()))
-        for name, direction in zip(study.metric_names or (), study.directions, strict=False)
+        for name, direction in zip(metric_names(study) or (), study.directions, strict=False)
     ]
     given = dict(reference or {})
     for name, value in given.items():

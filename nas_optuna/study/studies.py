@@ -258,7 +258,7 @@ def _summary(storage: optuna.storages.BaseStorage, name: str, counted: Mapping[s
     best: float | None = None
     try:
         study = optuna.load_study(study_name=name, storage=storage)
-        objectives = tuple(study.metric_names or [f"value {i}" for i in range(len(study.directions))])
+        objectives = tuple(transactions.metric_names(study) or [f"value {i}" for i in range(len(study.directions))])
         if len(study.directions) == 1:
             best = _best_value(study)
     except (StudyError, KeyError):  # its rows are damaged, or just deleted; the others are shown all the same

@@ -83,6 +83,20 @@ def create_whole_study(
         raise DuplicatedStudyError(f"study {name!r} exists") from None
 
 
+def chosen_system_attributes(study: Study, keys: Sequence[str] = (), starts: Sequence[str] = ()) -> dict[str, Any]:
+    """System attributes of a study by key, or by how it starts; all of them, with each trial's note, may be many."""
+    storage, study_id = storage_of(study), study_id_of(study)
+    if isinstance(storage, RetryingStorage):
+        return storage.with_retry(lambda: storage.database.chosen_system_attributes(study_id, keys, starts))
+    found = storage.get_study_system_attrs(study_id)
+    return {key: value for key, value in found.items() if key in keys or key.startswith(tuple(starts))}
+
+
+def metric_names(study: Study) -> list[str] | None:
+    """``study.metric_names`` without reading all other system attributes."""
+    return chosen_system_attributes(study, [METRIC_NAMES]).get(METRIC_NAMES)
+
+
 def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None:
     """Set system attributes of a study, in which tools such as optuna-dashboard keep their data."""
     storage, study_id = storage_of(study), study_id_of(study)

@@ -20,7 +20,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import all_trials, enqueued_params
 from nas_optuna.study.results import REFERENCE
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.transactions import add_trial
+from nas_optuna.study.transactions import add_trial, metric_names
 
 with lazily():
     from nas_optuna.costs.candidates import Candidates
@@ -108,7 +108,7 @@ def enqueue_cheapest(study: Study, candidates: Candidates) -> dict[str, Architec
     # find it. In a large space it is the cheapest that descents find, and for measured latency the one with the fewest
     # MACs. ``benchmarks/limits.py`` compares fronts with and without it.
     # Does nothing once a trial of the study has begun, and leaves out what may not be proposed.
-    criteria = [parse_criterion(text, imports=False) for text in study.metric_names or ()]
+    criteria = [parse_criterion(text, imports=False) for text in metric_names(study) or ()]
     directions = {c.cost: c.direction for c in criteria if c.cost and not c.metric}
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     if len(criteria) < 2 or begun:

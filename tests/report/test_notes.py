@@ -12,10 +12,14 @@ import pytest
 from optuna.trial import create_trial
 from optuna_dashboard._note import get_note_from_system_attrs
 
-from nas_optuna.report.dashboard import dashboard_note, replace, trial_rows
-from nas_optuna.report.notes import note_retraining
+from nas_optuna.report.dashboard import dashboard_note, note_in, replace, trial_rows
+from nas_optuna.report.notes import note_retraining, write_study_note
+from nas_optuna.samplers.beforehand import images_of
+from nas_optuna.study import database
 from nas_optuna.study.optuna_internals import study_system_attributes
 from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.studies import summaries
 from nas_optuna.study.transactions import set_study_system_attributes
 from tests.helpers import Command, tiny
 from tests.report.test_confusion import found
@@ -64,6 +68,29 @@ def test_a_run_writes_no_notes_of_trials_that_are_none_of_its_own(place: Path, c
     study.add_trial(study.trials[0])
     assert command("run", "--trials", 1).code == 0
     assert [bool(note) for _, note in noted()] == [True, False, True]
+
+
+def test_names_and_a_studys_own_note_are_read_without_the_notes_of_all_trials(
+    place: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("run", "--sampler", "random", "--trials", 1, *tiny()).code == 0
+    study = optuna.load_study(study_name="nas", storage=open_storage("sqlite:///nas-optuna.db"))
+    real, read = database.attributes_of, []
+
+    def counted(rows: list[tuple[str, str]]) -> dict[str, object]:
+        read.extend(key for key, _ in rows)
+        return real(rows)
+
+    monkeypatch.setattr(database, "attributes_of", counted)
+    before = note_in(study_system_attributes(study))
+    read.clear()
+    assert images_of(study)
+    assert [summary.objectives for summary in summaries(study._storage)] == [("accuracy",)]
+    write_study_note(study)
+    assert "study:metric_names" in read
+    assert not [key for key in read if key.startswith(f"dashboard:{study.trials[0]._trial_id}:note")]
+    assert note_in(study_system_attributes(study)) == before
+    assert "The best network, drawn" in before
 
 
 def test_a_retraining_leaves_what_a_person_wrote_into_the_note_of_its_trial(tmp_path: Path) -> None:

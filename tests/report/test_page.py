@@ -215,7 +215,7 @@ def test_several_objectives_have_curves_and_a_front() -> None:
         lambda s: print_ranking(StudyFacts(s)),
         summary_of,
         front_of,
-        lambda s: study_note(s, {}),
+        lambda s: study_note(s),
         lambda s: StudyFacts(s).choose("best"),
     ],
 )
@@ -246,7 +246,7 @@ def test_no_image_is_said_to_have_selected_the_cheapest(objectives: tuple[str, .
     told = " ".join(plain(report(study)).split())
     assert "These figures are of the 288 validation images" in told
     assert ("images, which selected the winner: the best of many is partly luck, so expect" in told) != by_cost
-    assert f"images, which chose the {'front' if by_cost else 'best'}: expect slightly worse" in study_note(study, {})
+    assert f"images, which chose the {'front' if by_cost else 'best'}: expect slightly worse" in study_note(study)
     assert "less on new" not in told
 
 
@@ -254,7 +254,7 @@ def test_a_page_has_exact_figures_and_a_terminal_brief_ones(capsys: pytest.Captu
     study = made(objectives=("accuracy", "params"))
     add(study, 80_698, accuracy=0.9)  # has 81,698 weights
     add(study, 1_234_567, accuracy=0.95)
-    page, note = plain(report(study)), study_note(study, {})
+    page, note = plain(report(study)), study_note(study)
     print_ranking(StudyFacts(study))
     printed = capsys.readouterr().out
     for exact, brief in (("81,698", "81.7k"), ("1,235,567", "1.24M")):
@@ -267,7 +267,7 @@ def test_a_note_has_the_best_of_a_long_front() -> None:
     study = made(objectives=("accuracy", "params"))
     for number in range(12):  # each is larger and better than those before it
         add(study, number, accuracy=0.5 + 0.04 * number)
-    rows = [line for line in study_note(study, {}).splitlines() if line.startswith("| ")]
+    rows = [line for line in study_note(study).splitlines() if line.startswith("| ")]
     assert [row.partition("&")[0].strip("| ") for row in rows] == ["trial", *map(str, range(11, 1, -1))]
 
 
