@@ -207,14 +207,13 @@ class _Search:
         if self.plan.fixed:
             lease.release_abandoned(study, again=True)  # of a killed call; they wait again, and are counted
             left = self._untrained(study)
-            return max((queue.enqueue_once(study, space, each.params, origin="fixed") for each in left), default=0)
+            return queue.enqueue_once(study, space, [each.params for each in left], "fixed")
         spec = self.experiment.spec
         reference = queue.enqueue_reference(study, candidates, own_values(spec.recipe, spec.search))
         if reference is not None:
             say(f"in the queue: the reference, {reference}")
-        for place, each in enumerate(self.listed, start=1):  # they may wait already, if this command was ended
-            times = self.listed[:place].count(each)  # several times with settings to search
-            queue.enqueue_new(study, space, each.params, "enqueued", queue.UNFINISHED, times)
+        # They may wait already, if this command was ended; each may be listed several times with settings to search.
+        queue.enqueue_all(study, space, [each.params for each in self.listed], "enqueued", queue.UNFINISHED)
         most = [criterion.cost for criterion in self.experiment.objective.criteria if criterion.maximize]
         for name, architecture in queue.enqueue_cheapest(study, candidates).items():
             say(f"in the queue: the architecture with the {'most' if name in most else 'least'} {name}, {architecture}")
@@ -239,7 +238,7 @@ class _Search:
         best = beforehand.best_of(
             study, space.parameters, BEGIN_WITH, lambda params: space.architecture(params) in candidates
         )
-        queued = sum(queue.enqueue_new(study, space, params, origin="earlier study") for params in best)
+        queued = queue.enqueue_all(study, space, best, "earlier study")
         said, name = f"{plural(copied, 'trial')} of {earlier.study_name}", self.experiment.spec.sampler.name
         if name in SAMPLERS.builtin and name not in beforehand.LEARNING:
             said = f"sampler {name} learns nothing from {said} ({', '.join(beforehand.LEARNING)} would)"

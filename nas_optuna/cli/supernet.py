@@ -199,8 +199,9 @@ def export(
     path = out or Path(f"{studies.file_name(stored.study)}-fixed.json")
     print_json(params if top > 1 else params[0], path)
     trained = trained_trials(study, experiment.search)
-    for choices in (dict(c.architecture.params) for c in found if str(c.architecture) not in trained):
-        trial_queue.enqueue_new(study, space, choices, checking.EXPORT_ORIGIN, trial_queue.UNFINISHED)
+    untrained = dict.fromkeys(c.architecture for c in found if str(c.architecture) not in trained)
+    choices = [each.params for each in untrained]
+    trial_queue.enqueue_all(study, space, choices, checking.EXPORT_ORIGIN, trial_queue.UNFINISHED)
     if path == STDOUT:
         return
     rows = [

@@ -181,7 +181,7 @@ class RungSearch:
             late = time.monotonic() > ends and rung.networks - missing >= at_least
             if missing <= 0 or late or self.stop.asked:
                 return
-            enqueue_once(self.study, self.experiment.space, architecture.params, origin)
+            enqueue_once(self.study, self.experiment.space, [architecture.params], origin)
             experiment.run(self.study, trials=1, stop=self.stop, callbacks=self.callbacks)
             missing -= 1
         if missing > 0 and not self.stop.asked:

@@ -192,7 +192,7 @@ def queue_untrained(study: Study, search: Search, architectures: Sequence[Archit
     by_recipe = own_values(search.spec.recipe, search.spec.search)
     trained, space = trained_trials(study, search), search.space
     missing = [space.architecture(a.params) for a in architectures if str(a) not in trained]
-    return max((enqueue_once(study, space, {**a.params, **by_recipe}, _CHECK_ORIGIN) for a in missing), default=0)
+    return enqueue_once(study, space, [{**a.params, **by_recipe} for a in missing], _CHECK_ORIGIN)
 
 
 def judge(

@@ -45,7 +45,7 @@ from nas_optuna.study.lease_table import HELD, LEASES, Claim, this_worker
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import NOT_A_DATABASE, advice, has_raced
 from nas_optuna.study.studies import command
-from nas_optuna.study.transactions import add_trial, retried, transaction
+from nas_optuna.study.transactions import add_trials, retried, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def take_new(study: Study, below: int | None = None) -> int | None:
     has_leases(study)  # so that the table is there
     template = optuna.trial.create_trial(state=TrialState.RUNNING)
     template.datetime_start = datetime.now()
-    return add_trial(study, template, lambda number: below is None or number < below)
+    return next(iter(add_trials(study, [template], lambda number: below is None or number < below)), None)
 
 
 @dataclass

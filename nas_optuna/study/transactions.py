@@ -201,30 +201,33 @@ def set_trial_attributes(
     known.intermediate_values.update(reports)
 
 
-def add_trial(study: Study, trial: FrozenTrial, is_due: Callable[[int], bool]) -> int | None:
-    """Add a trial without params if its number is due, with a lease if it runs; return its number in the storage."""
+def add_trials(study: Study, new: Sequence[FrozenTrial], is_due: Callable[[int], bool]) -> list[int]:
+    """Add trials without params if the first one's number is due, with leases if they run; return their ids, or []."""
     storage, study_id, trials = storage_of(study), study_id_of(study), tables()["trials"]
     if database_of(storage) is None:
-        return storage.create_new_trial(study_id, template_trial=trial) if is_due(len(all_trials(study))) else None
+        due = is_due(len(all_trials(study)))
+        return [storage.create_new_trial(study_id, template_trial=trial) for trial in new if due]
 
-    def add(connection: Connection) -> int | None:
+    def add(connection: Connection) -> list[int]:
         _lock_study(connection, study_id)
-        number = connection.execute(select(func.count()).where(trials.c.study_id == study_id)).scalar_one()
-        if not is_due(number):
-            return None
-        began = trial.datetime_start and trial.datetime_start.astimezone(UTC).replace(tzinfo=None)
-        row = insert(trials).values(study_id=study_id, number=number, state=trial.state, datetime_start=began)
-        made = connection.execute(row).inserted_primary_key
-        assert made is not None
-        _write(connection, "trial_system_attributes", made[0], trial.system_attrs)
-        _write(connection, "trial_user_attributes", made[0], trial.user_attrs)
-        if trial.state == TrialState.RUNNING:
-            give_new(connection, made[0])
-        return int(made[0])
+        count = connection.execute(select(func.count()).where(trials.c.study_id == study_id)).scalar_one()
+        return [_add(connection, study_id, count + i, trial) for i, trial in enumerate(new)] if is_due(count) else []
 
     added = transaction(storage, add)
-    all_trials(study)  # so that Optuna's cache knows the trial
+    all_trials(study)  # so that Optuna's cache knows them
     return added
+
+
+def _add(connection: Connection, study_id: int, number: int, trial: FrozenTrial) -> int:
+    began = trial.datetime_start and trial.datetime_start.astimezone(UTC).replace(tzinfo=None)
+    row = insert(tables()["trials"]).values(study_id=study_id, number=number, state=trial.state, datetime_start=began)
+    made = connection.execute(row).inserted_primary_key
+    assert made is not None
+    _write(connection, "trial_system_attributes", made[0], trial.system_attrs)
+    _write(connection, "trial_user_attributes", made[0], trial.user_attrs)
+    if trial.state == TrialState.RUNNING:
+        give_new(connection, made[0])
+    return int(made[0])
 
 
 def _lock_study(connection: Connection, study_id: int) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import all_trials, enqueued_params
 from nas_optuna.study.results import REFERENCE
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.transactions import add_trial, metric_names
+from nas_optuna.study.transactions import add_trials, metric_names
 
 with lazily():
     from nas_optuna.costs.candidates import Candidates
@@ -60,36 +62,77 @@ def _architecture(entry: object, space: SearchSpace, place: str) -> Architecture
     raise ArchitectureError(f"{place}: {shown(entry)} is neither a params dict nor an architecture string")
 
 
-def enqueue_new(
+def enqueue_all(
     study: Study,
     space: SearchSpace,
-    params: Mapping[str, Any],
+    several: Iterable[Mapping[str, Any]],
     origin: str,
     states: Collection[TrialState] = tuple(TrialState),
-    times: int = 1,
-) -> bool:
-    """Enqueue params unless so many trials in these states have them; safe with any number of processes."""
-    architecture = space.architecture(of_architecture(params))  # beside it there may be settings of the recipe
-    wanted = {**params, **architecture.params}
-    chosen, marked = {"fixed_params": wanted}, {TrialKey.ORIGIN: origin}
-    waiting = create_trial(state=TrialState.WAITING, system_attrs=chosen, user_attrs=marked)
+) -> int:
+    """Enqueue params, as often as they are listed more than trials in these states have them; return how many.
+
+    Either all of them or none are enqueued, and nothing twice by any number of processes.
+    """
+    wanted = [_whole(params, space) for params in several]
     while True:
         known = all_trials(study)
-        if sum(trial.state in states and _has(trial, wanted) for trial in known) >= times:
-            return False
-        if add_trial(study, waiting, len(known).__eq__) is not None:  # no trial was added meanwhile
-            return True
+        having = _by_choices((trial for trial in known if trial.state in states), space)
+        missing = []
+        for params in wanted:
+            alike = having[_choices(params, space)]
+            counted = next((i for i, (_, chosen) in enumerate(alike) if params.items() <= chosen.items()), None)
+            if counted is None:
+                missing.append(params)
+            else:
+                alike.pop(counted)
+        waiting = [_waiting(params, origin) for params in missing]
+        if not waiting or add_trials(study, waiting, len(known).__eq__):  # no trial was added meanwhile
+            return len(waiting)
 
 
-def _has(trial: FrozenTrial, params: Mapping[str, Any]) -> bool:
-    return params.items() <= (enqueued_params(trial) or trial.params).items()
+def enqueue_new(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> bool:
+    """Enqueue params unless a trial has them."""
+    return enqueue_all(study, space, [params], origin) > 0
 
 
-def enqueue_once(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> int:
-    """Enqueue params unless they already wait; return how many trials must begin for these to begin, too."""
-    enqueue_new(study, space, params, origin, (TrialState.WAITING,))
-    waiting = all_trials(study, (TrialState.WAITING,))
-    return next((place for place, trial in enumerate(waiting, start=1) if _has(trial, params)), 1)
+def enqueue_once(study: Study, space: SearchSpace, several: Iterable[Mapping[str, Any]], origin: str) -> int:
+    """Enqueue params unless they already wait; return how many trials must begin for all of these to begin, too."""
+    wanted = {_choices(whole, space): whole for whole in (_whole(params, space) for params in several)}
+    if not wanted:
+        return 0
+    enqueue_all(study, space, wanted.values(), origin, (TrialState.WAITING,))
+    waiting = _by_choices(all_trials(study, (TrialState.WAITING,)), space)
+    places = [
+        next((place for place, chosen in waiting[choices] if params.items() <= chosen.items()), 1)
+        for choices, params in wanted.items()
+    ]
+    return max(places)
+
+
+def _whole(params: Mapping[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """Params with all choices of their architecture; beside it there may be settings of the recipe."""
+    return {**params, **space.architecture(of_architecture(params)).params}
+
+
+def _waiting(params: Mapping[str, Any], origin: str) -> FrozenTrial:
+    chosen, marked = {"fixed_params": params}, {TrialKey.ORIGIN: origin}
+    return create_trial(state=TrialState.WAITING, system_attrs=chosen, user_attrs=marked)
+
+
+def _choices(params: Mapping[str, Any], space: SearchSpace) -> tuple[Any, ...]:
+    return tuple(map(params.get, space.parameters))
+
+
+def _by_choices(
+    trials: Iterable[FrozenTrial], space: SearchSpace
+) -> defaultdict[tuple[Any, ...], list[tuple[int, Mapping[str, Any]]]]:
+    """Places, from 1, and params of trials by what they choose in the space, so that each is compared with few."""
+    found: defaultdict[tuple[Any, ...], list[tuple[int, Mapping[str, Any]]]] = defaultdict(list)
+    for place, trial in enumerate(trials, start=1):
+        params = enqueued_params(trial) or trial.params
+        with suppress(TypeError):  # a list, which somebody may have enqueued, is no choice
+            found[_choices(params, space)].append((place, params))
+    return found
 
 
 def enqueue_reference(study: Study, candidates: Candidates, settings: Mapping[str, Any]) -> Architecture | None:

@@ -148,8 +148,7 @@ def test_what_many_enqueue_at_once_is_enqueued_once(where: str, request: pytest.
 
     def work(number: int) -> int:
         study = place.study()
-        for architecture in chosen:
-            enqueue_once(study, SPACE, architecture.params, "fixed")
+        enqueue_once(study, SPACE, [architecture.params for architecture in chosen], "fixed")
         return 0
 
     assert together(6, work, tmp_path / "log") == [0] * 6, logs(tmp_path / "log")

@@ -1,10 +1,12 @@
 import itertools
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import optuna
 import pytest
 import torch
+from optuna.trial import FrozenTrial
 
 from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.study_costs import Limits, StudyCosts, best_in_cost
@@ -12,8 +14,17 @@ from nas_optuna.objectives import parse_criterion
 from nas_optuna.spaces import create_space
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study import database
 from nas_optuna.study.schema import TrialKey
-from nas_optuna.study.trial_queue import enqueue_cheapest, enqueue_new, enqueue_reference
+from nas_optuna.study.storage import open_storage
+from nas_optuna.study.trial_queue import (
+    UNFINISHED,
+    enqueue_all,
+    enqueue_cheapest,
+    enqueue_new,
+    enqueue_once,
+    enqueue_reference,
+)
 
 SPACE = ConvSpace(depth=2, filters=(4, 16), kernels=(3, 5), strides=(1, 2), input_size=20)
 CPU = torch.device("cpu")
@@ -109,6 +120,37 @@ def test_the_reference_waits_once_with_settings_of_the_recipe() -> None:
         assert enqueue_reference(made, Candidates(Limits({}, StudyCosts(space, CPU))), settings) == space.reference
     assert space.reference is not None
     assert waiting(made) == [("reference", {**space.reference.params, **settings})]
+
+
+def test_a_list_is_enqueued_as_often_as_it_says_by_one_reading_and_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
+    real, read = database.read_trials, []
+    made.enqueue_trial({"conv1.filters": [4]})  # no choice of the space
+    enqueue_new(made, SPACE, ALL[1].params, "enqueued")
+
+    def counted(*arguments: Any) -> list[FrozenTrial]:
+        read.append(arguments)
+        return real(*arguments)
+
+    monkeypatch.setattr(database, "read_trials", counted)
+    listed = [ALL[place].params for place in (2, 1, 3, 1, *range(2, 16))]
+    assert enqueue_all(made, SPACE, listed, "enqueued", UNFINISHED) == len(listed) - 1
+    assert len(read) <= 3
+    assert enqueue_all(made, SPACE, listed, "enqueued", UNFINISHED) == 0
+    assert [trial.number for trial in made.trials] == list(range(len(listed) + 1))
+    waiting = [trial.system_attrs["fixed_params"] for trial in made.trials[1:]]
+    assert waiting == [ALL[1].params, *(params for i, params in enumerate(listed) if i != 1)]
+
+
+def test_what_must_begin_for_a_list_to_begin_is_counted() -> None:
+    made = study("accuracy")
+    enqueue_new(made, SPACE, ALL[5].params, "enqueued")
+    assert enqueue_once(made, SPACE, [ALL[5].params, ALL[1].params, ALL[1].params], "fixed") == 2
+    assert enqueue_once(made, SPACE, [ALL[5].params], "fixed") == 1
+    assert enqueue_once(made, SPACE, [], "fixed") == 0
+    assert len(made.trials) == 2
 
 
 def test_what_waits_already_stays_first_and_what_has_begun_goes_on() -> None:
