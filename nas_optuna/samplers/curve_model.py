@@ -41,7 +41,7 @@ MIN_RANKED = 5
 """The order of fewer trainings than this is no evidence against early epochs."""
 
 MAX_POINTS = 150
-"""The most trainings to which the process of a rung is fitted: the best half and the latest half."""
+"""The most trainings to which a process is fitted: of a rung the best half and the latest half, of a cost its range."""
 
 BOUNDS = 32
 """Number of bounds on the costs over which the improvement is averaged."""
@@ -335,6 +335,10 @@ class _Cost:
     """One cost, learned from trained networks; the logarithm of it if all are positive."""
 
     def __init__(self, space: Space, points: NDArray[Any], costs: Array, known: Array) -> None:
+        if len(costs) > MAX_POINTS:  # evenly from the cheapest to the dearest
+            spread = np.linspace(0, len(costs) - 1, MAX_POINTS).round().astype(int)
+            chosen = np.argsort(costs, kind="stable")[spread]
+            points, costs, known = points[chosen], costs[chosen], known[chosen]
         self._space, self._points, self._known = space, points, known
         self._is_log = bool((costs > 0).all())
         values = np.log(costs) if self._is_log else costs

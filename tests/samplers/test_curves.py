@@ -18,7 +18,16 @@ from tables import open_table
 from nas_optuna.execution.pruning import report, should_prune
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers.beforehand import images_of
-from nas_optuna.samplers.curve_model import Curve, CurveModel, Forecast, Target, rate, rate_with_a_look, rungs
+from nas_optuna.samplers.curve_model import (
+    MAX_POINTS,
+    Curve,
+    CurveModel,
+    Forecast,
+    Target,
+    rate,
+    rate_with_a_look,
+    rungs,
+)
 from nas_optuna.samplers.curve_pruner import CurvePruner
 from nas_optuna.samplers.curves import PLAN, CurveSampler, read_curves
 from nas_optuna.samplers.gaussian_process import expected_improvement
@@ -338,6 +347,16 @@ def test_of_several_objectives_the_front_is_found_by_stopping_and_going_on(first
     assert again
     # The deepest of each width is the front.
     assert sum(trial.params["depth"] == 7 for trial in study.best_trials) >= 6
+
+
+def test_costs_are_learned_from_as_many_trainings_as_values_are_from_cheap_to_dear() -> None:
+    tokens = [(i, j, k) for i in range(6) for j in range(6) for k in range(6)]
+    costs = [1.0 + i * i for i, _, _ in tokens]
+    target = Target(tokens, [0.5] * len(tokens), [(cost,) for cost in costs], SPACE, no_numbers(tokens))
+    (learned,) = target._costs
+    assert len(learned._points) == MAX_POINTS < len(tokens)
+    found = learned.predict(np.array(tokens), None)
+    assert found == pytest.approx(costs, rel=0.05)
 
 
 @pytest.mark.parametrize("shared", [(), (3.0,), (0.0,)], ids=["one cost", "and one all share", "which is 0"])
