@@ -248,10 +248,43 @@ def z_score(trial: FrozenTrial, others: Collection[FrozenTrial], sign: float) ->
     return SPREAD * float(np.clip(deviations, -3, 3))
 
 
+def first_nondominated(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> int:
+    """The place of the first trial of rank 0, without comparing all pairs of many."""
+    tier, losses = _tiers_and_losses(trials, directions)
+    left = np.flatnonzero(tier == tier.min())
+    while len(better := np.flatnonzero(_dominates(losses[left], losses[left[0]]))):
+        left = left[~_dominates(losses[left[better[-1]]], losses[left])]  # nor is any of them of rank 0
+    return int(left[0])
+
+
 def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> NDArray[np.int64]:
     """Rank complete and pruned trials; 0 is the first front."""
+    tier, losses = _tiers_and_losses(trials, directions)
+    if losses.shape[1] == 1:  # one objective sorts them, so no pairs need to be compared
+        return np.unique(np.column_stack((tier, losses)), axis=0, return_inverse=True)[1].reshape(-1)
+    better = _dominates(losses[:, None], losses)
+    dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
+    ranks = np.full(len(trials), -1)
+    dominators, rank = dominates.sum(0), 0  # how many unranked trials dominate each
+    while (left := ranks < 0).any():
+        front = left & (dominators == 0)
+        ranks[front] = rank
+        dominators -= dominates[front].sum(0)
+        rank += 1
+    return ranks
+
+
+def _dominates(losses: NDArray[Any], others: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether trials are nowhere worse and somewhere better than others."""
+    return np.asarray((losses <= others).all(-1) & (losses < others).any(-1))
+
+
+def _tiers_and_losses(
+    trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The tier of each trial, the lowest being the best, and its values, to be minimised within the tier."""
     signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in directions])
-    # Tiers are compared first: complete before pruned, then by violation, or by the last step reached.
+    # Complete before pruned, then by violation, or by the last step reached.
     tiers: list[tuple[int, float]] = []
     losses = np.empty((len(trials), len(signs)))
     for i, trial in enumerate(trials):
@@ -264,19 +297,7 @@ def nondominated_ranks(trials: Sequence[FrozenTrial], directions: Sequence[Study
             losses[i] = signs * trial.intermediate_values[step]
     losses = np.nan_to_num(losses, nan=np.inf, posinf=np.inf, neginf=-np.inf)
     order = {tier: i for i, tier in enumerate(sorted(set(tiers)))}
-    tier = np.array([order[t] for t in tiers])
-    if len(signs) == 1:  # one objective sorts them, so no pairs need to be compared
-        return np.unique(np.column_stack((tier, losses)), axis=0, return_inverse=True)[1].reshape(-1)
-    better = (losses[:, None] <= losses).all(2) & (losses[:, None] < losses).any(2)
-    dominates = (tier[:, None] < tier) | ((tier[:, None] == tier) & better)
-    ranks = np.full(len(trials), -1)
-    dominators, rank = dominates.sum(0), 0  # how many unranked trials dominate each
-    while (left := ranks < 0).any():
-        front = left & (dominators == 0)
-        ranks[front] = rank
-        dominators -= dominates[front].sum(0)
-        rank += 1
-    return ranks
+    return np.array([order[t] for t in tiers]), losses
 
 
 def _beats(a: FrozenTrial, b: FrozenTrial, sign: float) -> float:

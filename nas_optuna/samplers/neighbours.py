@@ -10,7 +10,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from nas_optuna.samplers.base import ArchitectureSampler
-from nas_optuna.samplers.history import History, Tokens, nondominated_ranks
+from nas_optuna.samplers.history import History, Tokens, first_nondominated
 from nas_optuna.spaces import SearchSpace
 
 FIRST = ("width", "depth", "filters")
@@ -50,8 +50,8 @@ class NeighboursSampler(ArchitectureSampler):
         rng = self._rng(trial)
         if not history.informative:
             return self._random(history, rng)
-        ranks = nondominated_ranks([seen.trial for seen in history.informative], study.directions)
-        best = history.informative[int(np.argmin(ranks))].tokens
+        first = first_nondominated([seen.trial for seen in history.informative], study.directions)
+        best = history.informative[first].tokens
         moves = self._moves(history)
         made = len(history.finished) + len(history.running) - 1
         # When another worker has just made the same move, each continues from another place.

@@ -5,7 +5,7 @@ import numpy as np
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.samplers.history import nondominated_ranks, quantile_rank, z_score
+from nas_optuna.samplers.history import first_nondominated, nondominated_ranks, quantile_rank, z_score
 
 
 def finished(value: float | None, curve: dict[int, float], state: TrialState) -> FrozenTrial:
@@ -54,6 +54,19 @@ def test_ranks_put_feasible_before_infeasible_before_pruned() -> None:
         trial((math.inf,)),
     ]
     assert nondominated_ranks(trials, [StudyDirection.MAXIMIZE]).tolist() == [1, 3, 2, 5, 4, 0]
+
+
+def test_the_first_of_the_first_front_is_found_without_comparing_all_pairs() -> None:
+    rng = np.random.default_rng(0)
+    directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
+    for turn in range(200):
+        rows = rng.integers(0, 8, (1 + turn % 30, 1 + turn % 2)).astype(float)
+        trials = [trial(tuple(row), constraints={"c": float(turn % 5 - 3)}) for row in rows]
+        trials += [trial((math.inf,) * rows.shape[1])]
+        some = directions[: rows.shape[1]]
+        assert first_nondominated(trials, some) == int(np.argmin(nondominated_ranks(trials, some)))
+    many = [trial((float(i % 100), float(i // 100))) for i in range(5_000, 0, -1)]
+    assert first_nondominated(many, directions) == 4_901
 
 
 def test_ranks_are_what_is_left_when_fronts_are_taken_away() -> None:
