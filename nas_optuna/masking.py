@@ -11,29 +11,33 @@ MASK = "***"
 
 _URL = re.compile(r"^\s*(?:--[\w-]+=)?(?:[^\s:/@]+@)?(?:[A-Za-z][A-Za-z0-9+.-]*:)+/{1,2}[^/]")
 """A text that is one URL, maybe behind what it is for: ``mlflow:http://…``, ``--storage=…``, ``STUDY@…``."""
+# Of long texts that are made to be slow: what begins like a login and is none is passed over as a whole.
 _LOGIN_IN_A_URL, _LOGIN_IN_A_TEXT = (
-    re.compile(rf"(?i)(https?|):(/{{1,2}})((?:(?!://){any_})+)@") for any_ in ("[^\n]", r"\S")
+    re.compile(rf"(?i)(https?|):(/{{1,2}})((?:(?!://){any_})+)@|:/(?:(?!(?:https?)?://){any_})++")
+    for any_ in ("[^\n]", r"\S")
 )
 """A password may hold ``/``, ``?`` and even ``@``, so that it ends at the last ``@`` before the next URL.
 
 What was taken for a path has lost one of the slashes.
 """
-_ENCODED_LOGIN = re.compile(r"(?i)(%3A(?:%2F){1,2})[^\s&]+%40")
+_ENCODED_LOGIN = re.compile(r"(?i)(?P<kept>%3A(?:%2F){1,2})[^\s&]+(?P<end>%40)|%3A%2F[^\s&]++")
 """In a whole URL that another one holds as a value."""
-_NO_SCHEME = re.compile(r"((?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]+@(?=[\w\[])")
+_NO_SCHEME = re.compile(r"(?P<kept>(?<![^\s'\"=(,])(?://|\\\\)?[\w.%+-]+:)[^\s@/]++(?:(?P<end>@)(?=[\w\[]))?")
 """``me:password@host`` and ``//me:password@host``."""
 _PASSWORD = re.compile(
-    r"(?i)((?:password|passwd|pwd)\s?=\s?)(?!\*\*\*)"
-    r"(?:(?P<quote>'\"'\"'|['\"])(?:\\.|(?!(?P=quote)).)*(?P=quote)(?=[\s;'\"]|$)|\{(?:\}\}|[^}\n])*\}"
-    r"|[^;&\n'\"]+(?=;\s?\w[\w ]*=)|(?:[^\s;&'\"]|['\"](?=\w))+)"
+    r"(?i)(?P<kept>(?:password|passwd|pwd)\s?=\s?)(?!\*\*\*)"
+    r"(?:(?P<quote>'\"'\"'|['\"])(?:(?:\\.|(?!(?P=quote))[^\\\n])*+|(?:(?!(?<!\\)(?P=quote)).)*)(?P=quote)(?=[\s;'\"]|$)"
+    r"|\{[^}\n]{0,4000}+(?:\}\}[^}\n]*+)*\}|[^;&\n'\"]{1,4000}+(?=;\s?\w[\w ]{0,200}+=)"
+    r"|(?:[^\s;&'\"]|['\"](?=\w))+)(?P<end>)"
 )
 """In a connection string of libpq or ODBC: in quotes, in braces, up to the next key of ODBC, or up to a space.
 
-A shell may have quoted the quotes anew.
+A shell may have quoted the quotes anew, and a backslash before a quote may be the password's last character.
 """
-_ENCODED_PASSWORD = re.compile(r"(?i)((?:password|passwd|pwd)%(?:25)*3D)[^\s&'\"]+")
+_ENCODED_PASSWORD = re.compile(r"(?i)(?P<kept>(?:password|passwd|pwd)%(?:25)*3D)[^\s&'\"]+(?P<end>)")
 """In a percent-encoded connection string, as SQLAlchemy takes it in ``odbc_connect=…``."""
 _PARAMETER = re.compile(r"[?&#;]([\w.%\[\]-]{1,200})=")
+_VALUE = re.compile(r"[^&\s'\"<>)]+?(?=;?(?:[&\s'\"<>)]|$))")
 _ENCODED_SIGN = re.compile(r"%(?:25)*[0-9A-Fa-f]{2}")
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 """A word in a name: ``HTTPProxyKey`` has three."""
@@ -64,16 +68,30 @@ def mask_urls(text: str) -> str:
     if "@" not in text and "=" not in text and "%" not in text:
         return text
     text = (_LOGIN_IN_A_URL if _URL.match(text) else _LOGIN_IN_A_TEXT).sub(_without_login, text)
-    for pattern, end in ((_ENCODED_LOGIN, "%40"), (_NO_SCHEME, "@"), (_PASSWORD, ""), (_ENCODED_PASSWORD, "")):
-        text = pattern.sub(rf"\1{MASK}{end}", text)
-    names = "|".join(re.escape(name) for name in set(_PARAMETER.findall(text)) if is_secret(name))
-    value = r"[^&\s'\"<>)]+?(?=;?(?:[&\s'\"<>)]|$))"
-    return re.sub(rf"([?&#;](?:{names})=){value}", rf"\1{MASK}", text) if names else text
+    for pattern in (_ENCODED_LOGIN, _NO_SCHEME, _PASSWORD, _ENCODED_PASSWORD):
+        text = pattern.sub(_masked, text)
+    return _without_parameters(text)
+
+
+def _masked(found: re.Match[str]) -> str:
+    return found[0] if found["end"] is None else f"{found['kept']}{MASK}{found['end']}"
+
+
+def _without_parameters(text: str) -> str:
+    """A text in which the values of parameters that are called like secrets are masked."""
+    parts, end = [], 0
+    for found in _PARAMETER.finditer(text):
+        if found.start() >= end and is_secret(found[1]) and (value := _VALUE.match(text, found.end())):
+            parts += [text[end : found.end()], MASK]
+            end = value.end()
+    return "".join(parts) + text[end:]
 
 
 def _without_login(found: re.Match[str]) -> str:
     """A URL up to its host; with HTTP, a name without a password may be a token."""
     scheme, slashes, login = found.groups()
+    if login is None:  # passed over
+        return found[0]
     name, _, password = login.partition(":")
     if re.search(r"[\s/?#]", name) or not (password or scheme):
         return found[0]  # a path, or a name without a password
