@@ -256,7 +256,7 @@ def _read(path: Path) -> Arrays | None:
     try:
         with np.load(path) as known:
             return dict(known)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+    except (OSError, TypeError, ValueError, KeyError, EOFError, BadZipFile):  # TypeError: of one array that is no zip
         return None
 
 

@@ -242,6 +242,13 @@ def test_the_same_arrays_are_not_written_again(tmp_path: Path) -> None:
     assert (tmp_path / "images.npz").stat().st_mtime_ns == written
 
 
+def test_one_array_in_place_of_those_of_a_call_is_not_replaced(tmp_path: Path) -> None:
+    with (tmp_path / "images.npz").open("wb") as file:
+        np.save(file, GREY)
+    with pytest.raises(StudyError, match="is there already, and no fit began with it"):
+        name_of((GREY, LABELS), tmp_path)
+
+
 def test_one_call_at_a_time_keeps_its_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, refused = inputs._write, []
 
