@@ -38,9 +38,10 @@ SPACES = Registry(
         "backbone": "nas_optuna.spaces.backbone:backbone",
     },
 )
-_COUNTS = {"residual": ("width", "stages")}
-"""Options of our functions that are at least 1; a check in a function's file would change its digest, and thereby put
-the finished epochs and trials of every stored study aside."""
+_MOST = {"residual": {"width": 1024, "stages": 16}}
+"""The most of options of our functions that are at least 1: for more, torch counts the numbers of no outline, and whole
+networks would be built to look at them. A check in a function's file would change its digest, and thereby put the
+finished epochs and trials of every stored study aside."""
 
 
 @checked
@@ -69,7 +70,9 @@ def create_space(
     _require_space(name)
     shape = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
     own = {option: value for option, value in options.items() if option != "fix"}
-    require_positive(**{option: own[option] for option in _COUNTS.get(name, ()) if option in own})
+    for option, most in _MOST.get(name, {}).items():
+        if option in own:
+            require_positive(most, **{option: own[option]})
     space: SearchSpace = SPACES.make(name, options=own, wanted=SearchSpace, **shape)
     fix = options.get("fix")
     return space.fixed(fix) if fix else space

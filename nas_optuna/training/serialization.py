@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -222,7 +222,9 @@ def load_network(
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             made = _space(header, space)
             architecture = made.parse(header.architecture)
-            network = _built(made, architecture, weights)
+            network = _built(
+                made, architecture, weights, plugin=space is not None or header.space not in SPACES.builtin
+            )
         require_tensors(weights, network.state_dict())
         network.load_state_dict(weights)
         classifier = ImageClassifier(network, architecture, header)
@@ -289,10 +291,11 @@ def _space(header: Header, given: SearchSpace | Callable[..., Any] | None) -> Se
     return create_space(header.space, header.space_options, in_channels=channels, classes=classes, input_size=size)
 
 
-def _built(space: SearchSpace, architecture: Architecture, found: dict[str, Tensor]) -> nn.Module:
+def _built(space: SearchSpace, architecture: Architecture, found: dict[str, Tensor], *, plugin: bool) -> nn.Module:
     """The network, built after its weights' shapes were compared with the file's without allocating either."""
     outline = None
-    with suppress(Exception), torch.device("meta"):  # a plugin's network may use its weights while it is built
+    # Only a plugin's network may use its weights while it is built.
+    with suppress(Exception) if plugin else nullcontext(), torch.device("meta"):
         outline = space.build(architecture)
     if outline is not None:
         require_tensors(found, outline.state_dict())

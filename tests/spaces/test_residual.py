@@ -31,9 +31,12 @@ def residual(size: int = 32, channels: int = 3, **options: object) -> FunctionSp
 SPACE = residual()
 
 
-@pytest.mark.parametrize("options", [{"width": 0}, {"width": -16}, {"width": 1.5}, {"stages": 0}, {"stages": "3"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"width": 0}, {"width": -16}, {"width": 1.5}, {"stages": 0}, {"stages": "3"}, {"width": 1025}, {"stages": 17}],
+)
 def test_options_that_would_be_taken_for_others_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(SpecError, match="must be a whole number of at least 1, got"):
+    with pytest.raises(SpecError, match="must be a whole number of at least 1 and at most 1"):
         residual(**options)  # type: ignore[arg-type]
 
 

@@ -271,10 +271,8 @@ HEADERS: dict[str, dict[str, Any]] = {
     "many slots": {"space": "macro", "space_options": {"depths": [10**8]}},
     "many branches": {"space": "macro", "space_options": {"branches": [10**9]}},
     "many blocks": {"space": "block", "space_options": {"depth": 10**9}},
-    "many filters": {
-        "space_options": {"depth": 2, "filters": [10**9, 10**8]},
-        "architecture": "f1000000000k3s1-f1000000000k3s1",
-    },
+    "many filters": {"space_options": {"depth": 2, "filters": [10**9]}, "architecture": f"f{10**9}k3s1-f{10**9}k3s1"},
+    "wide": {"space": "residual", "space_options": {"width": 10**9}},
     "many choices": {"space_options": {"depth": 1000, "filters": list(range(1, 10**6))}},
     "huge integer": {"space_options": {"depth": 10**300}},
     "nested options": {"space_options": {"filters": NESTED}},
@@ -332,6 +330,15 @@ def test_a_hostile_header_gets_one_line_within_a_second(file: Path, tmp_path: Pa
     _require_refused(_rewritten(file, tmp_path / "x.safetensors", **HEADERS[kind]))
 
 
+def test_a_built_in_network_without_an_outline_is_built_nowhere(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(space: ConvSpace, architecture: object) -> None:
+        raise RuntimeError(f"too many numbers for {torch.get_default_device().type}")
+
+    monkeypatch.setattr(ConvSpace, "build", build)
+    with pytest.raises(DataError, match="too many numbers for meta"):
+        load_network(file)
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "null", "[]", "{", "NaN", '{"format": NaN}', "[" * 10**6, '{"a":' * 10**5, "1" * 5000, "\ud800", " " * 10**7],
@@ -341,15 +348,11 @@ def test_a_header_that_is_none_gets_one_line_within_a_second(file: Path, tmp_pat
     _require_refused(_rewritten(file, tmp_path / "x.safetensors", metadata=text))
 
 
-def _cut(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda data: b"",
     "seven bytes": lambda data: data[:7],
     "pickle": lambda data: b"\x80\x04 not weights",
-    "half": _cut,
+    "half": lambda data: data[: len(data) // 2],
     "header only": lambda data: data[: 8 + int.from_bytes(data[:8], "little")],
     "longer": lambda data: data + b"\0" * 8,
     "header of 2^63": lambda data: struct.pack("<Q", 2**63) + data[8:],
