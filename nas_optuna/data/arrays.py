@@ -22,6 +22,7 @@ from nas_optuna.data.pictures import find_white, scaling, shared_whites
 from nas_optuna.data.pixels import to_uint8
 from nas_optuna.data.source import PART_NAMES, PARTS, WITHOUT_TEST, FileSource, InputSize, Part, require_memory
 from nas_optuna.errors import DataError, named, reason_of
+from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
 Role = Literal["images", "labels"]
@@ -34,6 +35,9 @@ _CLASSES = frozenset({"classes", "class_names", "label_names"})
 _LAYOUT = "layout"
 _CHANNEL_AXES = {"chw": 1, "nchw": 1, "hwc": 3, "nhwc": 3}
 _MAX_CHANNELS = 4
+_STRIP = 64
+"""Images that are copied at once."""
+_SMALLER = "store uint8, or fewer or smaller images"
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,10 @@ class _Header:
     @property
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
+
+    def needed(self) -> int:
+        """Bytes to read it as images of bytes."""
+        return self.nbytes + (math.prod(self.shape) if self.dtype != np.uint8 else 0)
 
     def __str__(self) -> str:
         return f"{named(self.name)} {list(self.shape)} {self.dtype}"
@@ -87,13 +95,14 @@ class NpzSource(FileSource):
                 headers[name] = _Header(name, shape, dtype)
         return headers
 
-    def _array(self, header: _Header) -> np.ndarray:
+    def _array(self, header: _Header, copies: int = 2) -> np.ndarray:
+        """An array, where memory has room for so many copies of it."""
         if header.dtype.kind == "O":
             raise DataError(
                 f"array {named(header.name)!r} holds Python objects, which are not read, because that can run code;"
                 " save images as uint8 and names as text, e.g. labels=np.array(names, dtype=str)"
             )
-        require_memory(2 * header.nbytes, f"array {header}", "store uint8, or fewer or smaller images")
+        require_memory(copies * header.nbytes, f"array {header}", _SMALLER)
         with _readable(), ZipFile(self._path) as archive, archive.open(f"{header.name}.npy") as file:
             found: np.ndarray = npy.read_array(file, allow_pickle=False)
         return found
@@ -135,7 +144,7 @@ class NpzSource(FileSource):
 
     def _pixels(self, part: Part) -> np.ndarray:
         """``[n, channels, height, width]``, uint8, not necessarily contiguous."""
-        pixels = self._array(self._arrays[part]["images"])
+        pixels = self._array(self._arrays[part]["images"], copies=1)
         if pixels.dtype != np.uint8:
             pixels = to_uint8(pixels, self._whites["fraction_white" if pixels.dtype.kind == "f" else "whole_white"])
         if self._axes[part] is None:
@@ -146,23 +155,41 @@ class NpzSource(FileSource):
     def _whites(self) -> dict[str, Any]:
         """The values that become 255 in arrays of whole numbers and of fractions, if any are not uint8."""
         headers = [roles["images"] for roles in self._arrays.values()]
-        found = [find_white(self._array(header)) for header in headers if header.dtype != np.uint8]
+        found = [find_white(self._array(header, copies=1)) for header in headers if header.dtype != np.uint8]
         if {("fraction_white", 1), ("fraction_white", 255)} <= set(found):
             raise DataError("some of its images lie in 0 … 1 and others in 0 … 255; scale all to 0 … 255, as uint8")
         return shared_whites(found)
 
     def _pixels_at(self, chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
-        ends = np.cumsum([self._arrays[part]["images"].shape[0] for part in self._arrays])
-        first, last = np.searchsorted(ends, (chosen.min(), chosen.max()), side="right")
-        parts = [self._pixels(part) for part in list(self._arrays)[first : last + 1]]
-        pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        pixels = pixels[chosen - (ends[first] - len(parts[0]))]
-        images = torch.from_numpy(np.ascontiguousarray(pixels))
+        images = self._copied(chosen)
         arrays = [str(self._arrays[part][role]) for part in self._arrays for role in ("images", "labels")]
         layout = f"arrays: {', '.join(arrays)}" + ("" if "test" in self._arrays else f"; {WITHOUT_TEST}")
         scaled = [scaling(kind, white) for kind, white in self._whites.items() if kind.endswith("_white")]
         notes = (layout, *(f"pixels: {words}" for words in scaled if words), *left_out_notes(self._left_out))
-        return images, {"sizes": (tuple(images.shape[2:]),), "notes": notes, **self._whites}
+        return torch.from_numpy(images), {"sizes": (tuple(images.shape[2:]),), "notes": notes, **self._whites}
+
+    def _copied(self, chosen: np.ndarray) -> np.ndarray:
+        """The chosen images; of the arrays they are in, only one at a time is in memory beside them."""
+        start, found = 0, []
+        for part, roles in self._arrays.items():
+            end = start + roles["images"].shape[0]
+            places = np.flatnonzero((start <= chosen) & (chosen < end))
+            if len(places):
+                found.append((part, start, places))
+            start = end
+        headers = [self._arrays[part]["images"] for part, *_ in found]
+        shape = (len(chosen), *_planar(headers[0].shape, self._axes[found[0][0]]))
+        largest = max(headers, key=_Header.needed)
+        what = f"{plural(len(chosen), 'image')} beside array {largest}"
+        require_memory(math.prod(shape) + largest.needed(), what, _SMALLER)
+        with _readable():  # a damaged file may say any shape
+            images = np.empty(shape, np.uint8)
+        for part, start, places in found:
+            pixels = self._pixels(part)
+            for strip in np.split(places, range(_STRIP, len(places), _STRIP)):
+                images[strip] = pixels[chosen[strip] - start]
+            del pixels  # before the next array is read
+        return images
 
 
 @contextmanager
@@ -228,6 +255,13 @@ def _channel_axis(images: _Header, layout: str | None) -> int | None:
             " add an array layout='CHW' or layout='HWC' to the file"
         )
     return possible[0]
+
+
+def _planar(shape: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    """The channels, height and width of images in an array of this shape."""
+    _, *sides = shape
+    channels = 1 if axis is None else sides.pop(axis - 1)
+    return (channels, *sides)
 
 
 def _label_values(array: np.ndarray, name: str) -> np.ndarray:

@@ -13,7 +13,10 @@ from PIL import Image
 
 from nas_optuna import ConvSpace
 from nas_optuna.data import load_images
+from nas_optuna.data import source as data_source
+from nas_optuna.data.arrays import NpzSource
 from nas_optuna.errors import NasOptunaError
+from nas_optuna.spec import DataSpec
 from nas_optuna.study.trial_queue import read_architectures
 from tests.data.odd_pictures import write_odd_pictures
 from tests.hostile import LABELS, NINES, PIXELS, lying, new_peak, npz, peak
@@ -102,6 +105,30 @@ def test_what_never_ends_is_not_waited_for(tmp_path: Path, kind: str, linked: bo
     (tmp_path / "folder/a/2.png").symlink_to(file)
     with pytest.raises(NasOptunaError, match="not a regular file"):
         load_images(f"folder:{tmp_path / 'folder'}", True)
+
+
+@pytest.mark.parametrize("layout", ["CHW", "HWC"])
+def test_parts_of_an_npz_file_are_read_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    rng, sides = np.random.default_rng(0), {"CHW": (3, 256, 200), "HWC": (256, 200, 3)}[layout]
+    arrays = {part: rng.integers(0, 256, (120, *sides), np.uint8) for part in ("train", "val")}
+    labels = {f"{part}_labels": np.arange(120) % 2 for part in arrays}
+    np.savez(tmp_path / "x.npz", layout=layout, **{f"{k}_images": v for k, v in arrays.items()}, **labels)
+    source = NpzSource(tmp_path / "x.npz", DataSpec(name="npz:x.npz"))
+    chosen = source._training[rng.permutation(len(source._training))]
+    size, before = 120 * 3 * 256 * 200, new_peak()
+    found = source._pixels_at(chosen)[0]
+    taken = 1024 * (peak() - before)
+    both = np.concatenate(list(arrays.values()))
+    assert np.array_equal(found, (both if layout == "CHW" else both.transpose(0, 3, 1, 2))[chosen])
+    needed = len(chosen) * size // 120 + size
+    assert taken < needed + 12_000_000
+    monkeypatch.setattr(data_source, "free_memory", lambda: int(needed / 0.8) - 1)
+    with pytest.raises(NasOptunaError, match=r"images beside array .* would take .*; store uint8"):
+        source._pixels_at(chosen)
+    monkeypatch.setattr(data_source, "free_memory", lambda: int(needed / 0.8) + 2)
+    assert len(source._pixels_at(chosen)[0]) == len(chosen)
 
 
 def test_damaged_pictures_of_every_kind(tmp_path: Path) -> None:
