@@ -33,6 +33,8 @@ MAX_PHOTO_SIDE = 224
 """The side to which pictures are reduced if neither the recipe nor the spec sets a size."""
 
 _THREADS = 4  # each may hold one photo at full size
+_SLICE = 1024
+"""Pictures that wait for the threads at once; each has a future."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -224,7 +226,9 @@ def _for_each(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> l
     """Call a function for each picture in threads: Pillow decodes without the interpreter's lock."""
     # Pillow's warnings are about things that are refused or reported here.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        return list(pool.map(function, items))  # where one fails or Ctrl-C is pressed, the rest does not begin
+        slices = (items[first : first + _SLICE] for first in range(0, len(items), _SLICE))
+        # Where one fails or Ctrl-C is pressed, the rest does not begin.
+        return [result for some in slices for result in pool.map(function, some)]
 
 
 def _unified_size(

@@ -5,14 +5,16 @@ import os
 import random
 import struct
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from nas_optuna import ConvSpace
-from nas_optuna.data import load_images
+from nas_optuna.data import folder, load_images
 from nas_optuna.data import source as data_source
 from nas_optuna.data.arrays import NpzSource
 from nas_optuna.errors import NasOptunaError
@@ -129,6 +131,19 @@ def test_parts_of_an_npz_file_are_read_one_at_a_time(
         source._pixels_at(chosen)
     monkeypatch.setattr(data_source, "free_memory", lambda: int(needed / 0.8) + 2)
     assert len(source._pixels_at(chosen)[0]) == len(chosen)
+
+
+def test_a_million_pictures_do_not_all_wait_for_the_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = []
+
+    class Counting(ThreadPoolExecutor):
+        def map(self, function: Any, items: Any) -> Any:  # type: ignore[override]
+            waiting.append(len(items))
+            return super().map(function, items)
+
+    monkeypatch.setattr(folder, "ThreadPoolExecutor", Counting)
+    assert folder._for_each(str, range(3000)) == list(map(str, range(3000)))
+    assert max(waiting) <= 1024
 
 
 def test_damaged_pictures_of_every_kind(tmp_path: Path) -> None:
