@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import optuna
@@ -34,6 +34,7 @@ class Paused:
     steps: int
     gain: float  # the higher the better
     study: str = ""  # its `study_uid`; earlier releases did not say it
+    size: int | None = None  # bytes of its files when it was put aside; earlier releases did not say it
 
     def is_of(self, study: str) -> bool:
         """Whether a trial of this study may continue it: another of the same name may have used the folder, too."""
@@ -46,7 +47,7 @@ def keep(kept: Path, folder: Path, paused: Paused) -> bool:
     with suppress(OSError):
         if any(folder.iterdir()):
             kept.parent.mkdir(parents=True, exist_ok=True)
-            write_file(folder / _FACTS, json.dumps(asdict(paused)))
+            write_file(folder / _FACTS, json.dumps(asdict(replace(paused, size=_size(folder)))))
             shutil.rmtree(kept, ignore_errors=True)  # of an earlier trial of the same training
             folder.rename(kept)
             return True
@@ -64,7 +65,7 @@ def take(kept: Path, folder: Path, study: str) -> None:
 def make_room(root: Path, most_bytes: int, study: str) -> list[int]:
     """Remove kept trainings if they are too large, first of other studies; return the study's trials that lost one."""
     found = {entry: paused for entry in root.glob("*") if (paused := read_paused(entry))}
-    sizes = {entry: _size(entry) for entry in found}
+    sizes = {entry: _size(entry) if paused.size is None else paused.size for entry, paused in found.items()}
     removed, total = [], sum(sizes.values())
     for entry, paused in sorted(found.items(), key=lambda item: (item[1].is_of(study), item[1].gain, item[0])):
         if total <= most_bytes:

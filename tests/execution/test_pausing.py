@@ -1,5 +1,6 @@
 """Stopped trainings that a later trial goes on with."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,13 @@ def test_of_two_trials_one_gets_the_stopped_training(tmp_path: Path) -> None:
     assert not (tmp_path / "second").exists()
 
 
+def as_of_an_earlier_release(kept: Path) -> None:
+    """Forget the size of a stopped training."""
+    facts = json.loads((kept / "paused.json").read_text())
+    del facts["size"]
+    (kept / "paused.json").write_text(json.dumps(facts))
+
+
 def test_room_is_made_by_the_least_promising(tmp_path: Path) -> None:
     kept = tmp_path / PAUSED_FOLDER
     for number, gain in enumerate((0.5, 0.9, 0.7)):
@@ -201,6 +209,25 @@ def test_room_is_made_by_the_least_promising(tmp_path: Path) -> None:
         keep(kept / str(number), folder, Paused(number, 2, gain))
     assert make_room(kept, 2500, "study") == [0]
     assert sorted(entry.name for entry in kept.iterdir()) == ["1", "2"]
+
+
+def test_room_is_made_without_opening_every_stopped_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, walk, walked = tmp_path / PAUSED_FOLDER, Path.rglob, []
+    for number in range(4):
+        folder = tmp_path / f"trial-{number}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w" * 1000)
+        keep(kept / str(number), folder, Paused(number, 2, 0.5 + number))
+    as_of_an_earlier_release(kept / "3")
+
+    def seen(folder: Path, pattern: str) -> Iterator[Path]:
+        walked.append(folder)
+        return walk(folder, pattern)
+
+    monkeypatch.setattr(Path, "rglob", seen)
+    assert make_room(kept, 3200, "study") == [0]
+    assert walked.count(kept / "3") == 1
+    assert not {kept / str(number) for number in (1, 2)} & set(walked)
 
 
 def test_room_is_made_by_trainings_of_another_study_first(tmp_path: Path) -> None:
@@ -227,9 +254,10 @@ def test_room_is_made_while_another_worker_takes_what_is_kept(tmp_path: Path, mo
         folder = tmp_path / f"trial-{number}"
         folder.mkdir()
         (folder / "weights").write_bytes(b"w")
+        keep(kept / str(number), folder, Paused(number, 2, 0.5))
+        as_of_an_earlier_release(kept / str(number))
         monkeypatch.setattr(Path, "rglob", taken)
         monkeypatch.setattr(Path, "is_file", lambda path: True)
-        keep(kept / str(number), folder, Paused(number, 2, 0.5))
         assert not make_room(kept, 10**6, "study")
 
 
