@@ -119,7 +119,8 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
     if not candidates.limits:
         return sampler
     if isinstance(grid := innermost(sampler), GridSampler):  # it proposes in order, so it cannot be asked again
-        grid.allowed = candidates.allows
+        if not candidates.limits.are_measured:  # else it would measure many networks before one is inside
+            grid.allowed = candidates.allows
         return sampler
     limits, seed = candidates.limits, spec.sampler.seed
     return WithinLimitsSampler(make, limits.space, limits.total_excess, seed, candidates.fixed, limits.are_measured)

@@ -72,7 +72,7 @@ class GridSampler(ArchitectureSampler):
         return next((t for t in left if self._allows(history, t)), (left or self._all(history))[0])
 
     def _allows(self, history: History, tokens: Tokens) -> bool:
-        # Remembered, because each trial asks again, and a latency may have to be measured.
+        # Remembered, because each trial asks again, and a network may have to be built for the answer.
         known: dict[Tokens, bool] = history.derived.setdefault("allowed", {})
         if tokens not in known:
             known[tokens] = super()._allows(history, tokens)

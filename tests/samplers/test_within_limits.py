@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nas_optuna.costs.candidates import Candidates
+from nas_optuna.costs.latency import LatencyCost
 from nas_optuna.costs.study_costs import Limits
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
@@ -186,6 +187,17 @@ def test_a_grid_tries_all_that_is_inside_and_nothing_else(fixed: dict[str, Any])
     assert len(inside) == (2 if fixed else 6)
     assert {space.architecture(trial.params) for trial in study.trials} == set(inside)
     assert len(study.trials) == len(inside)
+
+
+def test_a_grid_measures_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The trial of a network measures it, and ends if it is outside."""
+    monkeypatch.setattr(LatencyCost, "__call__", lambda *_: pytest.fail("the sampler measures"))
+    space = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), strides=(1,), input_size=8)
+    spec = StudySpec.from_dict({"sampler": "grid", "limits": {"latency_ms": 1e-9}})
+    study = optuna.create_study(sampler=make_sampler(spec, Candidates(Limits.of(spec, space, torch.device("cpu")))))
+    study.optimize(lambda trial: filters(space.suggest(trial)), n_trials=space.size + 1)
+    assert {space.architecture(trial.params) for trial in study.trials} == set(space.enumerate())
+    assert len(study.trials) == space.size
 
 
 def test_it_is_called_by_the_name_of_its_sampler() -> None:
