@@ -123,7 +123,7 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
             grid.allowed = candidates.allows
         return sampler
     limits, seed = candidates.limits, spec.sampler.seed
-    return WithinLimitsSampler(make, limits.space, limits.total_excess, seed, candidates.fixed, limits.are_measured)
+    return WithinLimitsSampler(make, limits.space, limits.total_excess, seed, candidates.fixed, limits.most_asked)
 
 
 def _with_seed(spec: StudySpec, candidates: Candidates, seed: int) -> BaseSampler:

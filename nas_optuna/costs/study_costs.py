@@ -15,7 +15,7 @@ from nas_optuna.devices import network_failures
 from nas_optuna.errors import SpecError, TrainingError, shown
 from nas_optuna.objectives import COSTS, describe_cost
 from nas_optuna.quantities import LARGEST, Direction, Quantity
-from nas_optuna.spaces import SearchSpace
+from nas_optuna.spaces import Decomposable, SearchSpace
 from nas_optuna.spaces.architecture import Architecture, Choice
 from nas_optuna.spec import LatencySpec, StudySpec
 
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _STARTS = 4
 _ENUMERATED = 1024
+_COUNTED = {"macs", "params", "memory", "energy_mj"}
+"""Costs that are counted from a network's operations."""
+_MANY, _SOME = 10_000, 1_000
+"""Among how many networks a proposal is looked for where all limits are on these, and else."""
 _HOPELESS = 1.0
 """If the first descent in a large space has this excess over a limit, others would not get within it."""
 
@@ -134,6 +138,15 @@ class Limits:
     def are_measured(self) -> bool:
         """Whether the device has to measure a cost that has a limit."""
         return any(self.costs[name].proxy is not None for name in self._limits)
+
+    @property
+    def most_asked(self) -> int:
+        """How many networks of a small space may be asked about for one proposal."""
+        if self.are_measured:
+            return 0
+        # Operations that networks share are counted once; elsewhere each network is built, or a user's cost computed.
+        shared = isinstance(self.space, Decomposable) and self.space.sequential and self._limits.keys() <= _COUNTED
+        return _MANY if shared else _SOME
 
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
         """How far each limited cost is outside its limit, as a share of the limit; at most 0 if feasible."""

@@ -195,7 +195,7 @@ class WithinLimitsSampler(WrappingSampler):
         excess: Callable[[Architecture], float],  # how far an architecture is outside the limits; at most 0 inside
         seed: int,
         fixed: Mapping[str, Any] | None = None,  # pinned parameters, which the samplers that are made obey already
-        measured: bool = False,  # whether the device has to measure the excess, so that a space is not looked through
+        most_asked: int = GRID_LIMIT,  # how many networks of a small space are looked through for one proposal
     ) -> None:
         self._make = make
         self._samplers: dict[int, BaseSampler] = {}
@@ -203,7 +203,7 @@ class WithinLimitsSampler(WrappingSampler):
         self._space = space
         self._distributions: dict[str, BaseDistribution] = dict(space.distributions())
         self._excess = excess
-        self._measured = measured
+        self._most_asked = most_asked
         self._seed = seed
         self._known: dict[tuple[Any, ...], float] = {}
         self._only = {name: p.choices[0] for name, p in space.parameters.items() if len(p.choices) == 1}
@@ -278,13 +278,13 @@ class WithinLimitsSampler(WrappingSampler):
         return params
 
     def _shuffled(self, trial: FrozenTrial) -> Iterator[Mapping[str, Any]]:
-        """Every network of a small space, in random order, as no more are asked about than needed."""
+        """Networks of a small space, in random order, as no more are asked about than needed."""
         rng, every = random.Random(seed_for(self._seed, trial.number, "untried")), self._networks
-        yield from rng.sample(every, len(every))
+        yield from rng.sample(every, min(self._most_asked, len(every)))
 
     @cached_property
     def _networks(self) -> list[Mapping[str, Any]]:
-        if self._measured or self._space.size > GRID_LIMIT:
+        if not self._most_asked or self._space.size > GRID_LIMIT:
             return []
         return [architecture.params for architecture in self._space.enumerate()]
 

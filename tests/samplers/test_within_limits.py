@@ -131,14 +131,14 @@ SMALL = ConvSpace(depth=3, filters=(16, 32, 48))
 FEW = {SMALL.parse(f"f48k7s1-f48k{a}s1-f16k{b}s1") for a in (3, 7) for b in (5, 7)}
 
 
-def few(name: str, asked: set[Architecture], *, measured: bool = False) -> optuna.Study:
+def few(name: str, asked: set[Architecture]) -> optuna.Study:
     """A study in which four networks of thousands are inside the limits."""
 
     def excess(architecture: Architecture) -> float:
         asked.add(architecture)
         return float(architecture not in FEW)
 
-    sampler = WithinLimitsSampler(lambda s: create_sampler(name, SMALL, s, {}), SMALL, excess, 0, measured=measured)
+    sampler = WithinLimitsSampler(lambda s: create_sampler(name, SMALL, s, {}), SMALL, excess, 0)
     return optuna.create_study(direction="maximize", sampler=sampler)
 
 
@@ -149,10 +149,39 @@ def test_few_networks_inside_are_all_tried_before_any_is_repeated(name: str) -> 
     assert {SMALL.architecture(trial.params) for trial in study.trials} == FEW
 
 
-def test_a_space_is_not_looked_through_where_the_device_measures() -> None:
+class Built(ConvSpace):
+    """Its networks are built to be counted."""
+
+    sequential = False
+
+
+@pytest.mark.parametrize(
+    ("space", "cost", "most"),
+    [
+        (SMALL, "params", 10_000),
+        (Built(), "params", 1_000),
+        (SMALL, "arena", 1_000),
+        (SMALL, "latency_ms", 0),
+    ],
+)
+def test_fewer_networks_are_looked_through_where_each_is_built_and_none_where_it_is_measured(
+    space: ConvSpace, cost: str, most: int
+) -> None:
+    limits = Limits.of(StudySpec.from_dict({"limits": {cost: 1.0}}), space, torch.device("cpu"))
+    assert limits.most_asked == most
+
+
+@pytest.mark.parametrize("most", [0, 100])
+def test_no_more_networks_are_looked_through_than_may_be_asked_about(most: int) -> None:
     asked: set[Architecture] = set()
-    few("random", asked, measured=True).optimize(lambda trial: filters(SMALL.suggest(trial)), n_trials=1)
-    assert len(asked) < SMALL.size / 4
+
+    def excess(architecture: Architecture) -> float:
+        asked.add(architecture)
+        return 1.0
+
+    sampler = WithinLimitsSampler(lambda s: optuna.samplers.RandomSampler(s), SMALL, excess, 0, most_asked=most)
+    optuna.create_study(sampler=sampler).optimize(lambda trial: filters(SMALL.suggest(trial)), n_trials=1)
+    assert most < len(asked) <= 8 + 248 + most
 
 
 @pytest.mark.parametrize("name", ["random", "tpe", "nsga2"])
