@@ -187,11 +187,11 @@ def require_conditions(settings: LatencySpec) -> None:
     if table is None or not table.kit:  # any other is compared when it is opened
         return
     usual = LatencySpec()
-    for name in ("runtime", "threads", "batch_size", "precision"):
+    for name in ("runtime", "threads", "precision"):  # a batch size also holds for memory and energy
         said, measured = getattr(settings, name), getattr(table.conditions, name)
         if said != getattr(usual, name) and RENAMED.get(said, said) != measured:
             raise TableError(
-                f"latency table {named(settings.table)} was measured with {name.replace('_', ' ')} {measured!r}, not"
+                f"latency table {named(settings.table)} was measured with {name} {measured!r}, not"
                 f" {said!r}; leave out latency.{name}"
             )
 
