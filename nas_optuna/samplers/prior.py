@@ -22,7 +22,7 @@ from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_attribute
 from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.studies import command
-from nas_optuna.study.supernet_result import SupernetResult, read_result, softmax
+from nas_optuna.study.supernet_result import SupernetResult, first_trial, read_result, softmax
 
 _REDRAWS = 50
 """Draws before an architecture that the study has seen is proposed again."""
@@ -120,7 +120,7 @@ class SupernetSampler(DistinctSampler):
         return type(self).__name__
 
     def _proposal(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        temperature = self._config.temperature(max(0, trial.number - read_result(study).first_trial))
+        temperature = self._config.temperature(max(0, trial.number - first_trial(study)))
         seed = seed_for(self._seed, trial.number, *(["warm start"] if _is_warm(trial) else []))
         given: dict[str, Any] = {"pinned": self.pinned, "allowed": self.allowed, "skip": self._draw}
         return propose(study, self._of, seed=seed, temperature=temperature, **given)
@@ -172,11 +172,8 @@ class WarmStartSampler(WrappingSampler):
 
 def warm_trials(study: Study) -> int:
     """How many trials the study's supernet has proposed for a warm start, without those of an earlier supernet."""
-    warm = [trial.number for trial in all_trials(study) if _is_warm(trial)]
-    if not warm:
-        return 0
-    first = read_result(study).first_trial
-    return sum(number >= first for number in warm)
+    first = first_trial(study)
+    return sum(_is_warm(trial) and trial.number >= first for trial in all_trials(study))
 
 
 def _is_warm(trial: FrozenTrial) -> bool:

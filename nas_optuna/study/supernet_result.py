@@ -231,6 +231,12 @@ def read_result(study: Study) -> SupernetResult:
     return result
 
 
+def first_trial(study: Study) -> int:
+    """How many trials a study had when its supernet's result was stored, read without the rest; 0 if it has none."""
+    known = study_user_attributes(study).get(StudyKey.SUPERNET, {}).get("first_trial", 0)
+    return known if isinstance(known, int) else 0
+
+
 def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predictor | None:
     """The predictor of a study's supernet; None if there is none, or it is of another space."""
     result = find_result(study)

@@ -14,6 +14,7 @@ from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers import create_sampler, prior
 from nas_optuna.samplers.prior import AS_LEARNED, WARM_START, SupernetConfig, SupernetSampler, WarmStartSampler, propose
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.study.schema import StudyKey
 from nas_optuna.study.supernet_result import Predictor, SupernetResult, write_result
 
 SPACE = ConvSpace(depth=2)
@@ -145,6 +146,15 @@ def test_a_supernet_that_is_trained_anew_proposes_its_own_warm_trials() -> None:
     origins = [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials]
     assert origins == [True, True, False] * 2
     assert study.trials[3].params == {name: p.choices[-1] for name, p in SPACE.parameters.items()}
+
+
+@pytest.mark.parametrize("damaged", [{"chunks": 1}, {"first_trial": "x"}])
+def test_after_the_warm_trials_a_supernet_that_cannot_be_read_is_not_needed(damaged: dict[str, Any]) -> None:
+    study = study_with(warm_start(RandomSampler(seed=0), 2))
+    study.optimize(objective, n_trials=2)
+    study.set_user_attr(StudyKey.SUPERNET, damaged)
+    study.optimize(objective, n_trials=1)
+    assert [t.user_attrs.get("nas_optuna:origin") == WARM_START for t in study.trials] == [True, True, False]
 
 
 @pytest.mark.parametrize(
