@@ -231,7 +231,7 @@ class Experiment:
         """Refuse the parts that are needed only later, before a study stores them."""
         self.candidates.check()
         refuse_unread(self.spec.supernet)
-        hyperparameters.refuse_unread(self.spec.recipe, self.spec.search)
+        hyperparameters.check_new(self.spec.recipe, self.spec.search)
         make_runtime(self.spec.latency.runtime)
         require_conditions(self.spec.latency)
         if self.spec.reference:

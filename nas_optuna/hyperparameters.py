@@ -16,8 +16,14 @@ from nas_optuna.spec_text import problem_of
 
 PREFIX = "recipe."
 """The prefix of the Optuna parameter of a recipe's setting."""
-_LEFT_OUT = ("epochs", "epoch_size", "repeats", "seed", "input_size")
+_INCOMPARABLE = (
+    "recipe.{} cannot be searched, because values with different ones could not be compared; set one for all trials"
+)
+_REPEATED = "recipe.{} repeats a choice, got {!r}"
+_LEFT_OUT = ("epochs", "repeats", "seed", "input_size")
 """Settings that cannot be searched, because trials could not be compared."""
+_LEFT_OUT_OF_NEW = ("epoch_size",)
+"""Settings of the same kind that a stored study may search all the same, since an earlier release let it."""
 
 
 def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | CategoricalDistribution:
@@ -37,19 +43,15 @@ def parse_range(name: str, value: Any) -> FloatDistribution | IntDistribution | 
         >>> parse_range("batch_size", "32,64")
         CategoricalDistribution(choices=(32, 64))
     """
-    searchable = [field for field in Recipe.model_fields if field not in _LEFT_OUT]
+    searchable = [field for field in Recipe.model_fields if field not in (*_LEFT_OUT, *_LEFT_OUT_OF_NEW)]
     if name in _LEFT_OUT:
-        raise SpecError(
-            f"recipe.{name} cannot be searched, because values with different ones could not be compared; set one for"
-            " all trials"
-        )
-    if name not in searchable:
+        raise SpecError(_INCOMPARABLE.format(name))
+    if name not in (*searchable, *_LEFT_OUT_OF_NEW):
         raise SpecError(unknown("setting of the recipe to search:", name, searchable))
     value = as_stored(name, _written(name, value) if isinstance(value, str) else value)
     found = _range(name, value) if isinstance(value, Mapping) else _choices(name, value)
-    choices = getattr(found, "choices", ())
-    if len({repr(_meant(name, choice)) for choice in choices}) < len(choices):
-        raise SpecError(f"recipe.{name} repeats a choice, got {list(choices)!r}")
+    for choice in getattr(found, "choices", ()):
+        _meant(name, choice)
     return found
 
 
@@ -157,8 +159,14 @@ def unread(recipe: Recipe, search: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def refuse_unread(recipe: Recipe, search: Mapping[str, Any], said: Collection[str] | None = None) -> None:
-    """Refuse settings without effect: of those that were said just now, or of those that are searched."""
+def check_new(recipe: Recipe, search: Mapping[str, Any], said: Collection[str] | None = None) -> None:
+    """Refuse what only a stored study may search, and settings without effect among those that are said or searched."""
+    for name, given in search.items():
+        choices = getattr(parse_range(name, given), "choices", ())
+        if name in _LEFT_OUT_OF_NEW:
+            raise SpecError(_INCOMPARABLE.format(name))
+        if len({repr(_meant(name, choice)) for choice in choices}) < len(choices):
+            raise SpecError(_REPEATED.format(name, list(choices)))
     refused = [f"{PREFIX}{name}" for name in search] if said is None else said
     for name, why in unread(recipe, search).items():
         if name in refused:
@@ -186,6 +194,8 @@ def _range(name: str, value: Mapping[str, Any]) -> FloatDistribution | IntDistri
 def _choices(name: str, value: Any) -> CategoricalDistribution:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise SpecError(f"recipe.{name} is searched by a range or a list of choices, got {value!r}")
+    if len(set(map(repr, value))) < len(value):
+        raise SpecError(_REPEATED.format(name, list(value)))
     return CategoricalDistribution(value)
 
 

@@ -174,7 +174,7 @@ def find_target(
     if storage is None or name not in studies.study_names(storage):
         studies.check_name(name)
         spec = given.read().override(extra, "--set")
-        hyperparameters.refuse_unread(spec.recipe, spec.search, overridden(given.overrides, "--set"))
+        hyperparameters.check_new(spec.recipe, spec.search, overridden(given.overrides, "--set"))
         return None, spec
     study = studies.load_study(storage, name)
     remembered = studies.study_spec(study)
