@@ -143,6 +143,8 @@ def delete(
     except StudyError as error:
         if name not in transactions.counts(opened):
             raise
+        uid = transactions.uid_of(opened, name)
+        attributes = {} if uid is None else {StudyKey.UID: uid}
         say(f"{error}; its files elsewhere are left")
     if not yes:
         try:
@@ -159,10 +161,12 @@ def delete(
     left = dict.fromkeys(files.elsewhere(attributes), "that is no folder of nas-optuna on this host")
     places = {folder: studies.checkpoint_folder(folder, name) for folder in files.used_folders(url, attributes)}
     uid = attributes.get(StudyKey.UID)
+    is_unknown = loaded is None and uid is None  # then the folder beside the database is taken for its own
+    beside = {folder: not files.may_be_of_others(url, folder) for folder in places}
     own = [
         folder
         for folder, path in places.items()
-        if trial_files.is_only_of(path, uid, otherwise=not files.may_be_of_others(url, folder))
+        if (is_unknown and beside[folder]) or trial_files.is_only_of(path, uid, otherwise=beside[folder])
     ]
     for store in (folder / "artifacts" for folder in files.folders(url, attributes)):  # uploads of a dashboard, too
         if not dashboard.remove(store, shown):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -29,6 +30,8 @@ from nas_optuna.study.optuna_internals import (
     tables,
     trial_id_of,
 )
+from nas_optuna.study.schema import StudyKey
+from nas_optuna.study.trial_rows import Unreadable, attributes_of
 
 T = TypeVar("T")
 
@@ -125,6 +128,17 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
         return values
 
     return transaction(storage, read_and_write)
+
+
+def uid_of(storage: BaseStorage, name: str) -> str | None:
+    """The identifier of a study that cannot be loaded; None if its row cannot be read either."""
+    studies, rows = tables()["studies"], tables()["study_user_attributes"]
+    found = select(rows.c.key, rows.c.value_json).join(studies, studies.c.study_id == rows.c.study_id)
+    found = found.where(studies.c.study_name == name, rows.c.key == StudyKey.UID)
+    with suppress(Unreadable):
+        uid = attributes_of(transaction(storage, lambda connection: connection.execute(found).all())).get(StudyKey.UID)
+        return uid if isinstance(uid, str) else None
+    return None
 
 
 def require_writable(study: Study) -> None:

@@ -12,7 +12,7 @@ from nas_optuna.execution.trial_files import Paused
 from nas_optuna.report.dashboard import ArtifactFolders
 from nas_optuna.study import files as study_files
 from nas_optuna.study.files import MARK, are_named, folders, holding, remember
-from nas_optuna.study.schema import LONGEST, StudyKey
+from nas_optuna.study.schema import FORMAT, LONGEST, StudyKey
 from nas_optuna.study.transactions import set_study_system_attributes
 from tests.helpers import Command, tiny
 
@@ -129,6 +129,20 @@ def test_files_of_a_study_of_that_name_in_another_database_are_left(
     paused = Paused(0, 1, 0.5, study().user_attrs[StudyKey.UID])
     (place / "paused" / "key" / "paused.json").write_text(json.dumps(asdict(paused)))
     assert command("study", "delete", "nas", "--yes").err.splitlines() == ["deleted study 'nas'"]
+    assert not place.exists()
+
+
+@pytest.mark.parametrize(("key", "value"), [(StudyKey.FORMAT, FORMAT + 1), (StudyKey.SPEC, 3), (StudyKey.UID, 3)])
+def test_a_study_that_cannot_be_loaded_is_deleted_with_its_own_files(command: Command, key: str, value: int) -> None:
+    assert command("study", "create", "nas", *tiny()).code == 0
+    place = UNNAMED / "checkpoints" / "nas"
+    (place / "paused" / "key").mkdir(parents=True)
+    own = Paused(0, 1, 0.5, study().user_attrs[StudyKey.UID])
+    (place / "paused" / "key" / "paused.json").write_text(json.dumps(asdict(own)))
+    study().set_user_attr(key, value)
+    told, *lines = command("study", "delete", "nas", "--yes").err.splitlines()
+    assert told.endswith("; its files elsewhere are left")
+    assert lines == ["deleted study 'nas'"]
     assert not place.exists()
 
 
