@@ -112,8 +112,13 @@ def study_spec(study: Study) -> StudySpec:
             " shows what it has, and study create makes one that knows"
         )
     values = study.user_attrs[StudyKey.SPEC]
-    if isinstance(values, Mapping) and values.get("reference") == "":  # an earlier release took it for none
-        values = {**values, "reference": None}
+    if isinstance(values, Mapping):
+        values = dict(values)
+        if values.get("reference") == "":  # an earlier release took it for none
+            values["reference"] = None
+        latency = values.get("latency")
+        if isinstance(latency, Mapping) and latency.get("table") == "":  # nor did it look for that
+            values["latency"] = {**latency, "table": None}
     return StudySpec.from_dict(values, f"the spec of study {study.study_name!r}")
 
 

@@ -126,7 +126,8 @@ def test_a_study_is_whole_or_not_there(storage: optuna.storages.BaseStorage, mon
         create(storage, "s")
 
 
-def test_an_empty_reference_of_an_earlier_release_is_none(storage: optuna.storages.BaseStorage) -> None:
+def test_an_empty_reference_or_table_of_an_earlier_release_is_none(storage: optuna.storages.BaseStorage) -> None:
     study = create(storage, "s")
-    study.set_user_attr(StudyKey.SPEC, {**study.user_attrs[StudyKey.SPEC], "reference": ""})
+    spec = study.user_attrs[StudyKey.SPEC]
+    study.set_user_attr(StudyKey.SPEC, spec | {"reference": "", "latency": {**spec["latency"], "table": ""}})
     assert study_spec(study) == StudySpec()
