@@ -300,6 +300,8 @@ def what_mattered(facts: StudyFacts) -> Section | None:
     objective, error = _named(facts.names[place]), ""
     if len(set(filter(math.isfinite, values.values()))) < 2:  # Optuna would call all parameters equally important
         error = f"all {len(values)} trials have the same {objective}."
+        if len(set(values.values())) > 1:
+            error = f"no two of {len(values)} trials have finite values of {objective} that differ."
     else:
         try:
             shares = _importances(facts.study.directions[place], trials, values)

@@ -85,6 +85,15 @@ def test_importance_explains_what_makes_trials_good() -> None:
         test_importance_is_shown_from_ten_trials_on(10, 20, True)
 
 
+def test_one_finite_value_is_not_said_to_be_that_of_all() -> None:
+    study = made()
+    for number in range(12):
+        add(study, number, accuracy=0.9 if number < 2 else float("inf"))
+    mattered = what_mattered(StudyFacts(study))
+    assert mattered is not None
+    assert mattered["error"] == "no two of 12 trials have finite values of accuracy that differ."
+
+
 def test_where_all_trials_are_equal_nothing_mattered() -> None:
     study = made()
     for number in range(12):
