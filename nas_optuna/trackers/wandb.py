@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,6 +20,8 @@ from nas_optuna.trackers import drawing, facts, figures
 
 _PATIENCE = 15.0
 """Seconds within which a server must accept a new run."""
+_beginning = threading.Lock()
+"""Held while a run begins, since the words of the command are the whole process's, and trials may run in threads."""
 
 
 class WandbTracker(Callback):
@@ -95,8 +98,9 @@ class WandbTracker(Callback):
 @contextmanager
 def _masked_command() -> Iterator[None]:
     """Mask the passwords in the words of this process's command, which W&B copies into each run that begins."""
-    words, sys.argv = sys.argv, [mask_urls(word) for word in sys.argv]
-    try:
-        yield
-    finally:
-        sys.argv = words
+    with _beginning:
+        words, sys.argv = sys.argv, [mask_urls(word) for word in sys.argv]
+        try:
+            yield
+        finally:
+            sys.argv = words

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -383,3 +384,17 @@ def test_wandb_has_a_run_per_trial_in_a_group_per_study(tmp_path: Path) -> None:
     for number, expected in enumerate(curves):
         curve = [float(value) for value in found[f"trial {number}"]["accuracy"]]
         assert curve == pytest.approx([expected[step] for step in ("1", "2")], abs=1e-6)
+
+
+def test_wandb_sees_no_password_where_two_runs_begin_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas_optuna.trackers.wandb import _masked_command
+
+    def words(seconds: float) -> list[str]:
+        with _masked_command():
+            time.sleep(seconds)
+            return sys.argv
+
+    monkeypatch.setattr(sys, "argv", given := ["postgresql://me:hunter2@host/db"])
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(words, (0.05, 0.1))) == [["postgresql://me:***@host/db"]] * 2
+    assert sys.argv is given
