@@ -18,7 +18,7 @@ from nas_optuna import hyperparameters
 from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.latency import require_conditions
 from nas_optuna.costs.runtimes import make_runtime
-from nas_optuna.data import Augmentation, ImageSet, SearchData, begun_with, load_test_images
+from nas_optuna.data import Augmentation, ImageSet, SearchData, begun_with, check_test_pictures, load_test_images
 from nas_optuna.errors import SpecError, StudyError, StudyExists, checked
 from nas_optuna.execution import reference
 from nas_optuna.execution.evaluator import Search
@@ -207,14 +207,13 @@ class Experiment:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
             SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
         """
+        file = sqlite_file(storage) if isinstance(storage, str) else None
+        if is_new := file is not None and not file.exists():
+            self._require_later_parts()  # no file is made for a spec that is refused
         if isinstance(storage, str):
-            file = sqlite_file(storage)
-            if file is not None and not file.exists():  # none is made for a spec that is refused
-                self._require_later_parts()
             storage = open_storage(storage, create=True)
-        if name not in study_names(storage):
+        if not is_new and name not in study_names(storage):
             self._require_later_parts()
-        vars(self).pop("test_images", None)  # a search needs them no longer
         try:
             study = create_study(storage, name, self.spec, self.space)
         except StudyExists:
@@ -237,8 +236,8 @@ class Experiment:
         if self.spec.reference:
             reference.require_training(self.objective)
             _ = self.reference_space
-        if self.data is not None and self.data.is_of_files and self.spec.data.select_on != "test":
-            _ = self.test_images
+        if self.data is not None and self.data.is_of_files and "test_images" not in vars(self):
+            check_test_pictures(self.spec.data, self.data_directory)
 
     @cached_property
     def reference_space(self) -> SearchSpace:

@@ -6,6 +6,7 @@ are reported, links are followed except in circles, and folders whose classes ar
 
 from __future__ import annotations
 
+import logging
 import os
 import statistics
 import unicodedata
@@ -29,12 +30,18 @@ from nas_optuna.errors import DataError, named
 from nas_optuna.quantities import plural
 from nas_optuna.spec import DataSpec
 
+logger = logging.getLogger(__name__)
+
 MAX_PHOTO_SIDE = 224
 """The side to which pictures are reduced if neither the recipe nor the spec sets a size."""
 
 _THREADS = 4  # each may hold one photo at full size
 _SLICE = 1024
 """Pictures that wait for the threads at once; each has a future."""
+_MANY = 2000
+"""Test pictures whose check takes long enough to be told of."""
+_SMALLEST = PixelFormat(1, 1, 1, (0.0,), (1.0,), (1, 1), fraction_white=255)
+"""A format in which numbers of any range can be read."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -128,6 +135,17 @@ class FolderSource(FileSource):
         copied = ("background", "whole_white", "fraction_white", "whole_white_found")
         shades = {name: getattr(pixels, name) for name in copied}
         return images, {"sizes": tuple(sizes), "notes": notes, **shades}
+
+    def check_test(self) -> None:
+        """Decode each test picture, as small as it can be, and keep none."""
+        files = [self._files[i] for i in self._test]
+        if len(files) > _MANY:
+            logger.warning("reading %s test pictures once, to see that none is damaged", f"{len(files):,}")
+
+        def decode(file: Path) -> None:
+            pictures.picture_pixels(file, _SMALLEST)
+
+        _for_each(decode, files)
 
     def _remarks(self) -> Iterator[str]:
         """Lines about the parts."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nas_optuna.data.catalog import opened
+from nas_optuna.data.folder import FolderSource
 from nas_optuna.data.images import VERBS, ImageSet, class_counts, dimensions, divide, listing, stratified_order
 from nas_optuna.data.source import InputSize, Source
 from nas_optuna.data_sets import DATA_SETS
@@ -159,6 +160,13 @@ def load_test_images(
     """The test images, with the statistics of `like`, the training images."""
     with opened(spec, directory, input_size) as source:
         return _fitting(source.test(), like)
+
+
+def check_test_pictures(spec: DataSpec, directory: Path | None = None) -> None:
+    """Refuse a folder's test picture that cannot be read, unless the search reads it in any case."""
+    with opened(spec, directory) as source:
+        if isinstance(source, FolderSource) and spec.select_on != "test":
+            source.check_test()
 
 
 def _chosen(source: Source, spec: DataSpec, *, divided: bool) -> tuple[np.ndarray, np.ndarray]:

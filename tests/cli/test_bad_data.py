@@ -85,7 +85,7 @@ def test_image_folders(command: Command, tmp_path: Path) -> None:
 
 
 def test_a_damaged_test_picture_is_told_before_the_search_and_later_not_to_be_deleted(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     train, test = image_folder(tmp_path / "pets/train"), image_folder(tmp_path / "pets/test")
     whole = (test / "dog" / "3.png").read_bytes()
@@ -95,7 +95,12 @@ def test_a_damaged_test_picture_is_told_before_the_search_and_later_not_to_be_de
         refused(command, *words, *data, says=("3.png is not an image that can be read", "repair or delete it"))
         assert not Path("nas-optuna.db").exists()
     (test / "dog" / "3.png").write_bytes(whole)
-    assert command(*RUN, *data).code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("nas_optuna.data.source.FileSource.test", lambda source: pytest.fail("the test part is kept"))
+        patch.setattr("nas_optuna.data.folder._MANY", 19)
+        created = command(*RUN, *data)
+    assert created.code == 0, created.err
+    assert caplog.messages.count("reading 20 test pictures once, to see that none is damaged") == 1
     (test / "dog" / "3.png").write_bytes(whole[:45])
     (train / "dog" / "3.png").write_bytes(whole[:45])
     for words in (RUN, ("retrain",)):
