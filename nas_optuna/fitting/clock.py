@@ -126,21 +126,20 @@ class Clock:
     """Decides after each epoch how many there will be, so that `reserve` seconds are left; a `training.fit.Pace`."""
 
     # If the machine becomes slower there are fewer epochs, if faster more. The rest of the schedule is spread over
-    # them, so that the learning rate ends at zero in any case.
+    # them, so that the learning rate ends at zero in any case; there the training ends. A restored one may have had
+    # more epochs than were planned for it at first.
 
     def __init__(self, budget: TimeBudget, reserve: float, epochs: int) -> None:
         self._budget = budget
         self._reserve = reserve
-        self._planned = epochs
+        self._first = epochs
 
     def __call__(self, results: Sequence[EpochResult]) -> int:
         """The total number of epochs."""
-        done = len(results)
-        if not done or done >= self._planned:
-            return self._planned
+        if not results:
+            return self._first
         each = statistics.median(result.seconds for result in results[-_RECENT:])
-        self._planned = done + max(1, int((self._budget.left - self._reserve) / each))
-        return self._planned
+        return len(results) + max(1, int((self._budget.left - self._reserve) / each))
 
 
 def refuse_named(overrides: Sequence[str], *, pruner: str | None = None) -> None:

@@ -62,7 +62,7 @@ def epoch_order(seed: int, epoch: int, images: int, size: int) -> Tensor:
 
 
 Pace = Callable[[Sequence[EpochResult]], int]
-"""From the results so far to the total number of epochs of a training."""
+"""From the results so far to the total number of epochs of a training, if its schedule has not ended."""
 
 
 def never() -> bool:
@@ -111,7 +111,7 @@ def _epochs(
     """The remaining epochs; with a pace, the schedule is spread over them before each one."""
     while len(results) < (wanted := pace(results) if pace else epochs):
         if pace:
-            if step.total_steps - step.steps < 0.5:  # the schedule had ended when it was interrupted
+            if step.total_steps - step.steps < 0.5:  # the schedule has ended, possibly before an interruption
                 return
             step.spread((wanted - len(results)) * steps)
         yield len(results) + 1

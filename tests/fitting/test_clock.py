@@ -1,6 +1,8 @@
 """A training that ends when time is up."""
 
 import time
+from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from nas_optuna.fitting.equal_seconds import (
 )
 from nas_optuna.spaces import create_space
 from nas_optuna.spec import Recipe
-from nas_optuna.training import EpochResult, fit
+from nas_optuna.training import CheckpointFolder, EpochResult, fit
 
 
 def epochs(*seconds: float) -> list[EpochResult]:
@@ -100,9 +102,26 @@ def test_epochs_follow_from_the_time_that_is_left(taken: tuple[float, ...], plan
     assert clock(epochs(*taken)) == planned
 
 
-def test_no_epoch_is_added_to_what_has_ended() -> None:
-    clock = Clock(TimeBudget(1000.0), reserve=2.0, epochs=2)
-    assert clock(epochs(1.0, 1.0)) == 2
+def test_a_training_ends_with_its_schedule_however_often_it_goes_on(tmp_path: Path) -> None:
+    """A clock is made anew at each start, with fewer epochs than an earlier one may have added."""
+    cpu, folder = torch.device("cpu"), CheckpointFolder(tmp_path)
+    loader = BatchLoader(load_images("digits", True).subset(range(100)), 50, 8, cpu)
+    recipe = Recipe(epochs=2, epoch_size=100, batch_size=50)
+
+    def trained(seconds: float, most: int) -> tuple[int, bool]:
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+        pace = Clock(TimeBudget(seconds), reserve=0.0, epochs=2)
+        results = fit(network, loader, None, recipe, cpu, seed=0, checkpoints=folder, pace=pace)
+        done = len(list(islice(results, most)))
+        found = folder.load()
+        assert found is not None
+        steps, total = found.state["schedule"]
+        return done, steps == pytest.approx(total)
+
+    assert trained(1000.0, most=5) == (5, False)
+    assert trained(1000.0, most=7) == (7, False)
+    assert trained(0.0, most=100) == (8, True), "one epoch, in which the learning rate falls to zero"
+    assert trained(1000.0, most=100) == (8, True), "none is added to what has ended"
 
 
 def test_a_busy_machine_needs_a_larger_reserve() -> None:
