@@ -106,11 +106,14 @@ def measure(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def trained_reference(study: Study, network: nn.Module, kept: KeptWeights) -> tuple[dict[str, Tensor], float] | None:
+def trained_reference(
+    study: Study, name: str | None, network: nn.Module, kept: KeptWeights
+) -> tuple[dict[str, Tensor], float] | None:
     """The weights of the user's network from `measure`, and its training time; None if they were not kept."""
+    known: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
     with suppress(StudyError, ValueError):
-        found = kept.load(_KEPT)
+        found = kept.load(_KEPT) if known.get("name") == name else None  # a study may be given another reference
         if found is not None and found[1].get("study_uid") == study_uid(study):
             require_tensors(found[0], network.state_dict())
-            return found[0], float(study.user_attrs[StudyKey.REFERENCE].get("seconds", 0.0))
+            return found[0], float(known.get("seconds", 0.0))
     return None

@@ -325,7 +325,7 @@ class _Running:
         timed = time_network(evaluator, winner.architecture, winner.space)
         test = timed.test(len(self.test_images) / evaluator.recipe.batch_size)
         reserve = max(plan.reserve, self.fit.load.reserve(timed.layers) + test)
-        weights, least = winner.left_by_the_search(self.study, self._kept)
+        weights, least = winner.left_by_the_search(self.study, self._kept, self.fit.spec.reference)
         larger = larger_space(self.fit.spec, self.experiment.search.data, winner.trial, final)
         if final is None:
             teacher = None if larger is None else time_reference(evaluator, larger)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +22,7 @@ from nas_optuna.execution.events import Callback, Callbacks, OptunaCallback, Run
 from nas_optuna.execution.finished_network import with_kept_weights
 from nas_optuna.execution.loop import Outcome, StopRequest
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.execution.reference import measure, require_training
+from nas_optuna.execution.reference import measure, require_training, trained_reference
 from nas_optuna.experiment import Experiment
 from nas_optuna.fitting.clock import LEAST_SECONDS, Load, Plan, Progress, Rung, Speed, TimeBudget, refuse_undivided
 from nas_optuna.fitting.equal_seconds import EqualSeconds, Timed, time_network
@@ -154,6 +155,20 @@ class RungSearch:
             shared.begin_with = partial(trained_weights, self.study, self.experiment.space, self.kept)
         return self.experiment.objective.with_evaluator(shared)
 
+    def _of_own(self, objective: EvaluatorObjective) -> EvaluatorObjective:
+        """The objective of a rung for the user's own reference, whose earlier weights are not those of a trial."""
+        kept, training = self.kept, copy.copy(require_training(objective))
+        if kept is None:
+            return objective
+
+        def begin_with(architecture: Architecture) -> dict[str, Tensor] | None:
+            network = self.experiment.reference_space.build(architecture)
+            found = trained_reference(self.study, self.experiment.spec.reference, network, kept)
+            return found and found[0]
+
+        training.begin_with = begin_with
+        return objective.with_evaluator(training)
+
     @cached_property
     def reference(self) -> Architecture | None:
         """The network that the search must beat."""
@@ -168,7 +183,7 @@ class RungSearch:
         if mine:  # it is not one of the rung's networks
             told = Callbacks(self.callbacks)
             with told.during(Run("search", self.study, 1, objective.evaluator.steps)):
-                measure(self.study, mine, objective, told, lambda: self.experiment.reference_space)
+                measure(self.study, mine, self._of_own(objective), told, lambda: self.experiment.reference_space)
         done = finished(self.study, objective)
         known = set(map(_architecture, done))
         missing = rung.networks - len(done)

@@ -94,7 +94,9 @@ class Winner:
         found, spec = cls.known(trial, search.space), search.spec
         measured: dict[str, Any] = study.user_attrs.get(StudyKey.REFERENCE, {})
         value = measured.get("value", measured.get("accuracy") if spec.objectives[0] in ACCURACIES else None)
-        alike = measured.get("identity") == attribute(trial, TrialKey.IDENTITY)  # both by a training of the same rung
+        # Both by a training of the same rung; and a repeated call may have named another reference.
+        rung = attribute(trial, TrialKey.IDENTITY)
+        alike = (measured.get("name"), measured.get("identity")) == (spec.reference, rung)
         if spec.reference is None or value is None or not alike:
             return found
         if is_ahead(trial.values[0], value, remembered_images(study), maximize=maximizes(study)):
@@ -117,10 +119,12 @@ class Winner:
         section = search.spec.space.model_validate({"name": search.spec.reference})
         return replace(search, space=self.space, spec=search.spec.model_copy(update={"space": section}))
 
-    def left_by_the_search(self, study: Study, kept: KeptWeights) -> tuple[Mapping[str, Tensor] | None, float]:
+    def left_by_the_search(
+        self, study: Study, kept: KeptWeights, reference: str | None
+    ) -> tuple[Mapping[str, Tensor] | None, float]:
         """Its weights, from which the last training continues, and their training time; None if they are not kept."""
         if self.own:
-            return trained_reference(study, self.space.build(self.architecture), kept) or (None, 0.0)
+            return trained_reference(study, reference, self.space.build(self.architecture), kept) or (None, 0.0)
         weights = trained_weights(study, self.space, kept, self.architecture)
         return weights, 0.0 if weights is None else attribute(self.trial, TrialKey.SECONDS, 0.0)
 

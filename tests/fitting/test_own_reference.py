@@ -1,5 +1,6 @@
 """A fit whose user has a network of their own."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import create_trial
+from safetensors.torch import save_file
 
 import nas_optuna as nas
 from nas_optuna.errors import SpecError, StudyError
@@ -22,6 +24,7 @@ from nas_optuna.fitting.spec import spec_for
 from nas_optuna.fitting.winner import Winner, winner_of
 from nas_optuna.study.schema import StudyKey, TrialKey
 from nas_optuna.study.significance import Measured
+from nas_optuna.training.checkpoint import KeptWeights
 
 GOOD = """
 from torch import nn
@@ -124,6 +127,30 @@ def test_a_reference_is_taken_where_nothing_is_ahead_of_it_inside_the_limits(
     assert Winner.of(study, found, elsewhere, "cpu").own is own, "a table of the search's space is not asked"
 
 
+@pytest.mark.parametrize(("name", "goes_on"), [("good", True), ("other", False)])
+def test_a_reference_goes_on_in_a_longer_rung_from_its_own_weights(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, goes_on: bool
+) -> None:
+    monkeypatch.setattr(equal_seconds, "FEWEST_STEPS", 1)
+    file.write_text(GOOD + GOOD.replace("good", "other"))
+    kept, study = KeptWeights(tmp_path), None
+    for rung, named in ((1, "good"), (2, name)):
+        overrides = [*SMALL, f"reference={file}:{named}", "recipe.learning_rate=1e-9"]  # at which no weight moves
+        spec = spec_for("digits", overrides=overrides)
+        experiment = Experiment.from_spec(spec, device="cpu", checkpoints=tmp_path, keep_weights=True)
+        study = study or experiment.create(optuna.storages.InMemoryStorage(), "fit")
+        plan = Plan((Rung(1, 0.1),), reserve=0.0)
+        RungSearch(experiment, study, plan, StopRequest(), from_rung=rung, kept=kept).run(lambda line: None)
+        found = kept.load("reference")
+        assert found is not None
+        weights, facts = found
+        if rung == 1:
+            weights["1.bias"].fill_(0.5)  # no network is drawn with such
+            file_of_it = kept.path / "trial-reference.safetensors"
+            save_file(weights, file_of_it, metadata={"nas_optuna_kept": json.dumps(facts)})
+    assert torch.allclose(weights["1.bias"], torch.tensor(0.5)) is goes_on
+
+
 def test_a_limit_by_a_table_that_tells_nothing_of_the_reference_is_refused_at_once(tmp_path: Path, file: Path) -> None:
     with pytest.raises(SpecError, match="leave out --reference or --latency-table"):
         fit(tmp_path / "model", f"{file}:good", [], "latency.table=table.json", "limits.latency_ms=50")
@@ -135,6 +162,7 @@ def test_a_limit_by_a_table_that_tells_nothing_of_the_reference_is_refused_at_on
     [
         ("accuracy", 0.5, {"accuracy": 0.9}, True),  # as it was stored before it had a value
         ("accuracy", 0.5, {"accuracy": 0.9, "identity": "of a later rung"}, False),
+        ("accuracy", 0.5, {"accuracy": 0.9, "name": "other.py:good"}, False),
         ("macro_f1", 0.5, {"accuracy": 0.9}, False),
         ("macro_f1", 0.5, {"accuracy": 0.1, "value": 0.9}, True),
         ("macro_f1", 0.9, {"accuracy": 0.9, "value": 0.5}, False),
@@ -148,7 +176,7 @@ def test_a_reference_is_compared_in_what_the_study_optimises(
     spec = spec_for("digits", overrides=[*SMALL, f"reference={file}:good", f'objectives=["{objective}"]'])
     experiment = Experiment.from_spec(spec, device="cpu")
     space, study = experiment.space, experiment.create(optuna.storages.InMemoryStorage(), "fit")
-    study.set_user_attr(StudyKey.REFERENCE, {"identity": "of this rung"} | known)
+    study.set_user_attr(StudyKey.REFERENCE, {"name": f"{file}:good", "identity": "of this rung"} | known)
     assert space.reference is not None
     chosen = dict(space.reference.params), space.distributions()
     attributes = {TrialKey.IDENTITY: "of this rung"}
