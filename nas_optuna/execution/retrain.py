@@ -330,11 +330,12 @@ def stored_report(attributes: Mapping[str, Any], look: int = 0) -> TestReport | 
 
 def _stored_pairs(classes: int, cells: Sequence[Any], triples: Sequence[Any]) -> Pairs:
     """A stored matrix, with its zeros or as triples; an empty one if its rows were altered."""
-    if not all(isinstance(number, int) for number in (*cells, *triples)):
+    if not all(isinstance(number, int) and number >= 0 for number in (*cells, *triples)):
         return {}
     if len(cells) == classes**2:
         return {divmod(place, classes): count for place, count in enumerate(cells) if count}
-    found = {(i, j): count for i, j, count in zip(triples[::3], triples[1::3], triples[2::3], strict=False)}
+    rows = zip(triples[::3], triples[1::3], triples[2::3], strict=False)
+    found = {(i, j): count for i, j, count in rows if count}
     return found if all(max(pair) < classes for pair in found) else {}
 
 

@@ -77,7 +77,12 @@ def test_tens_of_thousands_of_classes_take_as_much_as_their_images() -> None:
     assert Confusion.of(kept).accuracies()[0] == ("0", 0.0, 3, "49999 100.0%")
 
 
-@pytest.mark.parametrize("cells", [{"cells": [1, 0, "x", 0]}, {"triples": [0, 2, 5]}, {"triples": ["0", 1, 5]}, {}])
+ALTERED = [[0, 2, 5], ["0", 1, 5], [-1, 0, 5], [0, -1, 5], [0, 1, -5], [0, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    "cells", [{"cells": [1, 0, "x", 0]}, {"cells": [4, 0, -3, 0]}, *({"triples": each} for each in ALTERED), {}]
+)
 def test_an_altered_matrix_is_none(cells: dict[str, list[object]]) -> None:
     entry = {"mean": 0.5} | {f"{name}_parts": 1 for name in ("classes", *cells)}
     parts = {f"{StudyKey.CONFUSION}0:{name}:0": each for name, each in ({"classes": ["a", "b"]} | cells).items()}
