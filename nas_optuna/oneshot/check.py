@@ -54,7 +54,7 @@ def proposals(study: Study, result: SupernetResult, among: Candidates, count: in
         anew = command(study, "supernet", "train", "--study", study.study_name, "--restart")
         raise StudyError(
             f"of what the supernet of study {study.study_name!r} proposes, nothing is inside the study's limits, has"
-            f" its pinned values and is listed; ask for less, or train it anew under these: {anew}"
+            f" its pinned values and is listed; loosen limits, pins or list, or train it anew under them: {anew}"
         )
     return found[:count]
 

@@ -177,7 +177,8 @@ def test_only_what_the_study_may_propose_is_proposed(scored: bool) -> None:
     assert [space.tokens(candidate.architecture)[1] for candidate in found] == [2, 2]
     assert [c.by for c in found] == ["score" if scored else "alphas"] * 2
     assert proposals(study, result, whole, 3) == candidates(result, space, 3)
-    with pytest.raises(StudyError, match=r"nothing is inside .*: nas-optuna supernet train --study s --restart"):
+    remedy = "loosen limits, pins or list, or train it anew under them: nas-optuna supernet train --study s --restart"
+    with pytest.raises(StudyError, match=f"nothing is inside .*; {remedy}"):
         proposals(study, result, replace(whole, listed=()), 1)
 
 
