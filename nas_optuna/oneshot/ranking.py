@@ -73,8 +73,10 @@ def learn_alphas(
     per_round = max(8, int(evaluated.limit * (1 - SEARCH_SHARE)) // ROUNDS) if evaluated.left else FREE_DRAWS
     for _ in range(ROUNDS):
         if listed:
-            odds = [math.prod(p[i] for p, i in zip(shares, tokens, strict=True)) for tokens in listed]
-            drawn = rng.choices(listed, odds, k=per_round)
+            # As multiples of the largest, since the product of hundreds of shares may be too small for a number.
+            logs = [sum(math.log(p[i]) for p, i in zip(shares, tokens, strict=True)) for tokens in listed]
+            largest = max(logs)
+            drawn = rng.choices(listed, [math.exp(log - largest) for log in logs], k=per_round)
         else:
             drawn = [tuple(rng.choices(range(len(p)), p)[0] for p in shares) for _ in range(per_round)]
         evaluated(drawn)

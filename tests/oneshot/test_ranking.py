@@ -157,6 +157,14 @@ def test_alphas_fit_a_product_and_the_search_finds_what_no_product_holds() -> No
     assert len(evaluated.found) <= 60
 
 
+def test_alphas_of_hundreds_of_parameters_fit_a_list() -> None:
+    """The product of their shares is below the least number above zero, and nothing could be drawn."""
+    good, bad = (0,) * 800, (1,) * 800
+    evaluated = Evaluated(lambda tokens: [float(t == good) for t in tokens], 60)
+    logits = learn_alphas([3] * 800, evaluated, random.Random(0), [good, bad])
+    assert {int(np.argmax(p)) for p in logits} == {0}
+
+
 def test_starts_differ_and_the_argmax_can_be_moved_to_what_is_allowed() -> None:
     ranked = [(0, 0, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1), (2, 0, 2)]
     assert diverse(ranked, 3, 2) == [(0, 0, 0), (1, 1, 0), (2, 0, 2)]
