@@ -127,13 +127,17 @@ def test_a_checkpoint_that_does_not_fit_is_begun_anew(
     (folder,) = map(CheckpointFolder, files.rglob("supernet-*"))
     sound = folder.load()
     assert sound is not None
-    other = {"weights": {name: weight[:1] for name, weight in sound.weights.items()}, "state": {"finished": 3}}
+    other = {"weights": {name: weight[:1] for name, weight in sound.weights.items()}, "state": {"finished": 3, "length": 3}}
     folder.remove()
     folder.save(3, **{"weights": sound.weights, "state": sound.state} | {part: other[part]}, progress=sound.progress)
     supernet = training(optuna.create_study(study_name="s"), files, "fair")
     assert "no other is left, so a training begins anew" in caplog.text
+    fresh = training(optuna.create_study(study_name="s"), tmp_path / "none", "fair")
     assert supernet.strategy is not None
+    assert fresh.strategy is not None
     assert (supernet.history, supernet.strategy.finished) == ([], 0)
+    found, wanted = supernet.strategy.supernet.state_dict(), fresh.strategy.supernet.state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
 def test_weights_that_release_0_2_wrote_are_read_and_damaged_ones_are_not_said_to_be_elsewhere(tmp_path: Path) -> None:
