@@ -296,12 +296,13 @@ def network_failures(doing: str, *others: type[Exception]) -> Iterator[None]:
     except passing:
         raise
     except Exception as error:
-        full = is_out_of_memory(error) or isinstance(error, MemoryError)
+        full = is_out_of_memory(error)
         cause = "oom" if full else describe_error(error, 240)
         reason = "it does not fit into the memory of the device" if full else cause
         raise TrainingError(f"{doing}: {reason}", cause) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation on a device failed; only CUDA's allocator has an exception for it."""
-    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in _OUT_OF_MEMORY)
+    """Whether an allocation failed; of torch's allocators, only CUDA's has an exception for it."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -24,8 +24,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from nas_optuna.devices import is_out_of_memory
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError, describe_error, reason_of
+from nas_optuna.errors import StudyError, TrainingError, describe_error, reason_of
 from nas_optuna.files import flush, write_file
 from nas_optuna.training.network import kind_of
 
@@ -127,6 +128,9 @@ class CheckpointFolder:
                 found = _read(epoch, file)
                 check(found)
             except Exception as error:  # the reader of a damaged file may raise anything
+                if is_out_of_memory(error):  # of a sound one, which must not be replaced by a training that begins anew
+                    problem = f"no memory is left to load the checkpoint of epoch {epoch} in {self.path}; free some"
+                    raise TrainingError(problem, "oom") from error
                 refused.append(f"epoch {epoch}: {describe_error(error).removeprefix('ValueError: ')}")
                 continue
             self._warn(refused, f"the training goes on from epoch {epoch}")

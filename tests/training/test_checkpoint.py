@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 
 from nas_optuna.data import BatchLoader, load_data
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.spec import DataSpec, Recipe
 from nas_optuna.training import CheckpointFolder, EpochResult, fit
 from tests.helpers import as_release_0_2_wrote
@@ -151,6 +152,17 @@ def test_where_no_checkpoint_is_sound_the_training_begins_anew(
     assert "training begins anew" in message
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["device", "host"])
+def test_a_checkpoint_that_memory_has_no_room_for_is_not_said_to_be_of_no_use(
+    error: Exception, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The training began anew, and removed it with its second epoch."""
+    with pytest.raises(TrainingError, match=r"no memory is left .* epoch 4 .*; free some") as raised:
+        CheckpointFolder(folder).load(Mock(side_effect=error))
+    assert raised.value.cause == "oom"
+    assert not caplog.records
+
+
 def test_checkpoints_of_another_training_are_not_taken(finished: Path, tmp_path: Path) -> None:
     for name, recipe, of in (
         ("network", RECIPE, {"width": 9}),
@@ -208,8 +220,9 @@ def test_a_full_disk_is_named_and_leaves_the_epoch_before() -> None:
     script = """
 import torch
 from pathlib import Path
+from unittest.mock import Mock
 from nas_optuna.digests import hex_digest
-from nas_optuna.errors import StudyError
+from nas_optuna.errors import StudyError, TrainingError
 from nas_optuna.training import CheckpointFolder
 folder = CheckpointFolder(Path("/mnt/c"))
 folder.save(1, {"w": torch.zeros(100)}, {}, 1)
