@@ -34,8 +34,11 @@ from nas_optuna.training.checkpoint import require_tensors
 SCORED_IMAGES = 500
 """The most held-out images on which shared weights are scored: twice as many hardly rank better."""
 
-OFF = 2
-"""A prefix of a stratified order has fewer images of a class too many or too few."""
+OFF, DEVIATIONS = 2, 4
+"""By how many images, and standard deviations of a random order, the first images may differ from a class's share.
+
+A prefix of a stratified order differs by fewer than two images.
+"""
 
 
 def make_evaluator(
@@ -51,10 +54,11 @@ def make_evaluator(
 
 def stratified_part(images: ImageSet, most: int) -> ImageSet:
     """The first images, or others if these do not have each class in about its share."""
-    # Those that were split off have it; a data set's own validation part often lies class by class.
+    # Those that were split off have it, shuffled ones nearly; a data set's own validation part may lie class by class.
     first = images.subset(range(min(len(images), most)))
-    due = np.array(images.class_sizes) * len(first) / len(images)
-    if np.abs(first.class_sizes - due).max() < OFF:
+    share = len(first) / len(images)
+    due = share * np.array(images.class_sizes)
+    if (np.abs(first.class_sizes - due) < OFF + DEVIATIONS * np.sqrt(due * (1 - share))).all():
         return first
     return images.subset(stratified_order(images.labels, 0)[:most])
 

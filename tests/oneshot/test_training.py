@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -127,7 +128,10 @@ def test_a_checkpoint_that_does_not_fit_is_begun_anew(
     (folder,) = map(CheckpointFolder, files.rglob("supernet-*"))
     sound = folder.load()
     assert sound is not None
-    other = {"weights": {name: weight[:1] for name, weight in sound.weights.items()}, "state": {"finished": 3, "length": 3}}
+    other = {
+        "weights": {name: weight[:1] for name, weight in sound.weights.items()},
+        "state": {"finished": 3, "length": 3},
+    }
     folder.remove()
     folder.save(3, **{"weights": sound.weights, "state": sound.state} | {part: other[part]}, progress=sound.progress)
     supernet = training(optuna.create_study(study_name="s"), files, "fair")
@@ -182,15 +186,17 @@ def test_weights_of_other_images_are_not_gone_on_with(
 
 
 def test_images_that_lie_class_by_class_are_scored_by_stratified_ones_and_others_by_the_first() -> None:
-    """The first 500 of a data set's own validation part have half of its classes."""
+    """The first 500 of a data set's own validation part have half of its classes, if it is not shuffled."""
     whole = load_images("digits", train=True)
-    split_off, by_class = (whole.subset(o) for o in (stratified_order(whole.labels, 0), whole.labels.argsort()))
-    assert torch.equal(stratified_part(split_off, 500).images, split_off.images[:500])
+    shuffled = np.random.default_rng(0).permutation(len(whole))
+    by_class = whole.subset(whole.labels.argsort())
+    for order in (stratified_order(whole.labels, 0), shuffled):
+        assert torch.equal(stratified_part(whole.subset(order), 500).images, whole.images[order[:500]])
     assert torch.equal(stratified_part(by_class, 5000).images, by_class.images)
-    found = stratified_part(by_class, 500)
-    shares = [500 * size / len(whole) for size in whole.class_sizes]
-    assert len(found) == 500
-    assert all(abs(size - share) < 2 for size, share in zip(found.class_sizes, shares, strict=True))
+    for part in (by_class, by_class.subset(range(600))):
+        found, shares = stratified_part(part, 500), [500 * size / len(part) for size in part.class_sizes]
+        assert len(found) == 500
+        assert all(abs(size - share) < 2 for size, share in zip(found.class_sizes, shares, strict=True))
 
 
 def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_path: Path) -> None:
