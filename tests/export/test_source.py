@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nas_optuna.export import NotWritable, write_source
+from nas_optuna.export.source import constructor
 
 
 class _Own(nn.Module):
@@ -51,3 +52,28 @@ def test_a_layer_may_have_the_name_of_a_value_of_the_trace() -> None:
     network.add_module("value1", nn.ReLU())
     steps = write_source(network, torch.zeros(1, 4))[1]
     assert steps == ["x = self.value9(x)  # [2]", "x = self.value1(x)  # [2]", "return x"]
+
+
+def test_layers_are_written_as_people_write_them() -> None:
+    for text in (
+        "nn.Conv2d(1, 8, 3)",
+        "nn.Conv2d(1, 8, (3, 5), padding='same', bias=False)",
+        "nn.BatchNorm1d(4, affine=False)",
+        "nn.GroupNorm(2, 8, eps=0.1)",
+        "nn.GELU(approximate='tanh')",
+        "nn.AdaptiveAvgPool2d((1, None))",
+        "nn.Upsample(scale_factor=2.0, mode='bilinear')",
+        "nn.PReLU(num_parameters=3)",
+        "nn.UpsamplingNearest2d(scale_factor=2.0)",
+        "nn.Threshold(0.5, float('-inf'))",
+        "nn.MultiheadAttention(8, 2, dropout=0.5, batch_first=True)",
+    ):
+        made = eval(text, {"nn": nn})
+        again = eval(constructor(made), {"nn": nn})
+        assert repr(again) == repr(made)
+    with pytest.raises(NotWritable):
+        constructor(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+    with pytest.raises(NotWritable):
+        write_source(nn.MultiheadAttention(4, 1), torch.zeros(1, 4))
+    with pytest.raises(NotWritable, match=r"RuntimeError: mat1 and mat2 [^:…]*$"):  # without a part of torch's graph
+        write_source(nn.Linear(4, 2), torch.zeros(1, 3))
