@@ -29,6 +29,7 @@ with lazily():
     from nas_optuna.execution.executors import contract
     from nas_optuna.experiment import Experiment
     from nas_optuna.fitting import clock
+    from nas_optuna.oneshot import strategies
     from nas_optuna.spec import StudySpec
     from nas_optuna.spec_parts import code_named
     from nas_optuna.spec_text import overridden, with_overrides
@@ -146,6 +147,15 @@ class SpecOptions:
             )
         return found
 
+    def of_new_study(self, extra: Sequence[str] = ()) -> StudySpec:
+        """The spec of a new study; of the supernet's settings without those that the command line displaces."""
+        spec = self.read().override(extra, "--set")
+        hyperparameters.check_new(spec.recipe, spec.search, overridden(self.overrides, "--set"))
+        if keys := supernet_keys([*self.overrides, *extra]):
+            left = strategies.without_displaced(spec.supernet, keys, new=True)
+            spec = spec.model_copy(update={"supernet": left})
+        return spec
+
     def preset(self) -> str:
         """The default preset; for a folder or a NumPy file, the one for own images."""
         about = [text for text in self.overrides if text.lstrip().startswith("data")]
@@ -173,9 +183,7 @@ def find_target(
     storage = None if database is not None and not database.exists() else open_storage(url)
     if storage is None or name not in studies.study_names(storage):
         studies.check_name(name)
-        spec = given.read().override(extra, "--set")
-        hyperparameters.check_new(spec.recipe, spec.search, overridden(given.overrides, "--set"))
-        return None, spec
+        return None, given.of_new_study(extra)
     study = studies.load_study(storage, name)
     remembered = studies.study_spec(study)
     wanted = (given.read() if given.spec is not None else given.applied_to(remembered)).override(extra, "--set")
@@ -184,6 +192,12 @@ def find_target(
         own = code_named(given.applied_to(type(remembered)()))  # code on the command line itself needs no agreement
         trust.require_trust(url, name, [code for code in code_named(wanted) if code not in own], yes=stored.trust)
     return study, wanted
+
+
+def supernet_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys of the section ``[supernet]`` that overrides set."""
+    keys = (key.split(".") for key in overridden(overrides, "--set"))
+    return [inside[0] for section, *inside in keys if section == "supernet" and inside]
 
 
 def create(experiment: Experiment, stored: StudyDataOptions, given: SpecOptions) -> Study:

@@ -77,7 +77,7 @@ def create(
     name, url = stored.study, stored.url
     given.refuse_twice()
     studies.check_name(name)
-    experiment = Experiment.from_spec(given.read(), data_directory=data_dir)
+    experiment = Experiment.from_spec(given.of_new_study(), data_directory=data_dir)
     study = experiment.create(url, name)
     trust.remember(url, name, code_named(experiment.spec))
     say(f"created study {name!r} in {mask_urls(url)}: {experiment.describe()}", *experiment.notes())

@@ -13,7 +13,7 @@ import typer
 from nas_optuna.cli import options
 from nas_optuna.cli.options import MovedStudyOptions, named_overrides, option
 from nas_optuna.cli.printing import STDOUT, Column, print_json, print_table, say, say_next
-from nas_optuna.cli.run_options import SpecOptions, create, find_target
+from nas_optuna.cli.run_options import SpecOptions, create, find_target, supernet_keys
 from nas_optuna.devices import resolve_device
 from nas_optuna.errors import Interrupted
 from nas_optuna.lazily import lazily
@@ -34,7 +34,6 @@ with lazily():
     from nas_optuna.oneshot.ranking import sample_distinct
     from nas_optuna.oneshot.trained import calibrated_ranker, part_of, trained_supernet, trained_trials
     from nas_optuna.oneshot.training import SupernetTraining, make_strategy
-    from nas_optuna.spec_text import overridden
     from nas_optuna.study import files as study_files
     from nas_optuna.study import studies, supernet_result, trial_queue
     from nas_optuna.study.supernet_result import SupernetResult
@@ -133,9 +132,8 @@ def _prepare(
     device, given = resolve_device(wanted.device), SpecOptions(spec=wanted.spec, set_=wanted.set_, data=stored.data)
     given.refuse_twice()
     study, spec = find_target(stored, given, wanted.overrides)
-    said = [key.split(".") for key in overridden([*given.overrides, *wanted.overrides], "--set")]
-    keys = [inside[0] for section, *inside in said if section == "supernet" and inside]
-    section = strategies.without_displaced(spec.supernet, keys, new=study is None)
+    keys = supernet_keys([*given.overrides, *wanted.overrides])
+    section = strategies.without_displaced(spec.supernet, keys)
     strategies.refuse_unread(section, keys)  # of others, a stored supernet may have some
     spec = spec.model_copy(update={"supernet": section})
     where: dict[str, Any] = {"data_directory": stored.data_dir, "device": wanted.device}

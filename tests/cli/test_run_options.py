@@ -13,6 +13,7 @@ from nas_optuna.cli.options import named_overrides
 from nas_optuna.cli.run_options import SpecOptions
 from nas_optuna.fitting.spec import decided_before, spec_for
 from nas_optuna.report.notes import NoteWriter
+from nas_optuna.study.schema import StudyKey
 from tests.helpers import Command, tiny, write_photos
 from tests.study import leases
 
@@ -96,6 +97,20 @@ def test_what_begins_a_study_with_a_supernet_makes_the_study_that_was_asked_for(
     assert created.code == 0, created.err
     again = command(*words, "--warm-start", "supernet").err
     assert "has no trained supernet; run: nas-optuna supernet train" in again, "it is that study"
+
+
+@pytest.mark.parametrize("begin", [("study", "create"), ("run", "--trials", "1")])
+def test_settings_of_a_supernet_that_the_command_line_displaces_begin_a_study(
+    command: Command, begin: tuple[str, ...]
+) -> None:
+    Path("s.toml").write_text("[supernet]\nlearning_rate = 0.1\nepochs = 9\n")
+    words = (*begin, "--study", "s", "--spec", "s.toml", *tiny(), "--set", "supernet.budget=0")
+    refused = command(*words, "--set", "supernet.clip=1")
+    assert "error: supernet.clip is of no use with supernet.budget=0; leave it out" in refused.err
+    assert command(*words).code == 0
+    study = optuna.load_study(study_name="s", storage="sqlite:///nas-optuna.db")
+    section = StudySpec.from_dict(study.user_attrs[StudyKey.SPEC]).supernet
+    assert section.strategy_options == {"budget": 0}
 
 
 def test_a_refusal_names_the_variable_where_that_was_set(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
