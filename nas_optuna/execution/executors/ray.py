@@ -95,8 +95,9 @@ def _require_no_password(command: Sequence[str]) -> None:
         if "//" in word and mask_urls(word) != word:
             raise SpecError(
                 f"Ray would show {shown(word)} with its password to everybody on the cluster, as part of this command;"
-                " name the database in NAS_OPTUNA_STORAGE and the cluster in RAY_ADDRESS, or leave the password to a"
-                " file such as ~/.pgpass"
+                " name the database in NAS_OPTUNA_STORAGE and the cluster in RAY_ADDRESS, and leave a password of"
+                " --learn-from or --track to a file such as ~/.pgpass, or to the tracker's own variables"
+                " (MLFLOW_TRACKING_PASSWORD)"
             )
 
 

@@ -290,7 +290,7 @@ def test_the_token_of_a_cluster_that_is_started_here_is_in_no_file(
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
 
 
-@pytest.mark.parametrize("option", ["--storage=", "--learn-from=nas@", ""])
+@pytest.mark.parametrize("option", ["--storage=", "--learn-from=nas@", "--track=mlflow:", ""])
 def test_a_password_on_the_command_line_is_not_told_to_the_cluster(
     option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -299,6 +299,7 @@ def test_a_password_on_the_command_line_is_not_told_to_the_cluster(
     monkeypatch.setattr(sys, "orig_argv", ["nas-optuna", "run", "--data", "folder:a@b", word])
     with pytest.raises(SpecError, match=r"me:\*\*\*@.* everybody on the cluster.* NAS_OPTUNA_STORAGE") as caught:
         connected("local").__enter__()
+    assert "--learn-from or --track to a file such as ~/.pgpass, or to the tracker's own variables" in str(caught.value)
     assert "hunter2" not in str(caught.value)
 
 
