@@ -18,6 +18,7 @@ from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator, require_evaluator
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
+from nas_optuna.hyperparameters import PREFIX, parse_range
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import parse_criteria, parse_criterion
 from nas_optuna.oneshot.strategies import STRATEGIES
@@ -116,11 +117,13 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
     """The spec's sampler, which proposes candidates only."""
     make = partial(_with_seed, spec, candidates)
     sampler = make(spec.sampler.seed)
-    if not candidates.limits:
-        return sampler
     if isinstance(grid := innermost(sampler), GridSampler):  # it proposes in order, so it cannot be asked again
-        if not candidates.limits.are_measured:  # else it would measure many networks before one is inside
+        if spec.search:
+            grid.check({f"{PREFIX}{name}": parse_range(name, value) for name, value in spec.search.items()})
+        if candidates.limits and not candidates.limits.are_measured:  # else it would measure many before one is inside
             grid.allowed = candidates.allows
+        return sampler
+    if not candidates.limits:
         return sampler
     limits, seed = candidates.limits, spec.sampler.seed
     return WithinLimitsSampler(make, limits.space, limits.total_excess, seed, candidates.fixed, limits.most_asked)

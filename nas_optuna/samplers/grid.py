@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from operator import add
 
@@ -17,6 +18,9 @@ from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler, natural
 from nas_optuna.samplers.history import History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials
+
+_COMBINATIONS = 100_000
+"""The most networks with settings that are listed."""
 
 
 class GridSampler(ArchitectureSampler):
@@ -59,11 +63,21 @@ class GridSampler(ArchitectureSampler):
         if "combinations" not in history.derived:
             networks, names = super()._all(history), list(history.axes)
             sizes = [1 if name in self._distributions else history.sizes[i] for i, name in enumerate(names)]
+            if (count := len(networks) * math.prod(sizes)) > _COMBINATIONS:
+                raise SpecError(
+                    "sampler 'grid' lists every architecture with every choice of the settings, together"
+                    f" {whole(count)} (more than {_COMBINATIONS:,}); use random, or give fewer choices"
+                )
             offsets = list(itertools.product(*map(range, sizes)))
             every = (tuple(map(add, network, offset)) for network in networks for offset in offsets)
             history.derived["combinations"] = list(dict.fromkeys(map(history.proposed, every)))
         combinations: list[Tokens] = history.derived["combinations"]
         return combinations
+
+    def check(self, settings: Mapping[str, BaseDistribution]) -> None:
+        """Refuse settings with too many choices to be listed, before a trial has made them known."""
+        chosen = {name: d for name, d in settings.items() if self._proposes(d)}
+        self._all(History(self._distributions | chosen, self.canonical, self.pinned))
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """An untried network, if possible an allowed one, or any if none is left."""

@@ -7,6 +7,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, IntD
 from optuna.samplers import BaseSampler
 from optuna.trial import TrialState, create_trial
 
+from nas_optuna import Experiment, StudySpec
+from nas_optuna.errors import SpecError
 from nas_optuna.samplers import SAMPLERS, create_sampler
 from nas_optuna.samplers.wrapping import AmongSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
@@ -100,6 +102,16 @@ def test_a_grid_goes_through_the_choices_of_settings(listed: bool, fixed: dict[s
     tried = [{**trial.params, "recipe.mix": None} for trial in study.trials]
     assert len(tried) == len([each for each in every if each.items() >= fixed.items()])
     assert all({**each, "recipe.mix": None} in tried for each in every if each.items() >= fixed.items())
+
+
+def test_a_grid_of_too_many_networks_with_settings_is_refused_before_its_first_trial() -> None:
+    space = {"name": "conv", "depth": 3, "filters": [4, 8], "strides": [1]}  # 216 networks
+    search = {"batch_size": list(range(1, 31)), "learning_rate": [i / 100 for i in range(1, 21)]}
+    spec = {"sampler": "grid", "space": space, "recipe": {"epochs": 1, "input_size": 8}, "search": search}
+    says = r"^sampler 'grid' lists every .* choice of the settings, together 129,600 \(more than 100,000\); use random"
+    with pytest.raises(SpecError, match=says):
+        Experiment.from_spec(StudySpec.from_dict(spec), device="cpu")
+    Experiment.from_spec(StudySpec.from_dict({**spec, "fixed": {"conv1.filters": 4}}), device="cpu")
 
 
 def test_listed_networks_are_tried_once_each_also_beside_searched_settings() -> None:
