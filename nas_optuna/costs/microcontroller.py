@@ -2,9 +2,10 @@
 
 They are counted as TensorFlow Lite Micro lays them out: operators run in the order of the forward pass, each with its
 inputs and its output in the arena, and a buffer lives until it is read for the last time. Batch norm and an activation
-that follows a layer are fused into it; nothing else works in place. A convolution with a stride, or with another
-padding than ``kernel // 2``, needs another buffer for its padded input. The interpreter's own tables (a few kilobytes)
-and the scratch space of kernels are not counted. `benchmarks/arena.py` compares the figures with the interpreter's.
+that follows a layer are fused into it; nothing else works in place, ``y += x`` neither. A convolution with a stride, or
+with another padding than ``kernel // 2``, needs another buffer for its padded input. The interpreter's own tables (a
+few kilobytes) and the scratch space of kernels are not counted. `benchmarks/arena.py` compares the figures with the
+interpreter's.
 """
 
 from __future__ import annotations
@@ -114,20 +115,24 @@ def _operators(network: nn.Module, image: Tensor) -> list[_Operator]:
 
     def note(function: Any, given: Any, result: Any) -> None:
         reads = [numbers[key] for t in tensors_in(given) if (key := t.untyped_storage()._cdata) in numbers]
+        name = function.__name__.partition(".")[0]
+        combines = name.endswith("_") and len(reads) > 1  # as y += x does, but no activation in place
         writes: dict[int, int] = {}
         for tensor in tensors_in(result):  # without the indices of a maximum, which only training needs
             key = tensor.untyped_storage()._cdata
-            if tensor.is_floating_point() and tensor.numel() and key not in numbers and key not in weights:
+            # An interpreter has y += x as y = y + x; what fills a part of a buffer, or copies, needs no other one.
+            another = combines and name != "copy_" and tensor.nbytes == tensor.untyped_storage().nbytes()
+            if tensor.is_floating_point() and tensor.numel() and (another or key not in numbers) and key not in weights:
                 numbers[key] = next(count)
                 writes[numbers[key]] = tensor.numel()
             held.append(tensor)
-        padded = _padded(given[0]) if function.__name__.startswith("convolution") else 0
+        padded = _padded(given[0]) if name.startswith("convolution") else 0
         if padded:  # by a separate operator
             around = {next(count): padded}
             found.append(_Operator(reads, around))
             reads = list(around)
-        if writes:  # views and in-place operators need no memory
-            found.append(_Operator(reads, writes, any(name in function.__name__ for name in _FUSED)))
+        if writes or combines:  # views and activations in place need no memory
+            found.append(_Operator(reads, writes, any(part in name for part in _FUSED)))
 
     with torch.no_grad(), operators_noted(note):
         network(image)

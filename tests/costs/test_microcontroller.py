@@ -1,11 +1,14 @@
 """Flash and arena of networks whose figures can be told by hand."""
 
+import random
+
 import pytest
 import torch
 from torch import nn
 
 from nas_optuna import ConvSpace
 from nas_optuna.costs.microcontroller import arena_bytes, flash_bytes
+from nas_optuna.spaces import create_space
 from tests.helpers import Command
 
 
@@ -18,6 +21,26 @@ class Residual(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + torch.relu(self.conv(x))
+
+
+class InPlace(Residual):
+    """y += x and an activation in place"""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(x)
+        y += x
+        return y.relu_()
+
+
+class Filled(Residual):
+    """x and conv(x) + x, each copied into its half of one buffer, and the second half doubled there"""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        whole = x.new_empty(1, 8, 8, 8)
+        whole[:, 4:] = self.conv(x)
+        whole[:, 4:] += x
+        whole[:, :4] = x
+        return whole
 
 
 class Activated(nn.Module):
@@ -44,6 +67,9 @@ def arena(network: nn.Module, *shape: int) -> int:
         (nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.SiLU()), (1, 8, 8), 64 + 256),
         # The input, the features, and the sum.
         (Residual(4), (4, 8, 8), 3 * 256),
+        (InPlace(4), (4, 8, 8), 3 * 256),
+        # The input is read until the end: it lives beside the buffer that is filled and the features.
+        (Filled(4), (4, 8, 8), 256 + 512 + 256),
         # The widest pair decides: 4 and 16 channels, when the image is gone.
         (
             nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1), nn.MaxPool2d(2)),
@@ -63,6 +89,23 @@ def test_the_arena_holds_what_an_operator_reads_and_writes(
     network: nn.Module, shape: tuple[int, ...], expected: int
 ) -> None:
     assert arena(network, *shape) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("conv", (214240, 69360)),
+        ("block", (32384, 49152)),
+        ("macro", (187248, 245760)),
+        ("residual", (4231960, 32832)),
+        ("backbone", (3080496, 1244256)),
+    ],
+)
+def test_a_space_of_ours_has_the_figures_that_studies_remember(name: str, expected: tuple[int, int]) -> None:
+    space = create_space(name, {}, in_channels=3, classes=10, input_size=32)
+    architecture = space.sample(random.Random(0))
+    network = space.build(architecture)
+    assert (flash_bytes(network), arena(network, *space.input_shape)) == expected
 
 
 def test_flash_has_a_bias_and_a_scale_per_channel() -> None:
