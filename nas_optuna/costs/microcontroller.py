@@ -68,8 +68,10 @@ def _figures(space: SearchSpace, architecture: Architecture) -> tuple[int, int]:
 
 def flash_bytes(network: nn.Module) -> int:
     """Bytes of the weights of a network in eight bits."""
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)  # whose weights begin with their inputs
+    outputs = {id(layer.weight): layer.out_channels for layer in network.modules() if isinstance(layer, transposed)}
     matrices = [weight for weight in network.parameters() if weight.dim() > 1]
-    return sum(weight.numel() + _BYTES_A_CHANNEL * weight.shape[0] for weight in matrices)
+    return sum(w.numel() + _BYTES_A_CHANNEL * outputs.get(id(w), w.shape[0]) for w in matrices)
 
 
 def arena_bytes(network: nn.Module, image: Tensor) -> int:

@@ -110,6 +110,7 @@ def test_a_space_of_ours_has_the_figures_that_studies_remember(name: str, expect
 
 def test_flash_has_a_bias_and_a_scale_per_channel() -> None:
     assert flash_bytes(nn.Linear(10, 3)) == 30 + 3 * 8
+    assert flash_bytes(nn.ConvTranspose2d(8, 3, 2)) == 8 * 3 * 4 + 3 * 8
     folded = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4))
     assert flash_bytes(folded) == 2 * 4 * 9 + 4 * 8
 
