@@ -27,7 +27,7 @@ COSTS = Registry(
 """All costs, in the order of tables; each has its own unit, label and direction (`costs.cost.Cost`)."""
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(?:e([+-]?\d+))?\s*([kMG]?)")
-_SOFT = re.compile(r"([\w.:]+)\s*\*\s*\(\s*(\w+)\s*/\s*([^()]+?)\s*\)\s*\^\s*([+-]?[\d.]+)")
+_SOFT = re.compile(r"([^()*]+)\*\s*\(([^()/]+)/([^()]+)\)\s*\^\s*([+-]?[\d.]+)")
 _SUFFIXES = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _DIRECTIONS: tuple[Direction, ...] = ("maximize", "minimize")
 EXAMPLE = "accuracy*(latency_ms/0.5)^-0.07"
@@ -103,7 +103,7 @@ def parse_criterion(text: str, *, imports: bool = True) -> Criterion:
     text = text.strip()
     soft = _SOFT.fullmatch(text) if len(text) < 200 else None
     if soft is not None:
-        return _soft_target(text, *soft.groups(), imports=imports)
+        return _soft_target(text, *map(str.strip, soft.groups()), imports=imports)
     if "(" in text or "*" in text:
         raise SpecError(f"objective {text!r} is not of the form {EXAMPLE}")
     name, direction = _with_direction(text)

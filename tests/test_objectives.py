@@ -1,3 +1,7 @@
+import time
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,6 +41,24 @@ def test_a_soft_target_is_mnasnets() -> None:
     assert parse_criterion(" accuracy * (macs / 2M) ^ -0.5 ").target == 2e6
 
 
+@pytest.mark.parametrize("metric", ["metrics/worst.py:worst", "./worst class.py:worst", "my-metric.py:worst"])
+def test_a_soft_target_may_be_of_a_metric_in_any_file(metric: str, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(file := metric.partition(":")[0]).parent.mkdir(exist_ok=True)
+    Path(file).write_text("def worst(outputs, targets): return 0.5")
+    soft = parse_criterion(f"{metric}*(macs/1M)^-0.07")
+    assert (soft.code, soft.cost, soft.target, soft.exponent) == (metric, "macs", 1e6, -0.07)
+    assert soft.name == f"{metric}*(macs/1M)^-0.07"
+
+
+def test_no_text_takes_long_to_be_no_soft_target() -> None:
+    began = time.process_time()
+    for text in ("a*(" + " " * 190, "a*(" + " " * 95 + "/" + " " * 95, "a" * 100 + "*(" * 45, "*(b/1)^" * 28):
+        with pytest.raises(SpecError, match="is not of the form"):
+            parse_criterion(text)
+    assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize("cost", [0.0, -3.0])
 def test_a_soft_target_of_nothing_fails_its_trial_with_the_reason(cost: float) -> None:
     soft = parse_criterion("accuracy*(macs/1M)^-0.07")
@@ -51,6 +73,7 @@ def test_a_soft_target_of_nothing_fails_its_trial_with_the_reason(cost: float) -
         ("latency", "did you mean 'latency_ms'"),
         ("accuracy:minimize", "has one direction, maximize"),
         ("accuracy*(latncy_ms/0.5)^-0.07", "unknown cost 'latncy_ms'; did you mean 'latency_ms'"),
+        ("accuracy*(latency-ms/0.5)^-0.07", "unknown cost 'latency-ms'; did you mean 'latency_ms'"),
         ("accuracy*(latency_ms/0.5)^0.07", "must be negative"),
         ("accuracy*(latency_ms/0)^-0.07", "not a positive amount"),
         ("accuracy*(latency_ms/0.5)^-0.0.7", "could not convert"),
