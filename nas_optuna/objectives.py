@@ -188,9 +188,10 @@ def _soft_target(text: str, metric: str, cost: str, target: str, exponent: str, 
     if power <= 0 if more_is_better else power >= 0:
         worse, sign = ("smaller", "positive") if more_is_better else ("larger", "negative")
         raise SpecError(f"objective {text!r} would reward a {worse} {cost}; the exponent must be {sign}")
-    # A cheap network can exceed the metric's ideal, but none can be below its worst value.
+    # The share of the cost may be any positive factor, so that a cheap network exceeds a metric's ideal of 1.
+    ideal, worst = (bound if bound == 0 else None for bound in (found.ideal, found.worst))
     needs = Criterion(text, metric=metric, cost=cost, target=amount, exponent=power)
-    return replace(needs, direction="maximize", ideal=found.ideal, worst=found.worst, format=".4f")
+    return replace(needs, direction="maximize", ideal=ideal, worst=worst, format=".4f")
 
 
 def parse_amount(text: str | float) -> float:

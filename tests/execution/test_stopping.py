@@ -51,7 +51,7 @@ def test_what_no_shell_eats(text: str) -> None:
     assert parsed("macs:2e6", TWO) == ("macs", 1, False, 2e6)
     assert parsed("params:maximize:1e6", ["params:maximize"]) == ("params:maximize", 0, True, 1e6)
     soft = "accuracy*(macs/1M)^-0.07"
-    assert parsed(f"{soft}:0.9", [soft]) == (soft, 0, True, 0.9)
+    assert parsed(f"{soft}:1.1", [soft]) == (soft, 0, True, 1.1)  # a cheap network exceeds 1
 
 
 @pytest.mark.parametrize(

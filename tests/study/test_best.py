@@ -116,6 +116,17 @@ def test_a_shorter_training_does_not_move_the_corner_from_which_a_front_is_measu
     assert front_of(study).reference[0] == before == 0.4
 
 
+def test_the_box_of_a_front_holds_a_soft_target_above_1() -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    study.set_metric_names([soft := "accuracy*(macs/1M)^-0.07", "macs"])
+    networks = [(1.2, 5e4), (1.0, 2e4)]
+    study.add_trials([create_trial(values=[v, m], user_attrs={TrialKey.cost("macs"): m}) for v, m in networks])
+    found = front_of(study)
+    assert found.reference[0] == 0  # which is a bound whatever the network costs
+    assert 0 < found.hypervolume <= 1
+    assert front_of(study, {soft: 1.1}).reference[0] == 1.1
+
+
 @pytest.mark.parametrize("directions", [("maximize", "minimize"), ("minimize", "minimize", "maximize")])
 def test_a_front_is_that_of_optuna_where_there_are_no_limits(directions: list[str]) -> None:
     study, rng = optuna.create_study(directions=directions), random.Random(0)
