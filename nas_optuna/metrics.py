@@ -81,9 +81,9 @@ ACCURACIES = ("accuracy", "accuracy_int8")
 """The accuracies in full precision and in eight bits, which have the standard error of their images."""
 
 
-def selecting_accuracy(names: Iterable[str]) -> str:
-    """The accuracy whose spread over repeats is recorded: the first of some objectives, else the exact one."""
-    return next((name for name in names if name in ACCURACIES), ACCURACIES[0])
+def selecting_accuracy(metrics: Iterable[str]) -> str:
+    """The accuracy whose spread over repeats is recorded: the first of the objectives' metrics, else the exact one."""
+    return next((name for name in metrics if name in ACCURACIES), ACCURACIES[0])
 
 
 _BUILTIN: Mapping[str, Metric] = {

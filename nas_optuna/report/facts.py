@@ -297,7 +297,8 @@ def accuracy_error(
     record: TrialRecord, name: str, value: float | None, names: Sequence[str], images: int | None
 ) -> float | None:
     """One standard error of a trial's accuracy of this name; its spread is known of one accuracy only."""
-    return standard_error(value, images, record.spread if name == selecting_accuracy(names) else None)
+    metrics = [metric for objective in names if (metric := getattr(describe(objective), "metric", None))]
+    return standard_error(value, images, record.spread if name == selecting_accuracy(metrics) else None)
 
 
 def objectives_of(

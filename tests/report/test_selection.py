@@ -6,10 +6,11 @@ import pytest
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna.errors import StudyError
-from nas_optuna.report.facts import StudyFacts, Winners, objectives_of
+from nas_optuna.metrics import ACCURACIES
+from nas_optuna.report.facts import StudyFacts, Winners, accuracy_error, objectives_of
 from nas_optuna.study.results import TrialRecord
 from nas_optuna.study.schema import StudyKey, TrialKey
-from nas_optuna.study.significance import Measured
+from nas_optuna.study.significance import Measured, sampling_error
 
 
 def study(*trials: optuna.trial.FrozenTrial, names: Sequence[str] = ("accuracy",)) -> optuna.Study:
@@ -44,6 +45,21 @@ def test_an_accuracy_in_eight_bits_has_its_own_error() -> None:
     trial = create_trial(value=0.5, user_attrs={"nas_optuna:accuracy": 0.97})
     shown = objectives_of(TrialRecord.of(trial), ["accuracy_int8"], 288)
     assert shown == [("accuracy_int8", Measured.on(288, 0.5).exact)]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "selects"),
+    [
+        (["accuracy_int8*(macs/1M)^-0.07"], "accuracy_int8"),
+        (["accuracy*(macs/1M)^-0.07", "accuracy_int8"], "accuracy"),
+        (["macs", "macro_f1"], "accuracy"),
+    ],
+)
+def test_the_spread_is_that_of_the_accuracy_which_a_soft_target_needs(objectives: list[str], selects: str) -> None:
+    record = TrialRecord.of(create_trial(values=[1.0] * len(objectives), user_attrs={TrialKey.SPREAD: 0.2}))
+    errors = {name: accuracy_error(record, name, 0.9, objectives, 288) for name in ACCURACIES}
+    alone = sampling_error(0.9, 288)
+    assert errors == dict.fromkeys(ACCURACIES, alone) | {selects: pytest.approx(0.2 / 2**0.5)}
 
 
 def test_the_cheapest_within_one_standard_error() -> None:
