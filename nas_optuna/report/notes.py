@@ -87,7 +87,7 @@ def study_note(study: Study) -> str:
     table_of = filled([*facts.columns(shown), note], shown)
     parts.append(table(table_of["columns"], table_of["rows"], _GAP))
     if facts.gain is not None:
-        parts += [f"Accuracy {facts.gain}.", *facts.gain.remarks()]
+        parts += [f"Best accuracy {facts.gain}.", *facts.gain.remarks()]
     best = trial_id_of(found.best)
     if picture := dashboard.address(study, dashboard.attributes_of(study, best), best, dashboard.DRAWING):
         parts.append(f"![The best network, drawn]({picture})")

@@ -129,7 +129,7 @@ class Gain:
     """What a search brought.
 
     Attributes:
-        best: The accuracy of the best network.
+        best: The accuracy of the best network, or of the one that was chosen instead.
         reference: That of the reference, where there is one; trained alike, by the recipe's own settings, and judged
             by the same images.
         majority: The share of the largest class of the images that select, i.e. the accuracy of always naming it; None
@@ -188,13 +188,14 @@ class Gain:
                 " right, and can a person tell the classes at this size? Try larger images (--image-size;"
                 " recipe.input_size), more epochs or time, or more pictures."
             )
-        if self.beats_reference is False and not self.is_reference:
-            found.append(
-                f"No network is ahead of the reference ({self.reference}) by more than two standard errors of the"
-                " difference: take either."
-            )
-        elif self.is_reference:
-            found.append("No network is clearly ahead of the reference, which is this one.")
+        # It may be the best inside a limit, or the cheapest: another network may be ahead.
+        claim = "by more than two standard errors of the difference"
+        if self.is_reference:
+            found.append("This network is the reference: none that may be chosen is clearly ahead of it.")
+        elif self.reference is not None and self.reference.is_ahead(self.best):
+            found.append(f"The reference ({self.reference}) is ahead of this network {claim}.")
+        elif self.beats_reference is False:
+            found.append(f"This network is not ahead of the reference ({self.reference}) {claim}: it may be no better.")
         return found
 
     def to_dict(self) -> dict[str, float | bool | None]:

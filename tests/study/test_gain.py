@@ -18,6 +18,20 @@ def test_a_gain_is_more_than_two_standard_errors_of_the_difference(
     assert any("ahead of the reference" in remark for remark in gain.remarks()) == (beats is False)
 
 
+@pytest.mark.parametrize(
+    ("best", "reference", "said"),
+    [
+        (0.60, 0.61, "This network is not ahead of the reference (0.610 ± 0.010) by more than two standard errors"),
+        (0.60, 0.90, "The reference (0.900 ± 0.010) is ahead of this network by more than two standard errors"),
+    ],
+)
+def test_the_network_that_is_shown_is_compared_with_the_reference(best: float, reference: float, said: str) -> None:
+    """A limit may have left out the reference, and a cheaper network may be shown than the best."""
+    (remark,) = Gain(Measured(best, 0.01), Measured(reference, 0.01)).remarks()
+    assert remark.startswith(said)
+    assert "either" not in remark
+
+
 def test_of_equal_networks_one_is_seldom_said_to_be_better() -> None:
     drawn = np.random.default_rng(0).binomial(288, 0.9, (2000, 2)) / 288
     pairs = [[Measured(float(a), sampling_error(float(a), 288)) for a in pair] for pair in drawn]
@@ -52,4 +66,5 @@ def test_a_best_that_is_the_reference_says_so() -> None:
     same = Measured(0.64, 0.012)
     gain = Gain(same, same, 0.1, is_reference=True)
     assert str(gain) == "0.640 ± 0.012, the reference itself, majority class 0.10"
-    assert len(gain.remarks()) == 1
+    (remark,) = gain.remarks()
+    assert remark.startswith("This network is the reference")
