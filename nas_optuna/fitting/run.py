@@ -186,7 +186,8 @@ class Fit:
         report = report_of(study)
         if report is None:
             raise StudyError("the network was not tested yet")
-        return Fitted(network, report, study, winner.gain(study), self.folder, self.budget.spent)
+        facts = study.user_attrs[StudyKey.FIT].get("facts", {})  # of earlier fits they were not stored
+        return Fitted(network, report, study, winner.gain(study), self.folder, self.budget.spent, facts)
 
 
 @dataclass
@@ -242,18 +243,19 @@ class _Running:
             self.progress.remember()
             self._leave_something()
             raise
+        limited = self._limited(winner)  # a latency is measured, and would be another one the second time
         facts = {
             "trained": f"on {report.images:,} images within {max(budget.total, budget.elapsed):,.0f} s",
             "test accuracy": f"{Measured.on_test(report.figures()).exact} on {report.test_images:,} images",
         }
         say("writing the network and the report")
-        exported = self._export(classifier, winner, facts, self.test_images)
+        exported = self._export(classifier, winner, facts | limited, self.test_images)
         write_study_note(self.study)
         write_file(self.fit.folder / PAGE, page_of(self.study, self.fit.data_directory))
-        self.progress.remember(done=True)  # last, so that nothing is missing after a kill
-        more = {"in eight bits": exported.int8.sentence} if exported.int8 else {}
+        told = limited | ({"in eight bits": exported.int8.sentence} if exported.int8 else {})
+        self.progress.remember(done=True, facts=told)  # last, so that nothing is missing after a kill
         gain, spent = winner.gain(self.study), self.progress.state["spent"]
-        return Fitted(classifier, report, self.study, gain, self.fit.folder, spent, self._limited(winner) | more)
+        return Fitted(classifier, report, self.study, gain, self.fit.folder, spent, told)
 
     def _finished(self) -> tuple[Winner, TestReport, ImageClassifier] | None:
         """The network that an earlier run has saved and tested, if only the export is missing."""
@@ -301,18 +303,10 @@ class _Running:
         earlier = best_trial(self.study) if first > 1 and plan.rungs[0].networks == 1 else None
         if earlier is not None:
             return earlier  # the new time is too short for a search
-        search = RungSearch(
-            self.experiment,
-            self.study,
-            plan,
-            self.fit.stop,
-            callbacks,
-            from_rung=first,
-            kept=self._kept,
-            left=lambda: self.fit.budget.left,
-        )
-        left = self.fit.budget.left
-        self.fit.say(f"{plan.describe()}; what is left of {max(left, 0.0):.0f} s then trains the network that is taken")
+        budget, work = self.fit.budget, (self.experiment, self.study, plan, self.fit.stop, callbacks)
+        search = RungSearch(*work, from_rung=first, kept=self._kept, left=lambda: budget.left)
+        seconds = f"{max(budget.left, 0.0):.0f} s"
+        self.fit.say(f"{plan.describe()}; what is left of {seconds} then trains the network that is taken")
         found = search.run(self.fit.say)
         if found is None:
             raise Interrupted
@@ -362,7 +356,7 @@ class _Running:
             self.fit.folder / NETWORK,
             data.validation.images,
             title=f"{data.title}: {self.fit.spec.reference if winner.own else winner.architecture}",
-            facts=facts | self._limited(winner),
+            facts=facts,
             drawing=draw(winner.space, winner.architecture).svg,
         )
         exported, metrics = None, [criterion.metric for criterion in self.experiment.objective.criteria]
@@ -388,8 +382,8 @@ class _Running:
             return
         try:
             found = kept_network(self.study, self.experiment.search, best)
-            unseen = self.experiment.search.data.validation
-            self._export(found.classifier, Winner.known(best, self.experiment.space), found.facts, unseen)
+            winner, unseen = Winner.known(best, self.experiment.space), self.experiment.search.data.validation
+            self._export(found.classifier, winner, found.facts | self._limited(winner), unseen)
         except Exception as error:  # it must not hide the interruption
             self.fit.say(f"the best network of the search could not be written: {str(error) or type(error).__name__}")
         else:

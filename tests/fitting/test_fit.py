@@ -41,6 +41,7 @@ def test_a_repeated_fit_trains_nothing(limited: Limited) -> None:
     again, fitted = fit_limited(limited.fitted.folder), limited.fitted
     assert again.report.accuracies == fitted.report.accuracies
     assert again.report.confusions == fitted.report.confusions
+    assert again.facts == fitted.facts
     assert len(again.study.trials) == len(fitted.study.trials)
     assert len(again.study.user_attrs[StudyKey.RETRAINED]) == 1
 
