@@ -36,6 +36,8 @@ with lazily():
 
 PATIENCE = 60.0
 """Seconds after which a person is told that the first training has not ended an epoch."""
+EVERY = 60.0
+"""Seconds between the lines of a fit's training that is not displayed live."""
 _FIGURE = Quantity("", format=".4f")
 """How any figure of a training is written."""
 
@@ -258,12 +260,13 @@ class FitDisplay(Callback):
         self._budget = budget
         self._bars = shown
         self._step = ""
+        self._printed = budget.elapsed
         self._reference: str | None = None
 
     def say(self, line: str) -> None:
         """Print what begins."""
         self._step = line
-        say(f"[{duration(self._budget.elapsed)}] {line}")
+        self._print(line)
         self._refresh("")
 
     def run_started(self, run: Run) -> None:
@@ -271,8 +274,11 @@ class FitDisplay(Callback):
         self._reference = reference_of(run.study.get_trials(deepcopy=False))
 
     def step_finished(self, subject: Subject, measurement: Measurement) -> None:
-        """Show the figure."""
-        self._refresh(_figure(subject, measurement))
+        """Show the figure; without a live display, now and then by a line."""
+        note = _figure(subject, measurement)
+        self._refresh(note)
+        if self._bars.disable and self._budget.elapsed - self._printed >= EVERY:
+            self._print(f"{note} · {self._left}")
 
     def trial_finished(self, subject: Subject, ended: FrozenTrial | None) -> None:
         """Print the result of a network."""
@@ -283,11 +289,16 @@ class FitDisplay(Callback):
         self._reference = self._reference or reference_of([ended])  # after its own line, which says it in full
         value = _FIGURE.brief(record.values[0]) if record.values else record.cause or record.state
         steps = schema.attribute(ended, schema.TrialKey.STEPS)
-        say(
-            f"[{duration(self._budget.elapsed)}] {subject.name}  {value}"
-            f"  {plural(steps, 'step') + '  ' if steps else ''}{architecture}  ({record.origin})"
-        )
+        trained = f"{plural(steps, 'step')}  " if steps else ""
+        self._print(f"{subject.name}  {value}  {trained}{architecture}  ({record.origin})")
+
+    @property
+    def _left(self) -> str:
+        return f"{duration(max(0.0, self._budget.left))} left"
+
+    def _print(self, line: str) -> None:
+        self._printed = self._budget.elapsed
+        say(f"[{duration(self._printed)}] {line}")
 
     def _refresh(self, note: str) -> None:
-        left = f"{duration(max(0.0, self._budget.left))} left · {note or self._step}"
-        self._bars.show("fit", self._budget.elapsed, self._budget.total, left)
+        self._bars.show("fit", self._budget.elapsed, self._budget.total, f"{self._left} · {note or self._step}")

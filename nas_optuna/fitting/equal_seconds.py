@@ -47,7 +47,9 @@ PART = 32
 MARGIN = 1.2
 """A test may take this multiple of the time of its forward passes."""
 EPOCHS = 40
-"""Epochs of the last training; after each its state is kept, and the clock decides again."""
+"""The fewest epochs of the last training; after each its state is kept, and the clock decides again."""
+LONGEST_LAST_EPOCH = 60.0
+"""The longest epoch of the last training in seconds: a stop costs at most so much, and so often something is said."""
 TAUGHT_FROM = 200
 """Passes over the images above which the last training is divided: its network is the teacher of a second one. On
 1,500 pictures 120 passes had reached as much as 240 (0.706 and 0.704), and 120 and 90 of a second network 0.715; but 50
@@ -129,7 +131,7 @@ def epochs_within(
     # The weights from a search are kept as they are if the learning rate, which rises first, would have less time to
     # fall than in the search.
     steps = max(1, int(max(seconds, 1.0) / per_step))
-    epochs = min(EPOCHS, steps)
+    epochs = min(max(EPOCHS, math.ceil(seconds / LONGEST_LAST_EPOCH)), steps)
     late = least > 0 and seconds < least
     return {"epochs": 0 if late else epochs, "epoch_size": paced(recipe, steps, epochs, images).epoch_size}
 

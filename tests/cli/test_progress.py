@@ -137,6 +137,20 @@ def test_a_first_epoch_that_takes_long_is_told(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("live", "told"), [(False, ["[2 min 40 s]", "[4 min 05 s]"]), (True, [])])
+def test_a_long_training_of_a_fit_says_something_every_minute(
+    capsys: pytest.CaptureFixture[str], live: bool, told: list[str]
+) -> None:
+    budget = TimeBudget(600.0)
+    display = progress.FitDisplay(budget, Bars(disable=not live))
+    for seconds in (50.0, 110.0, 20.0, 65.0):
+        budget.spent += seconds
+        display.step_finished(Subject("seed 0"), Measurement(1, {"train_loss": 0.5}, seconds))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" seed 0 · train loss 0.5000 · ")[0] for line in lines] == told
+    assert all(line.endswith(" left") for line in lines)
+
+
 def test_networks_are_shown_by_what_they_change_in_the_reference(capsys: pytest.CaptureFixture[str]) -> None:
     study, common = optuna.create_study(direction="maximize"), "activation=relu,head=average,stage1.depth="
     display = progress.RunDisplay(Bars(disable=True), 3)

@@ -29,7 +29,15 @@ def epochs(*seconds: float) -> list[EpochResult]:
 
 @pytest.mark.parametrize(
     ("seconds", "least", "epochs", "size"),
-    [(40.0, 0.0, EPOCHS, 640), (0.35, 0.0, 10, 64), (-3.0, 0.0, 10, 64), (40.0, 39.0, EPOCHS, 640), (5.0, 6.0, 0, 64)],
+    [
+        (40.0, 0.0, EPOCHS, 640),
+        (0.35, 0.0, 10, 64),
+        (-3.0, 0.0, 10, 64),
+        (40.0, 39.0, EPOCHS, 640),
+        (5.0, 6.0, 0, 64),
+        (2400.0, 0.0, EPOCHS, 600 * 64),
+        (8 * 3600.0, 0.0, 480, 600 * 64),
+    ],
 )
 def test_a_training_on_from_a_search_has_no_epochs_where_time_is_short(
     seconds: float, least: float, epochs: int, size: int
