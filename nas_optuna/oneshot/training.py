@@ -194,11 +194,15 @@ class SupernetTraining:
 
     def _is_mine(self, stored: SupernetResult) -> bool:
         """Whether a result has these weights and a ranking with these settings."""
-        if stored.identity != self._identity or stored.stopped:
+        spec = SupernetSpec.model_validate(stored.settings)
+        # A database may name any strategy, whose code nobody was asked about.
+        if stored.identity != self._identity or stored.stopped or spec.strategy != self._spec.strategy:
             return False
-        settings = strategy_options(SupernetSpec.model_validate(stored.settings))
-        mine = (self._options.short_trainings, self._list) if self._ranks else None
-        return mine is None or (getattr(settings, "short_trainings", None), stored.listed) == mine
+        with suppress(SpecError):
+            settings = strategy_options(spec)
+            mine = (self._options.short_trainings, self._list) if self._ranks else None
+            return mine is None or (getattr(settings, "short_trainings", None), stored.listed) == mine
+        return False
 
     def _evaluator(self) -> SharedEvaluator | None:
         if self.strategy is None:

@@ -16,6 +16,7 @@ from optuna.study import Study
 
 from nas_optuna.errors import StudyError
 from nas_optuna.hyperparameters import of_architecture
+from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
 from nas_optuna.study.schema import StudyKey, attributes_of, read_parts
 from nas_optuna.study.studies import command
@@ -210,6 +211,7 @@ def _stored(attributes: Mapping[str, Any], summary: Mapping[str, Any]) -> Supern
     if not all(alphas.values()):
         raise ValueError("a parameter has no logits")
     known = {f.name: summary[f.name] for f in fields(SupernetResult) if f.name in summary}
+    SupernetSpec.model_validate(known.get("settings", {}))  # which imports no strategy; its error is a ValueError
     if "score_chunks" in summary:
         intercept, *coefficients = read_parts(attributes, StudyKey.SCORE, summary["score_chunks"])
         choices = dict(read_parts(attributes, StudyKey.CHOICES, summary["choice_chunks"]))

@@ -282,16 +282,20 @@ def test_a_list_without_any_network_of_the_supernet_is_refused(tmp_path: Path) -
         make_strategy(experiment.search, cost_table(experiment.space, None), CPU)
 
 
-def test_a_damaged_result_is_stored_anew_by_the_training_that_its_message_names(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", [{"chunks": 99}, {"settings": {"seed": "x"}}, {"settings": [1]}])
+def test_a_damaged_result_is_stored_anew_by_the_training_that_its_message_names(
+    tmp_path: Path, damage: dict[str, Any]
+) -> None:
     study = optuna.create_study(study_name="s")
     search = search_by(SupernetSpec(budget=0, short_trainings=0, evaluations=10))
     SupernetTraining(study, search, TABLE, CPU, tmp_path).train()
     sound = study.user_attrs[StudyKey.SUPERNET]
-    study.set_user_attr(StudyKey.SUPERNET, sound | {"chunks": 99})
+    study.set_user_attr(StudyKey.SUPERNET, sound | damage)
     with pytest.raises(StudyError, match="cannot be read; train it again: nas-optuna supernet train --study s"):
         read_result(study)
     SupernetTraining(study, search, TABLE, CPU, tmp_path).train()
-    assert study.user_attrs[StudyKey.SUPERNET]["chunks"] == sound["chunks"]
+    again = study.user_attrs[StudyKey.SUPERNET]
+    assert (again["chunks"], again["settings"]) == (sound["chunks"], sound["settings"])
 
 
 @pytest.mark.parametrize("damaged", [False, True])

@@ -13,6 +13,7 @@ import pytest
 
 from nas_optuna import load_study
 from nas_optuna.cli.options import MovedStudyOptions
+from nas_optuna.cli.supernet import SupernetOptions, _prepare
 from nas_optuna.data import SearchData
 from nas_optuna.errors import NasOptunaError, SpecError, StudyError
 from nas_optuna.objectives import parse_criterion
@@ -21,6 +22,7 @@ from nas_optuna.samplers import SAMPLERS
 from nas_optuna.spec import StudySpec
 from nas_optuna.spec_parts import code_named
 from nas_optuna.study.schema import FORMAT, StudyKey
+from nas_optuna.training.fit import never
 from tests.helpers import Command
 
 URL = "sqlite:///nas-optuna.db"
@@ -118,6 +120,19 @@ def test_no_command_imports_a_stored_objective(
     stored.set_user_attr("nas_optuna:spec", stored.user_attrs["nas_optuna:spec"] | {"objectives": [text]})
     result = command(*arguments)
     assert (result.code, "--trust" in result.err) == (2, True), result.err
+    assert not evil.exists()
+
+
+def test_no_supernet_training_imports_the_strategy_of_a_stored_result(study: str, evil: Path) -> None:
+    stored = optuna.load_study(study_name=study, storage=URL)
+    wanted = SupernetOptions(budget=0, set_=["supernet.short_trainings=0"], device="cpu")
+    _, training = _prepare(MovedStudyOptions(study, URL), wanted, never)
+    training.train()
+    sound = stored.user_attrs[StudyKey.SUPERNET]
+    assert training.finished() is not None
+    for settings in ({"strategy": "evil.py:part"}, {"strategy": "evil:part"}, {"epochs": "evil"}):
+        stored.set_user_attr(StudyKey.SUPERNET, sound | {"settings": sound["settings"] | settings})
+        assert training.finished() is None
     assert not evil.exists()
 
 
