@@ -82,7 +82,8 @@ def print_json(value: Any, out: Path = STDOUT) -> None:
     Numbers become null that are not finite, or have more digits than Python reads or writes.
     """
     text = dumps(_sayable(value), indent=2, ensure_ascii=_encoding() != "utf-8", allow_nan=False)
-    write_out(out, f"{text}\n", ".json")
+    escaped = re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)  # which a terminal would obey
+    write_out(out, f"{escaped}\n", ".json")
 
 
 def write(text: str) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from nas_optuna.errors import StudyError, shown
+from nas_optuna.errors import StudyError, printable, shown
 from nas_optuna.lazily import lazily
 from nas_optuna.metrics import ACCURACIES, selecting_accuracy
 from nas_optuna.objectives import describe
@@ -389,7 +389,8 @@ def to_csv(records: Sequence[Mapping[str, Any]]) -> str:
     """CSV with a heading; a field that a trial lacks is empty."""
     columns = list(dict.fromkeys(key for record in records for key in record))
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
+    rows: list[list[Any]] = [columns, *([record.get(column) for column in columns] for record in records)]
+    # A terminal would obey the control characters of somebody else's study.
+    printed = ([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(printed)
     return text.getvalue()

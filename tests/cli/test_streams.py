@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from nas_optuna.cli import main, printing
-from nas_optuna.cli.printing import STDOUT, print_error, print_table, say, write_out
+from nas_optuna.cli.printing import STDOUT, print_error, print_json, print_table, say, write_out
+from nas_optuna.report.facts import to_csv
 from tests.helpers import Command, tiny
 
 pytestmark = pytest.mark.process
@@ -89,6 +90,16 @@ def test_what_a_terminal_would_obey_is_not_printed(capsys: pytest.CaptureFixture
     printed = "".join(capsys.readouterr())
     assert not set(printed) & set("\x1b\x07\r\x9b")
     assert "error: a\N{REPLACEMENT CHARACTER}[2Jb c d" in printed
+
+
+def test_what_a_terminal_would_obey_is_not_exported(capsys: pytest.CaptureFixture[str]) -> None:
+    cell = "\x1b]0;title\x07\x9b2J"
+    table = to_csv([{"param.\x9b2J": cell, "number": 1, "value": None}, {"number": 2}])
+    assert table.splitlines()[1:] == ["\ufffd]0;title\ufffd\ufffd2J,1,", ",2,"]
+    print_json({cell: cell})
+    printed = capsys.readouterr().out
+    assert not set(table + printed) & set("\x1b\x07\x9b")
+    assert json.loads(printed) == {cell: cell}
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii", "cp437", "latin-1"])
