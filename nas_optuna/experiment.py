@@ -158,10 +158,12 @@ class Experiment:
             DataError: Its images are missing.
             SpecError: As in `from_spec`.
         """
+        code = None if spec else getattr(study, "agreed", None)  # of a loaded study
         stored = study_spec(study := optuna_study(study))
         wanted = spec or stored
         given.setdefault("checkpoints", checkpoints_of(study))  # else what it has stopped would begin anew
-        with begun_with(wanted.data.name, study.study_name):
+        code = code_named(wanted) if code is None else code
+        with begun_with(wanted.data.name, study.study_name), importing_only(code):
             experiment = replace(cls.from_spec(wanted, **given), begun=study.study_name)
         experiment.require_same(study)
         experiment._remember_data(study, stored)
@@ -219,8 +221,7 @@ class Experiment:
         except StudyExists:
             if not load_if_exists:
                 raise
-            study = load_study(storage, name)
-            self.require_same(study)
+            self.require_same(study := load_study(storage, name))
             require_same_spec(study, self.spec)
         self._remember_data(study, self.spec)
         study.sampler, study.pruner = self.sampler, self.pruner

@@ -34,9 +34,10 @@ _AGREED: ContextVar[frozenset[str] | None] = ContextVar("agreed", default=None)
 
 @contextmanager
 def importing_only(code: Iterable[str]) -> Iterator[None]:
-    """Let registries import only this user code within the block."""
+    """Let registries import only this user code within the block, and of it only what a block around it lets them."""
     # So exactly the code to which a person has agreed is imported, whatever a stored study contains.
-    token = _AGREED.set(frozenset(code))
+    agreed, around = frozenset(code), _AGREED.get()
+    token = _AGREED.set(agreed if around is None else agreed & around)
     try:
         yield
     finally:

@@ -330,10 +330,10 @@ class MovedStudyOptions(StudyDataOptions):
 
     def experiment(self, overrides: Sequence[str] = (), **given: Any) -> tuple[Experiment, Study]:
         """The study and its experiment, with `overrides` for this command."""
-        study = self.load().study
+        loaded = self.load()
         moved = [text for _, text in named_overrides(self)]
-        spec = studies.study_spec(study).override([*moved, *overrides], "--set")
-        return Experiment.of_study(study, spec, data_directory=self.data_dir, **given), study
+        spec = loaded.spec.override([*moved, *overrides], "--set")  # the one whose code was agreed to
+        return Experiment.of_study(loaded.study, spec, data_directory=self.data_dir, **given), loaded.study
 
 
 def command_line(context: typer.Context) -> str:

@@ -27,6 +27,7 @@ from nas_optuna.errors import SpecError, StudyError, reason_of
 from nas_optuna.lazily import lazily
 from nas_optuna.objectives import describe, parse_amount
 from nas_optuna.quantities import duration, plural
+from nas_optuna.registry import importing_only
 from nas_optuna.spaces.architecture import text_of
 from nas_optuna.study.storage import only_reads, open_storage, storage_url
 
@@ -106,7 +107,9 @@ def best(
 
 def _on_device(stored: TrustedStudyOptions, table: str, limit: str | None) -> dict[int, float]:
     """The latency by a table of each trial's network inside a limit; a `StudyError` if there is none."""
-    latencies, margin = StudyFacts(stored.load().study).latencies_by(Path(table))
+    loaded = stored.load()
+    with importing_only(loaded.agreed):
+        latencies, margin = StudyFacts(loaded.study).latencies_by(Path(table))
     if limit is None:
         return latencies
     most, room = parse_amount(limit), 1 + (margin or 0.0)

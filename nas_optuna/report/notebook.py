@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage
 from nas_optuna.errors import NasOptunaError, StudyError, checked
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.lazily import lazily
+from nas_optuna.registry import importing_only
 from nas_optuna.report.rendering import save
 from nas_optuna.study.optuna_internals import url_of
 from nas_optuna.study.results import TrialRecord
@@ -28,6 +29,7 @@ with lazily():
     from nas_optuna.report import drawing, page
     from nas_optuna.report.facts import StudyFacts, rows
     from nas_optuna.spaces import SearchSpace
+    from nas_optuna.spec import StudySpec
     from nas_optuna.spec_parts import code_named
     from nas_optuna.study.trust import require_trust
 
@@ -60,16 +62,24 @@ class LoadedStudy:
 
     Attributes:
         study: The Optuna study.
+        spec: Its spec when it was loaded. The study may name other code since then, which is not imported.
         data_directory: Where data sets are; None is their default place.
     """
 
     study: Study
+    spec: StudySpec = field(repr=False, compare=False)
     data_directory: Path | None = None
+
+    @cached_property
+    def agreed(self) -> frozenset[str]:
+        """The code that may be imported, as ``kind name``."""
+        return frozenset(code_named(self.spec))
 
     @cached_property
     def space(self) -> SearchSpace:
         """The search space."""
-        return StudyFacts(self.study).space
+        with importing_only(self.agreed):
+            return StudyFacts(self.study).space
 
     @property
     def best(self) -> TrialRecord:
@@ -95,13 +105,15 @@ class LoadedStudy:
             StudyError: pandas is not installed.
         """
         try:
-            return DataFrame(rows(self.study))
+            with importing_only(self.agreed):
+                return DataFrame(rows(self.study))
         except ImportError:
             raise StudyError("a table of trials needs one more package: pip install 'nas-optuna[notebook]'") from None
 
     def report(self) -> Report:
         """The report that ``nas-optuna report`` writes."""
-        return Report(page.report(self.study, self.data_directory))
+        with importing_only(self.agreed):
+            return Report(page.report(self.study, self.data_directory))
 
     def draw(self, which: str | int = "best") -> drawing.Drawing:
         """A trial's network as a picture."""
@@ -112,7 +124,8 @@ class LoadedStudy:
         return self.space.build(self.space.architecture(of_architecture(self._chosen(which).params)))
 
     def _chosen(self, which: str | int) -> FrozenTrial:
-        return StudyFacts(self.study).choose(str(which))
+        with importing_only(self.agreed):
+            return StudyFacts(self.study).choose(str(which))
 
     def _repr_svg_(self) -> str | None:
         try:
@@ -152,5 +165,6 @@ def load_study(
     else:
         url = storage_url(storage)
         study = load_optuna_study(open_storage(url), name)
-    require_trust(url, name, code_named(study_spec(study)), yes=trust)
-    return LoadedStudy(study, data_directory)
+    spec = study_spec(study)
+    require_trust(url, name, code_named(spec), yes=trust)
+    return LoadedStudy(study, spec, data_directory)

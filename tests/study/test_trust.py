@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import pytest
 
-from nas_optuna import load_study
+from nas_optuna import Experiment, load_study
 from nas_optuna.cli.options import MovedStudyOptions
 from nas_optuna.cli.supernet import SupernetOptions, _prepare
 from nas_optuna.data import SearchData
@@ -169,6 +169,28 @@ def test_no_registry_imports_what_was_not_agreed_to(evil: Path) -> None:
     with importing_only(["sampler evil.py:part"]), pytest.raises(SpecError, match="unknown name in"):
         SAMPLERS.find("evil.py:part")
     assert evil.exists(), "a yes is a yes, and the test would have seen it"
+
+
+def test_a_block_lets_in_nothing_that_the_one_around_it_does_not() -> None:
+    with importing_only(["sampler mine.py:part"]), importing_only(["sampler evil.py:part"]):
+        for name in ("evil.py:part", "mine.py:part"):
+            with pytest.raises(SpecError, match="nobody was asked"):
+                SAMPLERS.find(name)
+
+
+def test_a_yes_to_a_loaded_study_is_none_to_what_it_names_later(study: str, evil: Path) -> None:
+    loaded, options = load_study(study, URL), MovedStudyOptions(study, URL)
+    spec = loaded.study.user_attrs["nas_optuna:spec"]
+    loaded.study.set_user_attr("nas_optuna:spec", spec | {"space": {"name": "evil.py:part"}})
+    uses = [lambda: loaded.space, loaded.draw, loaded.network, lambda: Experiment.of_study(loaded)]
+    for use in uses:
+        with pytest.raises(SpecError, match="nobody was asked about it"):
+            use()
+    with pytest.raises(StudyError, match="--trust"):
+        options.experiment(device="cpu")
+    loaded.report()
+    assert loaded._repr_svg_() is None
+    assert not evil.exists()
 
 
 def test_a_storage_without_a_url_needs_a_yes_each_time(place: Path) -> None:
