@@ -244,6 +244,8 @@ def find_predictor(study: Study, choices: Mapping[str, Sequence[Any]]) -> Predic
     result = find_result(study)
     if result is None or result.predictor is None:
         return None
-    # Of what trials choose in the recipe, and of what was pinned, a supernet tells nothing.
-    searched = {name: c for name, c in _open(of_architecture(choices)).items() if name not in result.fixed}
-    return result.predictor if _open(result.predictor.choices) == searched else None
+    # It tells nothing of what trials choose in the recipe, of what was pinned, and of what the pins left without use.
+    searched, scored = _open(of_architecture(choices)), _open(result.predictor.choices)
+    if result.fixed and all(len(result.alphas.get(name, ())) == len(values) for name, values in searched.items()):
+        searched = {name: values for name, values in searched.items() if name in scored}
+    return result.predictor if scored == searched else None

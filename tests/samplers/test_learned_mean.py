@@ -1,16 +1,20 @@
 """A supernet's score inside samplers: used where it helps, ignored where it does not, found through the study."""
 
 import statistics
+from typing import Any
 
 import numpy as np
 import optuna
 import pytest
+from torch import nn
 
+import nas_optuna as nas
 from nas_optuna.oneshot.score import distil
 from nas_optuna.samplers import create_sampler
 from nas_optuna.samplers.beforehand import SUPERNET_FADING
 from nas_optuna.samplers.gaussian_process import LearnedMean
 from nas_optuna.spaces.conv import ConvSpace
+from nas_optuna.spaces.supernet import widened
 from nas_optuna.study.supernet_result import (
     Predictor,
     SupernetResult,
@@ -100,3 +104,28 @@ def test_workers_find_the_score_in_the_study(tmp_path: object) -> None:
     assert SPACE.architecture(read_result(other).start_params()[0]) == SPACE.from_tokens(max(ALL, key=value))
     deeper = ConvSpace(depth=3)
     assert find_predictor(other, {n: p.choices for n, p in deeper.parameters.items()}) is None
+
+
+@nas.space
+def of_depth(c: Any, task: Any) -> nn.Module:
+    units, layers = c.choice("units", [8, 16]), []
+    for i in range(c.integer("depth", 1, 2)):
+        layers += [nn.Linear(units, units), c.layer(f"act{i}", {"relu": nn.ReLU, "silu": nn.SiLU})]
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(units), *layers, nn.Linear(units, task.classes))
+
+
+def test_a_score_serves_where_a_pin_leaves_parameters_without_use() -> None:
+    space, pins = of_depth(in_channels=1, classes=3, input_size=4), {"depth": 1}
+    part, whole = space.fixed(pins), {name: p.choices for name, p in space.parameters.items()}
+    held = {name: p.choices for name, p in part.parameters.items()}
+    assert whole.keys() - held.keys() == {"act1"}
+    sizes = [len(choices) for choices in held.values()]
+    first, last = indicators(sizes, [[0] * len(sizes), [size - 1 for size in sizes]])
+    predictor, study = Predictor(held, last - first, 0.0), optuna.create_study(direction="maximize")
+    write_result(study, SupernetResult(widened({}, part, space), predictor=predictor, fixed=pins))
+    found = find_predictor(study, whole)
+    assert found is not None
+    narrow, wide = found([{"units": u, "depth": 1, "act0": "relu", "act1": "silu"} for u in (8, 16)])
+    assert wide > narrow
+    for other in ({"act2": ["relu", "silu"]}, {"act1": ["relu", "silu", "gelu"]}, {"units": [8, 32]}):
+        assert find_predictor(study, {**whole, **other}) is None
