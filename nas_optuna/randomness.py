@@ -15,7 +15,7 @@ import random
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -68,10 +68,20 @@ class RandomState:
 
 
 class HostGenerators:
-    """The states of the host's global generators (torch's, Python's, NumPy's) when this was made."""
+    """Watches the host's global generators (torch's, Python's, NumPy's); in the end they draw the same again."""
 
-    def __init__(self) -> None:
+    # Another thread's `seeded` or `RandomState` waits in the meantime, since it moves a generator, too.
+
+    def __enter__(self) -> Self:
+        _global_generators.acquire()
         self._states = self._now()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        torch.set_rng_state(self._states[0])
+        random.setstate(self._states[1])
+        np.random.set_state(self._states[2])
+        _global_generators.release()
 
     @staticmethod
     def _now() -> tuple[Any, ...]:
@@ -80,12 +90,6 @@ class HostGenerators:
     def have_moved(self) -> bool:
         """Whether something was drawn since."""
         return not all(map(np.array_equal, tree_leaves(self._states), tree_leaves(self._now())))
-
-    def restore(self) -> None:
-        """Let the generators draw the same again."""
-        torch.set_rng_state(self._states[0])
-        random.setstate(self._states[1])
-        np.random.set_state(self._states[2])
 
 
 class _GivenGenerator(TorchDispatchMode):

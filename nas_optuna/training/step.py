@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -224,19 +225,19 @@ class TrainStep:
     def _capture(self, images: Tensor, labels: Tensor) -> None:
         self._inputs = (images.clone(memory_format=torch.preserve_format), labels.clone())
         self.optimizer.zero_grad(set_to_none=True)
-        generators, known = HostGenerators(), set(self.optimizer.state)
+        generators, known = HostGenerators() if self.draws else None, set(self.optimizer.state)
         try:
             # On the network's device, which need not be the current one: a graph on another device would be empty. The
             # stream is restored even if the capture fails.
-            with torch.cuda.stream(torch.cuda.current_stream(self.device)):
+            with generators or nullcontext(), torch.cuda.stream(torch.cuda.current_stream(self.device)):
                 graph = torch.cuda.CUDAGraph()
                 # Other threads, such as one that pins the next batches, may allocate in the meantime.
                 own = torch.cuda.Stream(self.device)
                 with torch.cuda.graph(graph, stream=own, capture_error_mode="thread_local"):
                     self._update(*self._inputs)
-            if not generators.have_moved():
-                self._graph = graph
-                return
+                if generators is None or not generators.have_moved():
+                    self._graph = graph
+                    return
             refused = "the network draws random numbers on the host, and a replay would repeat them"
         except RuntimeError as error:
             refused = reason_of(error)
@@ -245,7 +246,6 @@ class TrainStep:
         self.optimizer.zero_grad(set_to_none=True)
         for new in self.optimizer.state.keys() - known:
             del self.optimizer.state[new]
-        generators.restore()
         self._refuse_graph(refused)
 
     def _refuse_graph(self, reason: str) -> None:

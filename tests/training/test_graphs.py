@@ -2,6 +2,8 @@
 
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
+from threading import Event, Thread
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 from torch.torch_version import TorchVersion
 
-from nas_optuna.randomness import HostGenerators
+from nas_optuna.randomness import HostGenerators, RandomState
 from nas_optuna.spec import Recipe
 from nas_optuna.training import TrainStep
 
@@ -45,12 +47,12 @@ DRAWS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_what_is_drawn_on_the_host_is_noticed_and_drawn_again(name: str) -> None:
-    generators, draw = HostGenerators(), DRAWS[name]
-    torch.rand((), generator=torch.Generator())
-    assert not generators.have_moved()
-    first = draw()
-    assert generators.have_moved()
-    generators.restore()
+    draw = DRAWS[name]
+    with HostGenerators() as generators:
+        torch.rand((), generator=torch.Generator())
+        assert not generators.have_moved()
+        first = draw()
+        assert generators.have_moved()
     assert not generators.have_moved()
     assert draw() == first
 
@@ -68,11 +70,16 @@ class OnTheHost(nn.Module):
         return result
 
 
+def imitate_captures(monkeypatch: pytest.MonkeyPatch, during: Callable[[], object] = lambda: None) -> None:
+    """A capture is not one here, so it is asked for what it has made, and not for what it has computed."""
+    for name in ("stream", "current_stream", "Stream", "CUDAGraph"):
+        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: (during(), nullcontext())[1])
+
+
 @pytest.mark.parametrize("draws", [True, False])
 def test_a_network_that_draws_on_the_host_is_not_replayed(draws: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The capture is not one here, so it is asked for what it has made, and not for what it has computed."""
-    for name in ("stream", "current_stream", "Stream", "CUDAGraph", "graph"):
-        monkeypatch.setattr(torch.cuda, name, MagicMock())
+    imitate_captures(monkeypatch)
     step, images, before = made(OnTheHost(draws)), torch.ones(2, 4), torch.get_rng_state()
     step._capture(images, torch.tensor([0, 2]))
     assert (step._graph is None) == draws
@@ -82,3 +89,26 @@ def test_a_network_that_draws_on_the_host_is_not_replayed(draws: bool, monkeypat
         assert all(p.grad is None for p in step.network.parameters())
         assert step._inputs is None
         assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("network", [nn.Linear(4, 3), OnTheHost(False)], ids=["plain", "of a user"])
+def test_what_another_thread_draws_is_not_taken_for_the_networks(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trials train at once, and the second draws while the first one's step is captured."""
+    drawn, captured, before = Event(), Event(), torch.get_rng_state()
+
+    def draw() -> None:
+        with RandomState(1, CPU).current():
+            torch.rand(())
+            drawn.set()
+            captured.wait(5)
+
+    other = Thread(target=draw)
+    imitate_captures(monkeypatch, during=lambda: (other.start(), drawn.wait(0.2)))
+    step = made(network)
+    step._capture(torch.ones(2, 4), torch.tensor([0, 2]))
+    captured.set()
+    other.join()
+    assert step._graph is not None
+    assert torch.equal(torch.get_rng_state(), before)
