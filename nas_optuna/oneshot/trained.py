@@ -35,7 +35,7 @@ SCORED_IMAGES = 500
 """The most held-out images on which shared weights are scored: twice as many hardly rank better."""
 
 OFF, DEVIATIONS = 2, 4
-"""By how many images, and standard deviations of a random order, the first images may differ from a class's share.
+"""By how many images, and standard deviations of a random order, the first images may differ from the classes' shares.
 
 A prefix of a stratified order differs by fewer than two images.
 """
@@ -58,7 +58,11 @@ def stratified_part(images: ImageSet, most: int) -> ImageSet:
     first = images.subset(range(min(len(images), most)))
     share = len(first) / len(images)
     due = share * np.array(images.class_sizes)
-    if (np.abs(first.class_sizes - due) < OFF + DEVIATIONS * np.sqrt(due * (1 - share))).all():
+    off, variances = np.abs(first.class_sizes - due), due * (1 - share)  # in a random order
+    each = (off < OFF + DEVIATIONS * np.sqrt(variances)).all()
+    # Of many small classes none alone is far off; their squares together are.
+    together = (off**2).sum() < variances.sum() + DEVIATIONS * np.sqrt(2 * (variances**2).sum())
+    if off.max() < OFF or (each and together):
         return first
     return images.subset(stratified_order(images.labels, 0)[:most])
 

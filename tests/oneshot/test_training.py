@@ -199,6 +199,17 @@ def test_images_that_lie_class_by_class_are_scored_by_stratified_ones_and_others
         assert all(abs(size - share) < 2 for size, share in zip(found.class_sizes, shares, strict=True))
 
 
+def test_many_small_classes_that_lie_one_after_another_are_scored_by_stratified_images() -> None:
+    """Of each class the first images have at most ten too many or too few."""
+    whole = load_images("digits", train=True).subset(range(1000))
+    sizes = {"classes": tuple(map(str, range(50)))}
+    by_class = replace(whole, labels=torch.arange(1000) // 20, **sizes)
+    for seed in range(20):
+        part = by_class.subset(np.random.default_rng(seed).permutation(1000))
+        assert torch.equal(stratified_part(part, 500).images, part.images[:500])
+    assert set(stratified_part(by_class, 500).class_sizes) == {10}
+
+
 def test_a_check_ranks_nothing_whose_short_training_has_taught_the_score(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s")
     training(study, tmp_path, "fair").train()
