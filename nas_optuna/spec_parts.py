@@ -120,8 +120,8 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
     if isinstance(grid := innermost(sampler), GridSampler):  # it proposes in order, so it cannot be asked again
         if spec.search:
             grid.check({f"{PREFIX}{name}": parse_range(name, value) for name, value in spec.search.items()})
-        if candidates.limits and not candidates.limits.are_measured:  # else it would measure many before one is inside
-            grid.allowed = candidates.allows
+        if known := candidates.limits.known:  # asked about others, it would measure many before one is inside
+            grid.allowed = replace(candidates, limits=known).allows
         return sampler
     if not candidates.limits:
         return sampler

@@ -60,6 +60,8 @@ class Cost(ABC):
         proxy: Name of a cost that is known at once and grows with this one, if this one has to be measured.
         margin: By what share of the known value the true one may be worse; limits leave that much room. None means
             unknown.
+        counted: Whether it is counted from the operations that networks share, so that thousands of networks are soon
+            asked; false by default.
         conditions: Conditions under which it holds if it depends on a device, e.g. ``"measured on …"``.
 
     Examples:
@@ -77,6 +79,7 @@ class Cost(ABC):
     format: ClassVar[str] = ""
     conditions: str = ""
     proxy: str | None = None
+    counted: bool = False
 
     def __init__(self, context: CostContext) -> None:
         self.context = context
@@ -106,6 +109,8 @@ class Cost(ABC):
 
 
 class _CountedCost(Cost):
+    counted = True
+
     @classmethod
     def always(cls, context: CostContext) -> bool:
         """Counting costs microseconds, so every trial records it."""
@@ -153,6 +158,7 @@ class EnergyCost(Cost):
     """
 
     name, label, unit = "energy_mj", "energy", "mJ"
+    counted = True
 
     def __call__(self, architecture: Architecture) -> float:
         """Millijoules of one image."""

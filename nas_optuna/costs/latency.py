@@ -217,6 +217,7 @@ class LatencyCost(Cost):
                 remedy = "use it as it is: --set latency.force=true"
                 self._table.require(self._conditions, Path(settings.table or ""), remedy)
         self.conditions, self.proxy = str(self._conditions), None if self._table else "macs"
+        self.counted = self._table is not None and not self._table.whole
 
     @classmethod
     def always(cls, context: CostContext) -> bool:

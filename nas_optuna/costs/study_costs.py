@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _STARTS = 4
 _ENUMERATED = 1024
-_COUNTED = {"macs", "params", "memory", "energy_mj"}
-"""Costs that are counted from a network's operations."""
 _MANY, _SOME = 10_000, 1_000
-"""Among how many networks a proposal is looked for where all limits are on these, and else."""
+"""Among how many networks a proposal is looked for where all limits are on counted costs, and else."""
 _HOPELESS = 1.0
 """If the first descent in a large space has this excess over a limit, others would not get within it."""
 
@@ -135,18 +133,19 @@ class Limits:
         return bool(self._limits)
 
     @property
-    def are_measured(self) -> bool:
-        """Whether the device has to measure a cost that has a limit."""
-        return any(self.costs[name].proxy is not None for name in self._limits)
+    def known(self) -> Limits:
+        """Those on costs that the device need not measure."""
+        return Limits({name: limit for name, limit in self._limits.items() if not self.costs[name].proxy}, self.costs)
 
     @property
     def most_asked(self) -> int:
         """How many networks of a small space may be asked about for one proposal."""
-        if self.are_measured:
+        costs = [self.costs[name] for name in self._limits]
+        if any(cost.proxy for cost in costs):  # the device measures it
             return 0
         # Operations that networks share are counted once; elsewhere each network is built, or a user's cost computed.
-        shared = isinstance(self.space, Decomposable) and self.space.sequential and self._limits.keys() <= _COUNTED
-        return _MANY if shared else _SOME
+        shared = isinstance(self.space, Decomposable) and self.space.sequential
+        return _MANY if shared and all(cost.counted for cost in costs) else _SOME
 
     def excess(self, costs: Mapping[str, float]) -> dict[str, float]:
         """How far each limited cost is outside its limit, as a share of the limit; at most 0 if feasible."""

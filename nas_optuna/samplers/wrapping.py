@@ -280,7 +280,7 @@ class WithinLimitsSampler(WrappingSampler):
     def _shuffled(self, trial: FrozenTrial) -> Iterator[Mapping[str, Any]]:
         """Networks of a small space, in random order, as no more are asked about than needed."""
         rng, every = random.Random(seed_for(self._seed, trial.number, "untried")), self._networks
-        yield from rng.sample(every, min(self._most_asked, len(every)))
+        yield from rng.sample(every, len(every))[: self._most_asked]  # of fewer, a sample has another order
 
     @cached_property
     def _networks(self) -> list[Mapping[str, Any]]:

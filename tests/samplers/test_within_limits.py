@@ -1,5 +1,6 @@
 from statistics import median
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from nas_optuna.costs.candidates import Candidates
 from nas_optuna.costs.latency import LatencyCost
+from nas_optuna.costs.latency_table import LatencyTable
 from nas_optuna.costs.study_costs import Limits
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
@@ -171,6 +173,29 @@ def test_fewer_networks_are_looked_through_where_each_is_built_and_none_where_it
     assert limits.most_asked == most
 
 
+@pytest.mark.parametrize(("whole", "most"), [(False, 10_000), (True, 1_000)])
+def test_a_table_of_operations_is_counted_and_one_of_whole_networks_is_not(
+    whole: bool, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LatencyTable, "open", lambda *_, **__: Mock(whole=whole))
+    spec = StudySpec.from_dict({"limits": {"latency_ms": 1.0, "params": 1.0}, "latency": {"table": "x.json"}})
+    assert Limits.of(spec, SMALL, torch.device("cpu")).most_asked == most
+
+
+def test_of_fewer_networks_the_first_of_the_same_order_are_looked_through() -> None:
+    asked: dict[int, list[Architecture]] = {}
+    for most in (10, 10_000):
+        asked[most] = []
+
+        def excess(architecture: Architecture, found: list[Architecture] = asked[most]) -> float:
+            found.append(architecture)
+            return 1.0
+
+        sampler = WithinLimitsSampler(lambda s: optuna.samplers.RandomSampler(s), SMALL, excess, 0, most_asked=most)
+        optuna.create_study(sampler=sampler).optimize(lambda trial: filters(SMALL.suggest(trial)), n_trials=1)
+    assert asked[10] == asked[10_000][: len(asked[10])]
+
+
 @pytest.mark.parametrize("most", [0, 100])
 def test_no_more_networks_are_looked_through_than_may_be_asked_about(most: int) -> None:
     asked: set[Architecture] = set()
@@ -227,6 +252,18 @@ def test_a_grid_measures_nothing_by_itself(monkeypatch: pytest.MonkeyPatch) -> N
     study.optimize(lambda trial: filters(space.suggest(trial)), n_trials=space.size + 1)
     assert {space.architecture(trial.params) for trial in study.trials} == set(space.enumerate())
     assert len(study.trials) == space.size
+
+
+def test_a_grid_beside_a_measured_limit_keeps_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LatencyCost, "__call__", lambda *_: pytest.fail("the sampler measures"))
+    space = ConvSpace(depth=2, filters=(4, 8), kernels=(3, 5), strides=(1,), input_size=8)
+    spec = StudySpec.from_dict({"sampler": "grid", "limits": {"latency_ms": 1e-9, "params": 1000}})
+    limits = Limits.of(spec, space, torch.device("cpu"))
+    study = optuna.create_study(sampler=make_sampler(spec, Candidates(limits)))
+    study.optimize(lambda trial: filters(space.suggest(trial)), n_trials=space.size + 1)
+    inside = {each for each in space.enumerate() if limits.costs.of("params", each) <= 1000}
+    assert 0 < len(inside) < space.size
+    assert {space.architecture(trial.params) for trial in study.trials} == inside
 
 
 def test_it_is_called_by_the_name_of_its_sampler() -> None:
