@@ -14,10 +14,8 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 
-from nas_optuna import hyperparameters
+from nas_optuna import hyperparameters, spec_parts
 from nas_optuna.costs.candidates import Candidates
-from nas_optuna.costs.latency import require_conditions
-from nas_optuna.costs.runtimes import make_runtime
 from nas_optuna.data import Augmentation, ImageSet, SearchData, begun_with, check_test_pictures, load_test_images
 from nas_optuna.errors import SpecError, StudyError, StudyExists, checked
 from nas_optuna.execution import reference
@@ -27,7 +25,7 @@ from nas_optuna.execution.executors.contract import Executor, Handle, Work
 from nas_optuna.execution.executors.local import LocalExecutor
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
 from nas_optuna.execution.objective import EvaluatorObjective
-from nas_optuna.oneshot.strategies import refuse_unread, strategy_options
+from nas_optuna.oneshot.strategies import strategy_options
 from nas_optuna.pruners import create_pruner
 from nas_optuna.quantities import plural
 from nas_optuna.registry import importing_only
@@ -230,10 +228,7 @@ class Experiment:
     def _require_later_parts(self) -> None:
         """Refuse the parts that are needed only later, before a study stores them."""
         self.candidates.check()
-        refuse_unread(self.spec.supernet)
-        hyperparameters.check_new(self.spec.recipe, self.spec.search)
-        make_runtime(self.spec.latency.runtime)
-        require_conditions(self.spec.latency)
+        spec_parts.require_new(self.spec, self.sampler)
         if self.spec.reference:
             reference.require_training(self.objective)
             _ = self.reference_space

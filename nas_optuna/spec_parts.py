@@ -10,7 +10,8 @@ from pathlib import Path
 from optuna.samplers import BaseSampler
 
 from nas_optuna.costs.candidates import Candidates
-from nas_optuna.costs.runtimes import RUNTIMES
+from nas_optuna.costs.latency import require_conditions
+from nas_optuna.costs.runtimes import RUNTIMES, make_runtime
 from nas_optuna.data import SearchData, load_data
 from nas_optuna.data_sets import DATA_SETS
 from nas_optuna.devices import resolve_device
@@ -18,10 +19,10 @@ from nas_optuna.errors import SpecError
 from nas_optuna.execution.evaluator import EVALUATORS, Evaluator, EvaluatorContext, TrainingEvaluator, require_evaluator
 from nas_optuna.execution.objective import EvaluatorObjective
 from nas_optuna.execution.reference import REFERENCES
-from nas_optuna.hyperparameters import PREFIX, parse_range
+from nas_optuna.hyperparameters import PREFIX, check_new, parse_range
 from nas_optuna.metrics import METRICS
 from nas_optuna.objectives import parse_criteria, parse_criterion
-from nas_optuna.oneshot.strategies import STRATEGIES
+from nas_optuna.oneshot.strategies import STRATEGIES, refuse_unread
 from nas_optuna.pruners import PRUNERS
 from nas_optuna.registry import Registry
 from nas_optuna.samplers import SAMPLERS, create_sampler
@@ -118,8 +119,6 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
     make = partial(_with_seed, spec, candidates)
     sampler = make(spec.sampler.seed)
     if isinstance(grid := innermost(sampler), GridSampler):  # it proposes in order, so it cannot be asked again
-        if spec.search:
-            grid.check({f"{PREFIX}{name}": parse_range(name, value) for name, value in spec.search.items()})
         if known := candidates.limits.known:  # asked about others, it would measure many before one is inside
             grid.allowed = replace(candidates, limits=known).allows
         return sampler
@@ -127,6 +126,16 @@ def make_sampler(spec: StudySpec, candidates: Candidates) -> BaseSampler:
         return sampler
     limits, seed = candidates.limits, spec.sampler.seed
     return WithinLimitsSampler(make, limits.space, limits.total_excess, seed, candidates.fixed, limits.most_asked)
+
+
+def require_new(spec: StudySpec, sampler: BaseSampler) -> None:
+    """Refuse what a new study needs only later, or may not have, though stored ones may."""
+    refuse_unread(spec.supernet)
+    check_new(spec.recipe, spec.search)
+    make_runtime(spec.latency.runtime)
+    require_conditions(spec.latency)
+    if isinstance(grid := innermost(sampler), GridSampler):
+        grid.check({f"{PREFIX}{name}": parse_range(name, value) for name, value in spec.search.items()})
 
 
 def _with_seed(spec: StudySpec, candidates: Candidates, seed: int) -> BaseSampler:

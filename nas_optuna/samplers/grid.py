@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from operator import add
 
 from optuna.distributions import BaseDistribution
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas_optuna.errors import SpecError
 from nas_optuna.quantities import whole
 from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler, natural
-from nas_optuna.samplers.history import History, Tokens
+from nas_optuna.samplers.history import Axis, History, Tokens
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.study.optuna_internals import all_trials
 
@@ -55,19 +56,25 @@ class GridSampler(ArchitectureSampler):
         found = self._common(study)
         if not found:  # none has ended yet
             found = {n: d for trial in all_trials(study) for n, d in trial.distributions.items() if self._proposes(d)}
+        if self._count(found) > _COMBINATIONS:  # in a stored study, which goes on as it began: settings are drawn
+            found = {}
         whole = self._distributions | found
         return {name: whole[name] for name in sorted(whole, key=natural)}
+
+    def _count(self, settings: Mapping[str, BaseDistribution]) -> int:
+        """How many networks there are with each choice of the settings."""
+        chosen = [d for name, d in settings.items() if self._proposes(d) and name not in self._distributions]
+        return self._networks * math.prod(Axis(d).size for d in chosen)
+
+    @cached_property
+    def _networks(self) -> int:
+        return len(super()._all(History(self._distributions, self.canonical, self.pinned)))
 
     def _all(self, history: History) -> list[Tokens]:
         """Every network with every combination of the settings."""
         if "combinations" not in history.derived:
             networks, names = super()._all(history), list(history.axes)
             sizes = [1 if name in self._distributions else history.sizes[i] for i, name in enumerate(names)]
-            if (count := len(networks) * math.prod(sizes)) > _COMBINATIONS:
-                raise SpecError(
-                    "sampler 'grid' lists every architecture with every choice of the settings, together"
-                    f" {whole(count)} (more than {_COMBINATIONS:,}); use random, or give fewer choices"
-                )
             offsets = list(itertools.product(*map(range, sizes)))
             every = (tuple(map(add, network, offset)) for network in networks for offset in offsets)
             history.derived["combinations"] = list(dict.fromkeys(map(history.proposed, every)))
@@ -75,9 +82,12 @@ class GridSampler(ArchitectureSampler):
         return combinations
 
     def check(self, settings: Mapping[str, BaseDistribution]) -> None:
-        """Refuse settings with too many choices to be listed, before a trial has made them known."""
-        chosen = {name: d for name, d in settings.items() if self._proposes(d)}
-        self._all(History(self._distributions | chosen, self.canonical, self.pinned))
+        """Refuse settings of a new study with too many choices to be listed."""
+        if (count := self._count(settings)) > _COMBINATIONS:
+            raise SpecError(
+                "sampler 'grid' lists every architecture with every choice of the settings, together"
+                f" {whole(count)} (more than {_COMBINATIONS:,}); use random, or give fewer choices"
+            )
 
     def propose(self, history: History, study: Study, trial: FrozenTrial) -> Tokens:
         """An untried network, if possible an allowed one, or any if none is left."""

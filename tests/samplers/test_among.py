@@ -5,11 +5,12 @@ import optuna
 import pytest
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState, create_trial
 
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError
-from nas_optuna.samplers import SAMPLERS, create_sampler
+from nas_optuna.samplers import SAMPLERS, create_sampler, grid
 from nas_optuna.samplers.wrapping import AmongSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
@@ -104,14 +105,37 @@ def test_a_grid_goes_through_the_choices_of_settings(listed: bool, fixed: dict[s
     assert all({**each, "recipe.mix": None} in tried for each in every if each.items() >= fixed.items())
 
 
-def test_a_grid_of_too_many_networks_with_settings_is_refused_before_its_first_trial() -> None:
+def test_a_new_grid_of_too_many_networks_with_settings_is_refused_and_listed_for_no_question() -> None:
     space = {"name": "conv", "depth": 3, "filters": [4, 8], "strides": [1]}  # 216 networks
     search = {"batch_size": list(range(1, 31)), "learning_rate": [i / 100 for i in range(1, 21)]}
     spec = {"sampler": "grid", "space": space, "recipe": {"epochs": 1, "input_size": 8}, "search": search}
     says = r"^sampler 'grid' lists every .* choice of the settings, together 129,600 \(more than 100,000\); use random"
     with pytest.raises(SpecError, match=says):
-        Experiment.from_spec(StudySpec.from_dict(spec), device="cpu")
-    Experiment.from_spec(StudySpec.from_dict({**spec, "fixed": {"conv1.filters": 4}}), device="cpu")
+        Experiment.from_spec(StudySpec.from_dict(spec), device="cpu").create(InMemoryStorage(), "s")
+    half = Experiment.from_spec(StudySpec.from_dict({**spec, "fixed": {"conv1.filters": 4}}), device="cpu")
+    half.create(InMemoryStorage(), "s")
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_stored_grid_of_too_many_networks_with_settings_tries_each_with_one_choice(
+    listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grid, "_COMBINATIONS", 10)
+    space = ConvSpace(depth=1, filters=(8, 16), kernels=(3, 5), input_size=8)
+    networks = list(space.enumerate())[: 6 if listed else None]
+    sampler: BaseSampler = create_sampler("grid", space, 0, {})
+    sampler = AmongSampler(sampler, space, [each.params for each in networks], seed=0) if listed else sampler
+    study = optuna.create_study(sampler=sampler)
+    tried, sizes = [], []
+
+    def score(trial: optuna.Trial) -> float:
+        tried.append(space.suggest(trial))
+        sizes.append(trial.suggest_categorical("recipe.batch_size", [32, 64]))
+        return 0.0
+
+    study.optimize(score, n_trials=50)
+    assert sorted(map(str, tried)) == sorted(map(str, networks))
+    assert set(sizes) == {32, 64}
 
 
 def test_listed_networks_are_tried_once_each_also_beside_searched_settings() -> None:
