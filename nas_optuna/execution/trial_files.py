@@ -18,7 +18,7 @@ from nas_optuna.files import write_file
 from nas_optuna.study.results import best_trials
 from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.studies import study_uid
-from nas_optuna.training.checkpoint import KeptWeights
+from nas_optuna.training.checkpoint import CheckpointUnreadError, KeptWeights
 
 PAUSED_FOLDER = "paused"
 """The folder of stopped trainings within a study's checkpoint folder."""
@@ -138,9 +138,10 @@ def _own(trial: BaseTrial, root: Path, key: str) -> Path:
 @contextmanager
 def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: int) -> Iterator[TrainingFolder]:
     """A folder for this trial, architecture and settings only."""
-    # A pruned training is kept aside, as its trial's `TrialKey.PAUSED` says. An interrupted one stays, and its trial
-    # continues there. All others are removed. A FixedTrial or FrozenTrial is no trial of a study, whose number is that
-    # of one or 0: it must not touch that one's files.
+    # A pruned training is kept aside, as its trial's `TrialKey.PAUSED` says; so is one that memory had no room to load,
+    # for the next trial of its network. An interrupted one stays, and its trial continues there. Others are removed.
+    # A FixedTrial or FrozenTrial is no trial of a study, whose number is that of one or 0: it must not touch that one's
+    # files.
     if root is None or not isinstance(trial, optuna.Trial):
         yield TrainingFolder(None)
         return
@@ -164,8 +165,10 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
                 trial.set_user_attr(TrialKey.PAUSED, folder.steps)
         shutil.rmtree(path, ignore_errors=True)
         raise
-    except TrainingError:
-        shutil.rmtree(path, ignore_errors=True)
+    except TrainingError as error:
+        waits = earlier or Paused(trial.number, folder.steps, folder.gain, study)
+        if not (isinstance(error, CheckpointUnreadError) and most_bytes and keep(kept, path, waits)):
+            shutil.rmtree(path, ignore_errors=True)
         raise
     shutil.rmtree(path, ignore_errors=True)
 

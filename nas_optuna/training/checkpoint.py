@@ -77,6 +77,10 @@ _STALE_SECONDS = 3600
 _DIGEST_LENGTH = 32
 
 
+class CheckpointUnreadError(TrainingError):
+    """Memory had no room for a checkpoint, which may be sound."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A saved state of a training; tensors are on the host."""
@@ -130,7 +134,7 @@ class CheckpointFolder:
             except Exception as error:  # the reader of a damaged file may raise anything
                 if is_out_of_memory(error):  # of a sound one, which must not be replaced by a training that begins anew
                     problem = f"no memory is left to load the checkpoint of epoch {epoch} in {self.path}; free some"
-                    raise TrainingError(problem, "oom") from error
+                    raise CheckpointUnreadError(problem, "oom") from error
                 refused.append(f"epoch {epoch}: {describe_error(error).removeprefix('ValueError: ')}")
                 continue
             self._warn(refused, f"the training goes on from epoch {epoch}")
@@ -212,7 +216,11 @@ class KeptWeights:
 
     def keep(self, number: int | str, training: CheckpointFolder, facts: Mapping[str, str]) -> None:
         """Keep the weights of a training's last checkpoint under a trial's number or a name."""
-        found = training.load()
+        try:
+            found = training.load()
+        except CheckpointUnreadError as error:  # the training itself has ended well
+            logger.warning("the weights of trial %s are not kept: %s", number, error)
+            return
         if found is None:
             raise StudyError(f"trial {number} has no checkpoint in {training.path}, so its weights cannot be kept")
         results = found.progress[-1] if isinstance(found.progress, list) and found.progress else {}

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -16,7 +17,8 @@ from nas_optuna.execution.trial_files import PAUSED_FOLDER, Paused, keep, make_r
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import create_sampler
 from nas_optuna.study.schema import StudyKey, TrialKey
-from nas_optuna.training.checkpoint import KEPT_FOLDER
+from nas_optuna.training import checkpoint
+from nas_optuna.training.checkpoint import KEPT_FOLDER, Checkpoint
 
 SPACE = ConvSpace(depth=1, input_size=8)
 PARAMS = SPACE.parse("f16k3s1").params
@@ -57,6 +59,43 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert third.intermediate_values == whole.intermediate_values
     assert third.value == whole.value
     assert not list((tmp_path / PAUSED_FOLDER).iterdir())
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_training_that_memory_had_no_room_for_waits_for_the_next_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    asked: list[int] = []
+    trained, read = objective(tmp_path), checkpoint._read
+    key = trained._key(SPACE.architecture(PARAMS))
+
+    def out_of_memory_once(epoch: int, file: Path) -> Checkpoint:
+        asked.append(epoch)
+        if len(asked) == 1:
+            raise MemoryError
+        return read(epoch, file)
+
+    study = searched(trained, StopAt(2), 1)
+    if killed:  # the state is the trial's own, from before
+        (tmp_path / PAUSED_FOLDER / key).rename(tmp_path / f"trial-1-{key}")
+        (tmp_path / f"trial-1-{key}" / "paused.json").unlink()
+    monkeypatch.setattr(checkpoint, "_read", out_of_memory_once)
+    for _ in range(2):
+        study.enqueue_trial(dict(PARAMS))
+    run(study, trained, trials=2)
+    _, failed, third = study.trials
+    assert (failed.state, failed.user_attrs[TrialKey.CAUSE]) == (TrialState.FAIL, "oom")
+    assert third.state == TrialState.COMPLETE
+    assert asked == [2, 2], "it went on"
+
+
+def test_a_training_that_has_ended_stays_complete_though_no_memory_is_left_to_keep_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checkpoint, "_read", Mock(side_effect=MemoryError))
+    study = searched(objective(tmp_path, keep_weights=True), optuna.pruners.NopPruner(), 1)
+    assert study.trials[0].state == TrialState.COMPLETE
+    assert "weights of trial 0 are not kept: no memory is left" in caplog.text
 
 
 def test_without_kept_weights_a_repeat_takes_over_that_it_was_stopped(tmp_path: Path) -> None:
