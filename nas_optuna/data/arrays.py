@@ -161,12 +161,13 @@ class NpzSource(FileSource):
         return shared_whites(found)
 
     def _pixels_at(self, chosen: np.ndarray) -> tuple[Tensor, dict[str, Any]]:
+        whites = self._whites  # which reads every array, so before one is in memory
         images = self._copied(chosen)
         arrays = [str(self._arrays[part][role]) for part in self._arrays for role in ("images", "labels")]
         layout = f"arrays: {', '.join(arrays)}" + ("" if "test" in self._arrays else f"; {WITHOUT_TEST}")
-        scaled = [scaling(kind, white) for kind, white in self._whites.items() if kind.endswith("_white")]
+        scaled = [scaling(kind, white) for kind, white in whites.items() if kind.endswith("_white")]
         notes = (layout, *(f"pixels: {words}" for words in scaled if words), *left_out_notes(self._left_out))
-        return torch.from_numpy(images), {"sizes": (tuple(images.shape[2:]),), "notes": notes, **self._whites}
+        return torch.from_numpy(images), {"sizes": (tuple(images.shape[2:]),), "notes": notes, **whites}
 
     def _copied(self, chosen: np.ndarray) -> np.ndarray:
         """The chosen images; of the arrays they are in, only one at a time is in memory beside them."""

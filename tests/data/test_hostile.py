@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import pytest
@@ -144,6 +145,22 @@ def test_a_million_pictures_do_not_all_wait_for_the_threads_at_once(monkeypatch:
     monkeypatch.setattr(folder, "ThreadPoolExecutor", Counting)
     assert folder._for_each(str, range(3000)) == list(map(str, range(3000)))
     assert max(waiting) <= 1024
+
+
+def test_of_the_parts_of_an_npz_file_that_become_bytes_one_is_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = {f"{part}_images": np.float32(LABELS[:, None, None] * np.ones((6, 6))) for part in ("train", "val")}
+    np.savez(tmp_path / "x.npz", **arrays, train_labels=LABELS, val_labels=LABELS)
+    source = NpzSource(tmp_path / "x.npz", DataSpec(name="npz:x.npz"))
+    read, held = NpzSource._array, WeakValueDictionary[int, np.ndarray]()
+
+    def one_at_a_time(source: NpzSource, header: Any, copies: int = 2) -> np.ndarray:
+        assert not held, "another one is still there"
+        return held.setdefault(len(held), read(source, header, copies))
+
+    monkeypatch.setattr(NpzSource, "_array", one_at_a_time)
+    assert len(source._pixels_at(source._training)[0]) == len(source._training)
 
 
 def test_damaged_pictures_of_every_kind(tmp_path: Path) -> None:
