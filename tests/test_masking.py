@@ -139,9 +139,9 @@ SLOW += ["'\"'\"'", "pwd='\"'\"'", "pwd=}}", "pwd={}}", ";a ", "pwd%25", "?key="
 @pytest.mark.parametrize("part", SLOW)
 def test_a_long_text_is_read_once(part: str, end: str) -> None:
     for begin in ("", "pwd='", "pwd=a ", "http://a b"):
-        began = time.perf_counter()
+        began = time.process_time()
         mask_urls(begin + part * (20_000 // len(part)) + end)
-        assert time.perf_counter() - began < 2, (begin, part, end)
+        assert time.process_time() - began < 2, (begin, part, end)
 
 
 def test_every_parameter_of_a_long_text_is_masked() -> None:
