@@ -38,10 +38,9 @@ SPACES = Registry(
         "backbone": "nas_optuna.spaces.backbone:backbone",
     },
 )
-_MOST = {"residual": {"width": 1024, "stages": 16}}
-"""The most of options of our functions that are at least 1: for more, torch counts the numbers of no outline, and whole
-networks would be built to look at them. A check in a function's file would change its digest, and thereby put the
-finished epochs and trials of every stored study aside."""
+_DOUBLINGS = 18
+"""``width * 2**stages`` of the residual space is at most two to this power: a wider network has terabytes of weights,
+and of still wider ones torch counts the numbers of no outline, so that they would be built to look at them."""
 
 
 @checked
@@ -70,12 +69,18 @@ def create_space(
     _require_space(name)
     shape = {"in_channels": in_channels, "classes": classes, "input_size": input_size}
     own = {option: value for option, value in options.items() if option != "fix"}
-    for option, most in _MOST.get(name, {}).items():
-        if option in own:
-            require_positive(most, **{option: own[option]})
+    if name == "residual":
+        _require_widths(**own)
     space: SearchSpace = SPACES.make(name, options=own, wanted=SearchSpace, **shape)
     fix = options.get("fix")
     return space.fixed(fix) if fix else space
+
+
+def _require_widths(*, width: int = 16, stages: int = 3, **_others: object) -> None:
+    """Check the options of the residual space."""
+    # In its own file, a check would change the digest of that, and put what every stored study has trained aside.
+    require_positive(_DOUBLINGS, stages=stages)
+    require_positive(2 ** (_DOUBLINGS - stages), width=width)
 
 
 def _require_space(name: str) -> None:
