@@ -172,8 +172,9 @@ class WarmStartSampler(WrappingSampler):
 
 def warm_trials(study: Study) -> int:
     """How many trials the study's supernet has proposed for a warm start, without those of an earlier supernet."""
-    first = first_trial(study)
-    return sum(_is_warm(trial) and trial.number >= first for trial in all_trials(study))
+    warm = [trial.number for trial in all_trials(study) if _is_warm(trial)]
+    first = first_trial(study) if warm else 0
+    return sum(number >= first for number in warm)
 
 
 def _is_warm(trial: FrozenTrial) -> bool:

@@ -140,6 +140,11 @@ class Database(RDBStorage):
         which = or_(key.in_(keys), *(key.startswith(start, autoescape=True) for start in starts))
         return self._attributes_of_study(study_id, "study_system_attributes", which)
 
+    def user_attribute(self, study_id: int, key: str) -> Any:
+        """Read and check one user attribute of a study; None if it is not set."""
+        name = "study_user_attributes"
+        return self._attributes_of_study(study_id, name, tables()[name].c.key == key).get(key)
+
     def _attributes_of_study(self, study_id: int, name: str, *which: ColumnElement[bool]) -> dict[str, Any]:
         table, studies = tables()[name], tables()["studies"]
         with self.engine.connect() as connection:

@@ -20,7 +20,7 @@ from nas_optuna.spec import SupernetSpec
 from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
 from nas_optuna.study.schema import StudyKey, attributes_of, read_parts
 from nas_optuna.study.studies import command
-from nas_optuna.study.transactions import change_study
+from nas_optuna.study.transactions import change_study, user_attribute
 
 Tokens = tuple[int, ...]
 """The index of each parameter's choice, in the space's order."""
@@ -235,7 +235,8 @@ def read_result(study: Study) -> SupernetResult:
 
 def first_trial(study: Study) -> int:
     """How many trials a study had when its supernet's result was stored, read without the rest; 0 if it has none."""
-    known = study_user_attributes(study).get(StudyKey.SUPERNET, {}).get("first_trial", 0)
+    summary = user_attribute(study, StudyKey.SUPERNET)
+    known = summary.get("first_trial") if isinstance(summary, Mapping) else None
     return known if isinstance(known, int) else 0
 
 

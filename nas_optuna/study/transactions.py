@@ -100,6 +100,14 @@ def metric_names(study: Study) -> list[str] | None:
     return chosen_system_attributes(study, [METRIC_NAMES]).get(METRIC_NAMES)
 
 
+def user_attribute(study: Study, key: str) -> Any:
+    """A user attribute of a study, without reading the others; None if it is not set."""
+    storage, study_id = storage_of(study), study_id_of(study)
+    if isinstance(storage, RetryingStorage):
+        return storage.with_retry(lambda: storage.database.user_attribute(study_id, key))
+    return storage.get_study_user_attrs(study_id).get(key)
+
+
 def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None:
     """Set system attributes of a study, in which tools such as optuna-dashboard keep their data."""
     storage, study_id = storage_of(study), study_id_of(study)

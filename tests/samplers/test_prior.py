@@ -8,13 +8,16 @@ import numpy as np
 import optuna
 import pytest
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import create_trial
 
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError, StudyError
 from nas_optuna.samplers import create_sampler, prior
 from nas_optuna.samplers.prior import AS_LEARNED, WARM_START, SupernetConfig, SupernetSampler, WarmStartSampler, propose
 from nas_optuna.spaces.conv import ConvSpace
-from nas_optuna.study.schema import StudyKey
+from nas_optuna.study import database
+from nas_optuna.study.schema import StudyKey, TrialKey
+from nas_optuna.study.storage import open_storage
 from nas_optuna.study.supernet_result import Predictor, SupernetResult, write_result
 
 SPACE = ConvSpace(depth=2)
@@ -148,8 +151,26 @@ def test_a_supernet_that_is_trained_anew_proposes_its_own_warm_trials() -> None:
     assert study.trials[3].params == {name: p.choices[-1] for name, p in SPACE.parameters.items()}
 
 
-@pytest.mark.parametrize("damaged", [{"chunks": 1}, {"first_trial": "x"}])
-def test_after_the_warm_trials_a_supernet_that_cannot_be_read_is_not_needed(damaged: dict[str, Any]) -> None:
+def test_warm_trials_are_counted_by_one_attribute_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/x.db", create=True))
+    write_result(study, SupernetResult(ALPHAS))
+    real, read = database.attributes_of, []
+
+    def counted(rows: list[tuple[str, str]]) -> dict[str, object]:
+        read.extend(key for key, _ in rows)
+        return real(rows)
+
+    monkeypatch.setattr(database, "attributes_of", counted)
+    study.add_trial(create_trial(value=1.0))
+    assert (prior.warm_trials(study), read) == (0, []), "none is warm"
+    study.add_trial(create_trial(value=1.0, user_attrs={TrialKey.ORIGIN: WARM_START}))
+    read.clear()
+    assert prior.warm_trials(study) == 1
+    assert [key for key in read if key != TrialKey.ORIGIN] == [StudyKey.SUPERNET]
+
+
+@pytest.mark.parametrize("damaged", [{"chunks": 1}, {"first_trial": "x"}, ["chunks"], None])
+def test_after_the_warm_trials_a_supernet_that_cannot_be_read_is_not_needed(damaged: Any) -> None:
     study = study_with(warm_start(RandomSampler(seed=0), 2))
     study.optimize(objective, n_trials=2)
     study.set_user_attr(StudyKey.SUPERNET, damaged)
