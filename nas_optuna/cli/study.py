@@ -156,8 +156,7 @@ def delete(
         if not agreed:
             say(f"study {name!r} is kept")
             return
-    if loaded is not None:
-        transactions.require_writable(loaded)  # before its files go
+    transactions.require_writable_row(opened, opened.get_study_id_from_name(name))  # before its files go
     left = dict.fromkeys(files.elsewhere(attributes), "that is no folder of nas-optuna on this host")
     places = {folder: studies.checkpoint_folder(folder, name) for folder in files.used_folders(url, attributes)}
     uid = attributes.get(StudyKey.UID)

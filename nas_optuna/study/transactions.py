@@ -151,7 +151,13 @@ def uid_of(storage: BaseStorage, name: str) -> str | None:
 
 def require_writable(study: Study) -> None:
     """Refuse a database that only reads before a training whose results it could not keep."""
-    change_study(study, lambda known: {})
+    require_writable_row(storage_of(study), study_id_of(study))
+
+
+def require_writable_row(storage: BaseStorage, study_id: int) -> None:
+    """Refuse a database that only reads, also for a study that cannot be loaded."""
+    if database_of(storage) is not None:
+        transaction(storage, lambda connection: _lock_study(connection, study_id))
 
 
 def artifacts_of_others(study: Study) -> set[str]:

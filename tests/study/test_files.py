@@ -140,6 +140,8 @@ def test_a_study_that_cannot_be_loaded_is_deleted_with_its_own_files(command: Co
     own = Paused(0, 1, 0.5, study().user_attrs[StudyKey.UID])
     (place / "paused" / "key" / "paused.json").write_text(json.dumps(asdict(own)))
     study().set_user_attr(key, value)
+    assert command("study", "delete", "nas", "--yes", "--storage", f"{URL}?mode=ro").code == 2
+    assert (place / "paused" / "key" / "paused.json").is_file(), "the study is still there"
     told, *lines = command("study", "delete", "nas", "--yes").err.splitlines()
     assert told.endswith("; its files elsewhere are left")
     assert lines == ["deleted study 'nas'"]
