@@ -156,12 +156,13 @@ class Experiment:
             DataError: Its images are missing.
             SpecError: As in `from_spec`.
         """
-        code = None if spec else getattr(study, "agreed", None)  # of a loaded study
+        code = None if spec else getattr(study, "agreed", None)  # a loaded study's, whose spec may be another one now
         stored = study_spec(study := optuna_study(study))
         wanted = spec or stored
         given.setdefault("checkpoints", checkpoints_of(study))  # else what it has stopped would begin anew
-        code = code_named(wanted) if code is None else code
-        with begun_with(wanted.data.name, study.study_name), importing_only(code):
+        if unasked := [] if code is None else [each for each in code_named(wanted) if each not in code]:
+            raise SpecError(f"{unasked[0]} would be imported, and nobody was asked about it")
+        with begun_with(wanted.data.name, study.study_name):
             experiment = replace(cls.from_spec(wanted, **given), begun=study.study_name)
         experiment.require_same(study)
         experiment._remember_data(study, stored)

@@ -188,6 +188,11 @@ def test_a_yes_to_a_loaded_study_is_none_to_what_it_names_later(study: str, evil
             use()
     with pytest.raises(StudyError, match="--trust"):
         options.experiment(device="cpu")
+    for named in ({"reference": "evil.py:part"}, {"latency": {"runtime": "evil.py:part"}}):
+        loaded.study.set_user_attr("nas_optuna:spec", spec | named)
+        with pytest.raises(SpecError, match="nobody was asked about it"):
+            Experiment.of_study(loaded).run(loaded, trials=1)
+    loaded.study.set_user_attr("nas_optuna:spec", spec | {"space": {"name": "evil.py:part"}})
     loaded.report()
     assert loaded._repr_svg_() is None
     assert not evil.exists()
