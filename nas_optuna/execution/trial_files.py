@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import optuna
+from annotated_types import Ge
 from optuna.trial import BaseTrial, FrozenTrial
+from pydantic import TypeAdapter
 
 from nas_optuna.errors import TrainingError
 from nas_optuna.execution.events import Callback, Subject
@@ -34,7 +37,7 @@ class Paused:
     steps: int
     gain: float  # the higher the better
     study: str = ""  # its `study_uid`; earlier releases did not say it
-    size: int | None = None  # bytes of its files when it was put aside; earlier releases did not say it
+    size: Annotated[int, Ge(0)] = 0  # bytes of its files when it was put aside; earlier releases did not say it
 
     def is_of(self, study: str) -> bool:
         """Whether a trial of this study may continue it: another of the same name may have used the folder, too."""
@@ -65,7 +68,7 @@ def take(kept: Path, folder: Path, study: str) -> None:
 def make_room(root: Path, most_bytes: int, study: str) -> list[int]:
     """Remove kept trainings if they are too large, first of other studies; return the study's trials that lost one."""
     found = {entry: paused for entry in root.glob("*") if (paused := read_paused(entry))}
-    sizes = {entry: _size(entry) if paused.size is None else paused.size for entry, paused in found.items()}
+    sizes = {entry: paused.size or _size(entry) for entry, paused in found.items()}
     removed, total = [], sum(sizes.values())
     for entry, paused in sorted(found.items(), key=lambda item: (item[1].is_of(study), item[1].gain, item[0])):
         if total <= most_bytes:
@@ -86,8 +89,8 @@ def _size(folder: Path) -> int:
 
 def read_paused(folder: Path) -> Paused | None:
     """The stopped training in a folder; None if there is none."""
-    with suppress(OSError, ValueError, TypeError):
-        return Paused(**json.loads((folder / _FACTS).read_text(encoding="utf-8")))
+    with suppress(OSError, ValueError):  # another host's file may hold anything
+        return TypeAdapter(Paused).validate_python(json.loads((folder / _FACTS).read_text(encoding="utf-8")))
     return None
 
 

@@ -269,6 +269,19 @@ def test_room_is_made_without_opening_every_stopped_training(tmp_path: Path, mon
     assert not {kept / str(number) for number in (1, 2)} & set(walked)
 
 
+@pytest.mark.parametrize("said", [{"size": "x"}, {"size": -(10**9)}, {"gain": None}, {"trial": []}])
+def test_what_a_stopped_training_says_of_itself_is_checked(tmp_path: Path, said: dict[str, Any]) -> None:
+    kept = tmp_path / PAUSED_FOLDER
+    for number in range(3):
+        folder = tmp_path / f"trial-{number}"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"w" * 1000)
+        keep(kept / str(number), folder, Paused(number, 2, 0.5 + number))
+    facts = kept / "2" / "paused.json"
+    facts.write_text(json.dumps(json.loads(facts.read_text()) | said))
+    assert make_room(kept, 1500, "study") == [0], "another host's file is none of those that count"
+
+
 def test_room_is_made_by_trainings_of_another_study_first(tmp_path: Path) -> None:
     kept = tmp_path / PAUSED_FOLDER
     for number, (study, gain) in enumerate([("mine", 0.5), ("other", 0.9)]):
