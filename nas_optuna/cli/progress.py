@@ -37,7 +37,7 @@ with lazily():
 PATIENCE = 60.0
 """Seconds after which a person is told that the first training has not ended an epoch."""
 EVERY = 60.0
-"""Seconds between the lines of a fit's training that is not displayed live."""
+"""Seconds between the lines of a fit without a live display."""
 _FIGURE = Quantity("", format=".4f")
 """How any figure of a training is written."""
 

@@ -30,7 +30,7 @@ from nas_optuna.study.files import folders
 from nas_optuna.study.results import changes
 from nas_optuna.study.schema import StudyKey, TrialKey, attribute
 from nas_optuna.study.significance import Gain, is_ahead, remembered_images
-from nas_optuna.study.studies import maximizes, study_spec
+from nas_optuna.study.studies import maximizes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +109,7 @@ class Winner:
     def described(self, study: Study) -> str:
         """What it is, for a person."""
         if self.own:
-            return f"your reference {study_spec(study).reference}"
+            return f"your reference {study.user_attrs[StudyKey.REFERENCE]['name']}"
         return f"trial {self.trial.number} ({changes(str(self.architecture), StudyFacts(study).reference)})"
 
     def in_search(self, search: Search) -> Search:
