@@ -206,7 +206,9 @@ class Experiment:
 
         Raises:
             StudyError: The name is taken or invalid; or the existing study has another space or other images.
-            SpecError: The reference, the latency runtime or the supernet's strategy is unknown.
+            SpecError: A part that is needed later is unknown, or a setting of a new study has no effect.
+            TableError: The table of a latency kit was measured under other conditions.
+            DataError: A picture of the test part is damaged.
         """
         file = sqlite_file(storage) if isinstance(storage, str) else None
         if is_new := file is not None and not file.exists():
@@ -233,7 +235,7 @@ class Experiment:
         if self.spec.reference:
             reference.require_training(self.objective)
             _ = self.reference_space
-        if self.data is not None and self.data.is_of_files and "test_images" not in vars(self):
+        if self.data is not None and "test_images" not in vars(self):
             check_test_pictures(self.spec.data, self.data_directory)
 
     @cached_property

@@ -159,7 +159,7 @@ def unread(recipe: Recipe, search: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def check_new(recipe: Recipe, search: Mapping[str, Any], said: Collection[str] | None = None) -> None:
+def check_new(recipe: Recipe, search: Mapping[str, Any], said: Collection[str] = ()) -> None:
     """Refuse what only a stored study may search, and settings without effect among those that are said or searched."""
     for name, given in search.items():
         choices = getattr(parse_range(name, given), "choices", ())
@@ -167,9 +167,8 @@ def check_new(recipe: Recipe, search: Mapping[str, Any], said: Collection[str] |
             raise SpecError(_INCOMPARABLE.format(name))
         if len({repr(_meant(name, choice)) for choice in choices}) < len(choices):
             raise SpecError(_REPEATED.format(name, list(choices)))
-    refused = [f"{PREFIX}{name}" for name in search] if said is None else said
     for name, why in unread(recipe, search).items():
-        if name in refused:
+        if name in said or name.removeprefix(PREFIX) in search:
             raise SpecError(f"{name} is of no use with {why}; leave it out")
 
 

@@ -83,11 +83,6 @@ class SearchData:
         return (*lines, *self.train.notes)
 
     @property
-    def is_of_files(self) -> bool:
-        """Whether its images are files of the user's, which may be damaged."""
-        return DATA_SETS.is_of_files(self.name)
-
-    @property
     def facts(self) -> dict[str, str | int | float]:
         """What a study remembers of its images."""
         images = len(self.validation)
@@ -164,8 +159,10 @@ def load_test_images(
 
 def check_test_pictures(spec: DataSpec, directory: Path | None = None) -> None:
     """Refuse a folder's test picture that cannot be read, unless the search reads it in any case."""
+    if spec.select_on == "test" or not DATA_SETS.is_of_files(spec.name):
+        return
     with opened(spec, directory) as source:
-        if isinstance(source, FolderSource) and spec.select_on != "test":
+        if isinstance(source, FolderSource):
             source.check_test()
 
 

@@ -108,10 +108,6 @@ def _is_of(folder: Path, study: str) -> bool:
     return folder.is_dir() and ((paused := read_paused(folder)) is None or paused.is_of(study))
 
 
-def _study_of(trial: BaseTrial) -> str:
-    return study_uid(trial.study) if isinstance(trial, optuna.Trial) else ""  # a FixedTrial or FrozenTrial has none
-
-
 @dataclass
 class TrainingFolder:
     """The folder of one trial's training state, and its progress."""
@@ -124,8 +120,10 @@ class TrainingFolder:
 
 def has_state(trial: BaseTrial, root: Path | None, key: str) -> bool:
     """Whether a training can continue from a stopped one, or from this trial's state before a kill."""
-    places = () if root is None else (root / PAUSED_FOLDER / key, _own(trial, root, key))
-    return any(_is_of(place, _study_of(trial)) for place in places)
+    if root is None:
+        return False
+    study = study_uid(trial.study) if isinstance(trial, optuna.Trial) else ""  # a FixedTrial or FrozenTrial has none
+    return any(_is_of(place, study) for place in (root / PAUSED_FOLDER / key, _own(trial, root, key)))
 
 
 def forget(trial: BaseTrial, root: Path | None, key: str) -> None:
@@ -148,7 +146,7 @@ def training_folder(trial: BaseTrial, root: Path | None, key: str, most_bytes: i
     if root is None or not isinstance(trial, optuna.Trial):
         yield TrainingFolder(None)
         return
-    kept, path, study = root / PAUSED_FOLDER / key, _own(trial, root, key), _study_of(trial)
+    kept, path, study = root / PAUSED_FOLDER / key, _own(trial, root, key), study_uid(trial.study)
     if not _is_of(path, study):
         shutil.rmtree(path, ignore_errors=True)
     take(kept, path, study)

@@ -58,8 +58,8 @@ class GridSampler(ArchitectureSampler):
             found = {n: d for trial in all_trials(study) for n, d in trial.distributions.items() if self._proposes(d)}
         if self._count(found) > _COMBINATIONS:  # in a stored study, which goes on as it began: settings are drawn
             found = {}
-        whole = self._distributions | found
-        return {name: whole[name] for name in sorted(whole, key=natural)}
+        every = self._distributions | found
+        return {name: every[name] for name in sorted(every, key=natural)}
 
     def _count(self, settings: Mapping[str, BaseDistribution]) -> int:
         """How many networks there are with each choice of the settings."""

@@ -297,5 +297,5 @@ def command(study: Study | str, *words: str) -> str:
     url = study if isinstance(study, str) else url_of(study)
     elsewhere = ("--storage", mask_urls(url)) if url is not None and url != storage_url() else ()
     folder = FOLDER.get() if " ".join(words).startswith(_WITH_IMAGES) else None
-    images = () if folder is None else ("--data-dir", str(folder))
+    images = () if folder is None else ("--data-dir", folder)
     return shlex.join(["nas-optuna", *words, *images, *elsewhere])

@@ -17,7 +17,7 @@ from optuna.study import Study
 from nas_optuna.errors import StudyError
 from nas_optuna.hyperparameters import of_architecture
 from nas_optuna.spec import SupernetSpec
-from nas_optuna.study.optuna_internals import all_trials, study_user_attributes
+from nas_optuna.study.optuna_internals import all_trials, storage_of, study_id_of, study_user_attributes
 from nas_optuna.study.schema import StudyKey, attributes_of, read_parts
 from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import change_study, user_attribute
@@ -235,7 +235,7 @@ def read_result(study: Study) -> SupernetResult:
 
 def first_trial(study: Study) -> int:
     """How many trials a study had when its supernet's result was stored, read without the rest; 0 if it has none."""
-    summary = user_attribute(study, StudyKey.SUPERNET)
+    summary = user_attribute(storage_of(study), study_id_of(study), StudyKey.SUPERNET)
     known = summary.get("first_trial") if isinstance(summary, Mapping) else None
     return known if isinstance(known, int) else 0
 

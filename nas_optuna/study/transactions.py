@@ -17,6 +17,7 @@ from optuna.trial import BaseTrial, FrozenTrial, Trial, TrialState
 from sqlalchemy import Connection, String, delete, func, insert, select, type_coerce, update
 from sqlalchemy.exc import IntegrityError
 
+from nas_optuna.errors import StudyError
 from nas_optuna.study.database import RetryingStorage, persistently
 from nas_optuna.study.lease_table import give_new, require_held
 from nas_optuna.study.optuna_internals import (
@@ -31,7 +32,6 @@ from nas_optuna.study.optuna_internals import (
     trial_id_of,
 )
 from nas_optuna.study.schema import StudyKey
-from nas_optuna.study.trial_rows import Unreadable, attributes_of
 
 T = TypeVar("T")
 
@@ -100,9 +100,8 @@ def metric_names(study: Study) -> list[str] | None:
     return chosen_system_attributes(study, [METRIC_NAMES]).get(METRIC_NAMES)
 
 
-def user_attribute(study: Study, key: str) -> Any:
+def user_attribute(storage: BaseStorage, study_id: int, key: str) -> Any:
     """A user attribute of a study, without reading the others; None if it is not set."""
-    storage, study_id = storage_of(study), study_id_of(study)
     if isinstance(storage, RetryingStorage):
         return storage.with_retry(lambda: storage.database.user_attribute(study_id, key))
     return storage.get_study_user_attrs(study_id).get(key)
@@ -140,11 +139,8 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
 
 def uid_of(storage: BaseStorage, name: str) -> str | None:
     """The identifier of a study that cannot be loaded; None if its row cannot be read either."""
-    studies, rows = tables()["studies"], tables()["study_user_attributes"]
-    found = select(rows.c.key, rows.c.value_json).join(studies, studies.c.study_id == rows.c.study_id)
-    found = found.where(studies.c.study_name == name, rows.c.key == StudyKey.UID)
-    with suppress(Unreadable):
-        uid = attributes_of(transaction(storage, lambda connection: connection.execute(found).all())).get(StudyKey.UID)
+    with suppress(StudyError):
+        uid = user_attribute(storage, storage.get_study_id_from_name(name), StudyKey.UID)
         return uid if isinstance(uid, str) else None
     return None
 

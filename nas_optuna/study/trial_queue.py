@@ -90,11 +90,6 @@ def enqueue_all(
             return len(waiting)
 
 
-def enqueue_new(study: Study, space: SearchSpace, params: Mapping[str, Any], origin: str) -> bool:
-    """Enqueue params unless a trial has them."""
-    return enqueue_all(study, space, [params], origin) > 0
-
-
 def enqueue_once(study: Study, space: SearchSpace, several: Iterable[Mapping[str, Any]], origin: str) -> int:
     """Enqueue params unless they already wait; return how many trials must begin for all of these to begin, too."""
     wanted = {_choices(whole, space): whole for whole in (_whole(params, space) for params in several)}
@@ -141,7 +136,7 @@ def enqueue_reference(study: Study, candidates: Candidates, settings: Mapping[st
     begun = any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
     reference = None if begun else candidates.reference()
     if reference is not None:
-        enqueue_new(study, candidates.space, {**reference.params, **settings}, REFERENCE)
+        enqueue_all(study, candidates.space, [{**reference.params, **settings}], REFERENCE)
     return reference
 
 
@@ -159,5 +154,5 @@ def enqueue_cheapest(study: Study, candidates: Candidates) -> dict[str, Architec
     best = {name: candidates.best_in_cost(name, direction) for name, direction in directions.items()}
     found = {name: architecture for name, architecture in best.items() if architecture is not None}
     for architecture in found.values():  # another process that begins at the same time may already have run them
-        enqueue_new(study, candidates.space, architecture.params, "cheapest")
+        enqueue_all(study, candidates.space, [architecture.params], "cheapest")
     return found

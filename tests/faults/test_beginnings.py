@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 
 from nas_optuna.execution.loop import StopRequest, run
 from nas_optuna.study.storage import open_storage
-from nas_optuna.study.trial_queue import enqueue_new, enqueue_once
+from nas_optuna.study.trial_queue import enqueue_all, enqueue_once
 from tests.faults.harness import EPOCHS, SPACE, Place, at_once, begin, objective
 from tests.processes import Server, kill_after, logs, together
 
@@ -72,7 +72,7 @@ def test_ten_times_eight_workers_on_a_queue_of_24(tmp_path: Path) -> None:
         folder.mkdir()
         place = Place(f"sqlite:///{folder}/s.db", folder)
         for architecture in ARCHITECTURES[:24]:
-            enqueue_new(place.study(), SPACE, architecture.params, "enqueued")
+            enqueue_all(place.study(), SPACE, [architecture.params], "enqueued")
         well += at_once(begin, 8, place, 3).count(0)
         assert is_whole(place, 24)
         epochs = place.noted("epochs")
@@ -129,7 +129,7 @@ def test_ten_times_four_threads_on_a_queue_of_24_give_what_one_gives(tmp_path: P
         storage = None if where == "memory" else open_storage(f"sqlite:///{tmp_path}/{turn}.db", create=True)
         study = optuna.create_study(direction="maximize", storage=storage, pruner=optuna.pruners.NopPruner())
         for architecture in ARCHITECTURES[:24]:
-            enqueue_new(study, SPACE, architecture.params, "enqueued")
+            enqueue_all(study, SPACE, [architecture.params], "enqueued")
         study.optimize(scored, n_trials=24, n_jobs=jobs)
         assert len(study.trials) == 24
         return [trial.value for trial in study.trials]

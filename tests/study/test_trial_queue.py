@@ -21,7 +21,6 @@ from nas_optuna.study.trial_queue import (
     UNFINISHED,
     enqueue_all,
     enqueue_cheapest,
-    enqueue_new,
     enqueue_once,
     enqueue_reference,
 )
@@ -128,7 +127,7 @@ def test_a_list_is_enqueued_as_often_as_it_says_by_one_reading_and_one_transacti
     made = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
     real, read = database.read_trials, []
     made.enqueue_trial({"conv1.filters": [4]})  # no choice of the space
-    enqueue_new(made, SPACE, ALL[1].params, "enqueued")
+    enqueue_all(made, SPACE, [ALL[1].params], "enqueued")
 
     def counted(*arguments: Any) -> list[FrozenTrial]:
         read.append(arguments)
@@ -146,7 +145,7 @@ def test_a_list_is_enqueued_as_often_as_it_says_by_one_reading_and_one_transacti
 
 def test_what_must_begin_for_a_list_to_begin_is_counted() -> None:
     made = study("accuracy")
-    enqueue_new(made, SPACE, ALL[5].params, "enqueued")
+    enqueue_all(made, SPACE, [ALL[5].params], "enqueued")
     assert enqueue_once(made, SPACE, [ALL[5].params, ALL[1].params, ALL[1].params], "fixed") == 2
     assert enqueue_once(made, SPACE, [ALL[5].params], "fixed") == 1
     assert enqueue_once(made, SPACE, [], "fixed") == 0
@@ -155,8 +154,8 @@ def test_what_must_begin_for_a_list_to_begin_is_counted() -> None:
 
 def test_what_waits_already_stays_first_and_what_has_begun_goes_on() -> None:
     made = study("accuracy", "macs", "params")
-    enqueue_new(made, SPACE, ALL[5].params, "enqueued")
-    enqueue_new(made, SPACE, ALL[1].params, "enqueued")
+    enqueue_all(made, SPACE, [ALL[5].params], "enqueued")
+    enqueue_all(made, SPACE, [ALL[1].params], "enqueued")
     enqueue_cheapest(made, FREE)
     expected = [("enqueued", ALL[5]), ("enqueued", ALL[1]), ("cheapest", ALL[2])]
     assert waiting(made) == [(origin, dict(architecture.params)) for origin, architecture in expected]
