@@ -5,7 +5,12 @@ Where it cannot be known what a password is, or where it ends, too much is repla
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
 
 MASK = "***"
 
@@ -97,3 +102,44 @@ def _without_login(found: re.Match[str]) -> str:
         return found[0]  # a path, or a name without a password
     kept = "" if scheme and password[:1] in ("", "@") else f"{name}:"
     return f"{scheme}:{slashes}{kept}{MASK}@"
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+_PASSING = (errno.EAGAIN, errno.ENOSPC, errno.EDQUOT)
+"""Errors of a stream that may take the next line: a reader was slow, a disk is full now."""
+
+
+def mask_stream(stream: TextIO, *, forgives: bool) -> None:
+    """Mask passwords of URLs in everything that is written: a library's warning or a traceback may repeat one.
+
+    What cannot be written to a stream that `forgives` ends no run: a reader may be gone, a disk full.
+    """
+    write, flush = stream.write, stream.flush
+    if getattr(write, "masks", False):
+        return
+    forgiven: tuple[type[OSError], ...] = (OSError,) if forgives else ()
+
+    def forgiving(step: Callable[..., object], *given: str) -> None:
+        try:
+            step(*given)
+        except forgiven as error:
+            if error.errno not in _PASSING:
+                discard(stream)
+
+    def masked(text: str) -> int:
+        forgiving(write, mask_urls(text))
+        return len(text)
+
+    def flushed() -> None:
+        forgiving(flush)
+
+    masked.masks = True  # type: ignore[attr-defined]
+    stream.write, stream.flush = masked, flushed  # type: ignore[method-assign]
+
+
+def discard(stream: TextIO) -> None:
+    """Discard what is still in the buffer, because the reader is gone or the disk is full."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

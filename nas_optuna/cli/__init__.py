@@ -17,8 +17,9 @@ import typer
 from nas_optuna import __version__
 from nas_optuna.cli import latency, lists, networks, options, printing, results, run, study, supernet
 from nas_optuna.cli.options import Command, Group, with_options
-from nas_optuna.cli.printing import discard, end_facts, prepare_streams, print_error, write
+from nas_optuna.cli.printing import end_facts, prepare_streams, print_error, write
 from nas_optuna.errors import Gone, NasOptunaError, describe_error, nearest, place_of, plainer, shown
+from nas_optuna.masking import discard
 from nas_optuna.study.storage import failure, is_of_the_deleted
 
 _GROUPS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -17,7 +16,7 @@ from typing import Any, Literal, TextIO
 from nas_optuna.errors import LONGEST_ERROR, SpecError, named, printable, shortened
 from nas_optuna.files import is_database, write_file
 from nas_optuna.lazily import lazily
-from nas_optuna.masking import mask_urls
+from nas_optuna.masking import mask_stream, mask_urls
 from nas_optuna.report.columns import Column as Column
 
 with lazily():
@@ -286,6 +285,7 @@ def prepare_streams(*, alone: bool = False) -> None:
             os.set_blocking(number, True)  # a slow reader is waited for, whatever a process before this one has set
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+            os.set_inheritable(number, True)  # as streams are: workers would open a file with this number, too
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - as above
     if alone:  # libraries in C and processes that a user's code starts know descriptor 1, which becomes that of stderr
@@ -296,42 +296,4 @@ def prepare_streams(*, alone: bool = False) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-        _mask(stream)
-
-
-_PASSING = (errno.EAGAIN, errno.ENOSPC, errno.EDQUOT)
-"""Errors of a stream that may take the next line: a reader was slow, a disk is full now."""
-
-
-def _mask(stream: TextIO) -> None:
-    """Mask passwords of URLs in everything that is written: a library's warning or a traceback may repeat one.
-
-    What cannot be written to stderr or to a terminal ends no run: a reader may be gone, a disk full.
-    """
-    write, flush = stream.write, stream.flush
-    if getattr(write, "masks", False):
-        return
-    forgiven: tuple[type[OSError], ...] = (OSError,) if stream is sys.stderr or stream.isatty() else ()
-
-    def forgiving(step: Callable[..., object], *given: str) -> None:
-        try:
-            step(*given)
-        except forgiven as error:
-            if error.errno not in _PASSING:
-                discard(stream)
-
-    def masked(text: str) -> int:
-        forgiving(write, mask_urls(text))
-        return len(text)
-
-    def flushed() -> None:
-        forgiving(flush)
-
-    masked.masks = True  # type: ignore[attr-defined]
-    stream.write, stream.flush = masked, flushed  # type: ignore[method-assign]
-
-
-def discard(stream: TextIO) -> None:
-    """Discard what is still in the buffer, because the reader is gone or the disk is full."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        mask_stream(stream, forgives=stream is sys.stderr or stream.isatty())

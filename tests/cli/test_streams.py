@@ -15,6 +15,7 @@ import pytest
 
 from nas_optuna.cli import main, printing
 from nas_optuna.cli.printing import STDOUT, print_error, print_json, print_table, say, write_out
+from nas_optuna.masking import mask_stream
 from nas_optuna.report.facts import to_csv
 from tests.helpers import Command, tiny
 
@@ -173,7 +174,7 @@ def test_a_stderr_that_takes_nothing_is_no_error_and_the_database_does_not_take_
 def test_a_terminal_that_is_closed_is_no_error() -> None:
     mine, theirs = os.openpty()
     with os.fdopen(theirs, "w") as stream:
-        printing._mask(stream)
+        mask_stream(stream, forgives=True)
         os.close(mine)
         print("facts", file=stream, flush=True)
 
@@ -183,7 +184,7 @@ def test_a_stderr_that_took_nothing_for_a_while_is_written_again(monkeypatch: py
     os.set_blocking(write, False)
     with os.fdopen(write, "w") as stream, os.fdopen(read) as reader:
         monkeypatch.setattr(sys, "stderr", stream)
-        printing._mask(stream)
+        mask_stream(stream, forgives=True)
         for _ in range(20_000):
             printing.say("more than a pipe takes")
         assert os.read(read, 1 << 20)

@@ -30,6 +30,7 @@ from nas_optuna.execution.executors.pool import (
 )
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, interruptible
 from nas_optuna.files import scratch_folder
+from nas_optuna.masking import mask_stream
 
 
 def run_processes(
@@ -114,6 +115,8 @@ def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
     def tell(message: Message) -> bool:
         with lock:  # a log line may come from another thread
             connection.send(message)
+    if sys.stderr is not None:  # it was closed
+        mask_stream(sys.stderr, forgives=True)
             return message.kind == "ask" and bool(connection.recv())
 
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()

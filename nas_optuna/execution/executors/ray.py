@@ -38,7 +38,7 @@ from nas_optuna.execution.executors.pool import (
     run_worker,
 )
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget
-from nas_optuna.masking import mask_urls
+from nas_optuna.masking import mask_stream, mask_urls
 from nas_optuna.quantities import plural
 from nas_optuna.study.lease_table import Worker
 from nas_optuna.study.storage import sqlite_file
@@ -229,6 +229,8 @@ class _Actor:
         self._stop = StopRequest()
         self._answers: queue.Queue[bool] = queue.Queue()
         self._messages: queue.Queue[Message] = queue.Queue()
+        for stream in (sys.stdout, sys.stderr):  # files of Ray's
+            mask_stream(stream, forgives=True)
 
     def work(self, handle: Handle, spec: WorkerSpec) -> None:
         """Run trials until there are no more."""

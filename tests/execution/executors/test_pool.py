@@ -1,4 +1,7 @@
 import logging
+import os
+import pickle
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nas_optuna.errors import DeviceLostError, SpecError, StudyError
 from nas_optuna.execution.events import Callback, Subject
+from nas_optuna.execution.executors import processes
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.executors.pool import (
     MAX_DEATHS,
@@ -84,6 +88,24 @@ def test_a_sampler_with_one_random_stream_proposes_otherwise_in_every_worker_but
     run_worker(Here("", ""), spec, lambda said: next(allowed) if said.kind == "ask" else True, StopRequest())
     assert len(here.trials) == 9
     assert ([t.params for t in here.trials] == [t.params for t in alone.trials]) is (number == 1)
+
+
+def test_what_user_code_prints_in_a_worker_shows_no_password_and_ends_nothing_when_nobody_reads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def printing(*_: object) -> None:
+        print("at postgresql://me:secret@host", flush=True)
+
+    read, write = os.pipe()
+    with os.fdopen(write, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the worker replaces
+        monkeypatch.setattr(processes, "run_worker", printing)
+        for reads in (True, False):
+            processes._main(pickle.dumps(None), WorkerSpec(1, "cpu", 1), None)  # type: ignore[arg-type]
+            if reads:
+                assert os.read(read, 100) == b"at postgresql://me:***@host\n"
+                os.close(read)
 
 
 def began(number: int, worker: int) -> Message:
