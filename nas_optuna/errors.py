@@ -304,6 +304,12 @@ _PLAINER = {
 }
 
 
+def ended_by_code(ended: SystemExit) -> SpecError:
+    """What is said where a user's code would end the process."""
+    status = ("" if ended.code in (None, "") else f" (SystemExit: {ended})") + place_of(ended)
+    return SpecError(f"code of yours ends the process{status}; let it raise an error")
+
+
 def plainer(message: str) -> str:
     """A parser's message about a refused value in plain words."""
     for theirs, ours in _PLAINER.items():

@@ -19,7 +19,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from nas_optuna.cli.printing import facts_apart, say
 from nas_optuna.data_sets import data_in
-from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, place_of, reason_of, shown
+from nas_optuna.errors import Interrupted, NasOptunaError, SpecError, StudyError, ended_by_code, reason_of, shown
 from nas_optuna.lazily import lazily
 from nas_optuna.masking import mask_urls
 from nas_optuna.study.storage import is_kept, open_storage, sqlite_file, storage_url
@@ -92,8 +92,7 @@ class Command(TyperCommand):
         except SystemExit as ended:
             if isinstance(ended.__context__, BrokenPipeError):  # what rich makes of it
                 raise
-            status = ("" if ended.code in (None, "") else f" (SystemExit: {ended})") + place_of(ended)
-            raise SpecError(f"code of yours ends the process{status}; let it raise an error") from ended
+            raise ended_by_code(ended) from ended
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the options, those without a panel first."""

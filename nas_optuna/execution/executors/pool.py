@@ -8,7 +8,7 @@ import traceback
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,16 @@ import optuna
 from optuna.trial import TrialState
 
 from nas_optuna.devices import use_threads
-from nas_optuna.errors import DeviceLostError, Gone, NasOptunaError, StudyError, describe_error, place_of, printable
+from nas_optuna.errors import (
+    DeviceLostError,
+    Gone,
+    NasOptunaError,
+    StudyError,
+    describe_error,
+    ended_by_code,
+    place_of,
+    printable,
+)
 from nas_optuna.execution.events import Callback, Run, Subject
 from nas_optuna.execution.executors.contract import Handle, Work
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
@@ -206,7 +215,9 @@ class WorkerSpec:
 
 def run_worker(handle: Handle, spec: WorkerSpec, tell: Tell, stop: StopRequest) -> None:
     """Run trials for as long as the executor permits; never raises, because nobody here would see it."""
-    with _logging_to(tell):
+    # `tell` raises KeyboardInterrupt if the executor is gone.
+    with _logging_to(tell), suppress(KeyboardInterrupt):
+        done = Message("done")
         try:
             use_threads(spec.threads)
             work = replace(handle, device=spec.device).work(interrupted=stop)
@@ -214,11 +225,11 @@ def run_worker(handle: Handle, spec: WorkerSpec, tell: Tell, stop: StopRequest) 
                 work.study.sampler.reseed_rng()
             may_begin, relay = partial(tell, Message("ask", this_worker())), _Relay(tell, spec.number)
             run(work.study, work.objective, total=spec.total, may_begin=may_begin, stop=stop, callbacks=[relay])
-            tell(Message("done"))
-        except (EOFError, BrokenPipeError, ConnectionError, KeyboardInterrupt):
-            return  # the executor is gone, or no longer wants this worker
+        except SystemExit as ended:
+            done = Message("done", ended_by_code(ended))
         except Exception as error:
-            tell(Message("done", _told_plainly(error, spec.number)))
+            done = Message("done", _told_plainly(error, spec.number))
+        tell(done)
 
 
 class _Relay(Callback):

@@ -90,13 +90,18 @@ class _ProcessPool(WorkerPool):
 
     def _receive(self, worker: WorkerState) -> None:
         """Receive and answer a worker's messages."""
-        with suppress(EOFError, ConnectionError):
-            while worker.messages.poll():
-                answer = self.handle(worker, worker.messages.recv())
-                if answer is not None:
+        while True:
+            try:
+                if not worker.messages.poll():
+                    return
+                message = worker.messages.recv()
+            except (EOFError, ConnectionError):
+                worker.process.join(PAUSE)  # the connection is closed, so the process is about to end
+                return
+            answer = self.handle(worker, message)
+            if answer is not None:
+                with suppress(ConnectionError):  # which the next turn finds closed
                     worker.messages.send(answer)
-            return
-        worker.process.join(PAUSE)  # the connection is closed, so the process is about to end
 
 
 def _how(code: int | None) -> str:
@@ -110,14 +115,17 @@ def _how(code: int | None) -> str:
 def _main(handle: bytes, spec: WorkerSpec, connection: Connection) -> None:
     """The main function of a worker's process."""
     sys.stdout = sys.stderr  # standard output is reserved for the facts of the command that may have started it
+    if sys.stderr is not None:  # it was closed
+        mask_stream(sys.stderr, forgives=True)
     stop, lock = StopRequest(), threading.Lock()
 
     def tell(message: Message) -> bool:
-        with lock:  # a log line may come from another thread
-            connection.send(message)
-    if sys.stderr is not None:  # it was closed
-        mask_stream(sys.stderr, forgives=True)
-            return message.kind == "ask" and bool(connection.recv())
+        try:
+            with lock:  # a log line may come from another thread
+                connection.send(message)
+                return message.kind == "ask" and bool(connection.recv())
+        except (EOFError, ConnectionError) as error:  # the executor is gone, which no code of a user's is to handle
+            raise KeyboardInterrupt from error
 
     threading.Thread(target=_stop_without_parent, args=(stop,), daemon=True).start()
     with interruptible(stop):

@@ -1,9 +1,10 @@
 import logging
+import multiprocessing
 import os
 import pickle
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import optuna
@@ -106,6 +107,59 @@ def test_what_user_code_prints_in_a_worker_shows_no_password_and_ends_nothing_wh
             if reads:
                 assert os.read(read, 100) == b"at postgresql://me:***@host\n"
                 os.close(read)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (EOFError("no more"), "worker 1 failed: EOFError: no more (test_pool.py:"),
+        (ConnectionError("no licence"), "worker 1 failed: ConnectionError: no licence (test_pool.py:"),
+        (SystemExit(3), "code of yours ends the process (SystemExit: 3) (test_pool.py:"),
+    ],
+)
+def test_what_user_code_raises_in_a_worker_is_said(
+    error: BaseException, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Handle):
+        def work(self, *, interrupted: Callable[[], bool]) -> Work:
+            raise error
+
+    monkeypatch.setattr("nas_optuna.execution.executors.pool._logging_to", lambda tell: nullcontext())
+    told: list[Message] = []
+    spec = WorkerSpec(1, "cpu", torch.get_num_threads())
+    run_worker(Failing("", ""), spec, lambda message: bool(told.append(message)), StopRequest())
+    (done,) = told
+    assert done.kind == "done"
+    assert str(done.about).startswith(said)
+
+
+def test_a_trial_whose_executor_is_gone_waits_and_its_worker_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = optuna.create_study(storage=open_storage(f"sqlite:///{tmp_path}/s.db", create=True))
+    here, there = multiprocessing.Pipe()
+
+    def objective(trial: optuna.Trial) -> float:
+        here.close()
+        with suppress(Exception):  # as user code may
+            told[0](Message("log", logging.WARNING, ("nobody listens",)))
+        return cheap(trial)
+
+    def work(handle: object, spec: WorkerSpec, tell: Callable[[Message], bool], stop: StopRequest) -> None:
+        told.append(tell)
+        run_worker(Here("", ""), spec, tell, stop)
+
+    class Here(Handle):
+        def work(self, *, interrupted: Callable[[], bool]) -> Work:
+            return Work(study, objective)  # type: ignore[arg-type]
+
+    told: list[Callable[[Message], bool]] = []
+    monkeypatch.setattr("nas_optuna.execution.executors.pool._logging_to", lambda tell: nullcontext())
+    monkeypatch.setattr(processes, "run_worker", work)
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the worker replaces
+    here.send(True)
+    processes._main(pickle.dumps(None), WorkerSpec(1, "cpu", torch.get_num_threads()), there)
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
 
 
 def began(number: int, worker: int) -> Message:
