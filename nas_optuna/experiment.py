@@ -303,11 +303,12 @@ class Experiment:
         told = Callbacks(callbacks)
         facts = {"what": self.describe(), "objectives": list(self.spec.objectives), "limits": dict(self.spec.limits)}
         with told.during(Run(kind, study, trials, self.objective.evaluator.steps, timeout, facts)):
+            budget = TrialBudget(trials, timeout, total)  # whose clock runs while the reference is trained
             if self.spec.reference and kind == "search":
                 reference.measure(study, self.spec.reference, self.objective, told, lambda: self.reference_space)
             work = Work(study, self.objective, self.data, handle)
             executor = executor or LocalExecutor()
-            outcome = executor.run(work, TrialBudget(trials, timeout, total), stop=stop or StopRequest(), told=told)
+            outcome = executor.run(work, budget, stop=stop or StopRequest(), told=told)
             if not isinstance(outcome, Outcome):  # of a user's executor
                 kind, gave = type(executor).__name__, type(outcome).__name__
                 raise SpecError(f"the trials are kept, but executor {kind} gave a {gave}, not an Outcome")

@@ -2,7 +2,9 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -146,6 +148,14 @@ def test_an_experiment_takes_what_load_study_gives() -> None:
 def test_an_argument_of_another_type_is_one_line(call: Callable[[], object], says: str) -> None:
     with pytest.raises(SpecError, match=says):
         call()
+
+
+def test_the_training_of_a_reference_takes_of_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas_optuna.execution.reference.measure", lambda *_: time.sleep(0.1))
+    made = experiment()
+    stored = made.create(optuna.storages.InMemoryStorage(), "s")
+    compared = replace(made, spec=made.spec.model_copy(update={"reference": "mine.py:network"}))
+    assert compared.run(stored, timeout=0.05).trials == 0
 
 
 def test_a_stored_study_goes_on_with_what_it_stopped_where_its_commands_keep_it(tmp_path: Path) -> None:
