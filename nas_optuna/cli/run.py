@@ -183,8 +183,11 @@ class _Search:
         told += [self.ending] if plan.until else []
         expected = trials
         if plan.total is not None:
-            ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
-            expected = min(trials or plan.total, max(0, plan.total - ended))
+            known = study.get_trials(deepcopy=False)
+            ended = sum(trial.state.is_finished() for trial in known if trial.number < plan.total)
+            expected = min(trials or plan.total, plan.total - ended)
+            if beyond := sum(trial.state == TrialState.WAITING for trial in known if trial.number >= plan.total):
+                say(f"--total {plan.total} leaves {plural(beyond, 'trial')} of the queue to a run with a larger one")
         with watch(expected, plan.timeout) as display, loop.interruptible(stop):
             told += [display, *self.trackers]
             if plan.within is not None:

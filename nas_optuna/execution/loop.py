@@ -205,7 +205,7 @@ class _Run:
     def _run_trial(self) -> bool:
         """Run one trial; False if there is none left to run."""
         self._require_same_study()
-        trial_id = lease.take_waiting(self.study)
+        trial_id = lease.take_waiting(self.study, below=self.budget.total)
         if trial_id is None and not self._is_exhausted():
             trial_id = lease.take_new(self.study, below=self.budget.total)
         if trial_id is None:

@@ -127,11 +127,11 @@ def _put_back(study: Study, trial_id: int, *lease: sa.ColumnElement[bool]) -> bo
 # --- taking and holding -----------------------------------------------------------------------------------------------
 
 
-def take_waiting(study: Study) -> int | None:
-    """Take the first waiting trial for this process; the next one if another worker is faster."""
+def take_waiting(study: Study, below: int | None = None) -> int | None:
+    """Take the first waiting trial, with a number below `below`, for this process; the next if another is faster."""
     for trial in internals.all_trials(study, (TrialState.WAITING,)):
-        trial_id = internals.trial_id_of(trial)
-        if _move(study, trial_id, TrialState.RUNNING, partial(lease_table.give_new, trial_id=trial_id)):
+        trial_id, is_due = internals.trial_id_of(trial), below is None or trial.number < below
+        if is_due and _move(study, trial_id, TrialState.RUNNING, partial(lease_table.give_new, trial_id=trial_id)):
             return trial_id
     return None
 

@@ -224,3 +224,11 @@ def test_a_killed_run_of_listed_architectures_goes_on_with_the_rest(command: Com
         assert result.code == 0, result.err
         assert f"trained already: {already} of 3 architectures" in result.err
         assert [trial.state.name for trial in trials()] == ["COMPLETE"] * 3
+
+
+def test_what_waits_beyond_the_total_is_said(command: Command) -> None:
+    Path("three.txt").write_text("f16k3s1-f16k3s1 f24k3s1-f16k3s1 f32k3s1-f16k3s1")
+    result = command("run", "--total", 1, "--enqueue", "three.txt", *tiny())
+    assert result.code == 0, result.err
+    assert "--total 1 leaves 2 trials of the queue to a run with a larger one" in result.err
+    assert [trial.state.name for trial in trials()] == ["COMPLETE", "WAITING", "WAITING"]

@@ -373,6 +373,16 @@ def test_the_study_has_its_total_whoever_makes_the_trials(tmp_path: Path) -> Non
         assert [trial.number for trial in trials] == list(range(9))
 
 
+def test_what_waits_beyond_the_total_goes_on_waiting(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    for x in range(4):
+        study.enqueue_trial({"x": x})
+    assert run(study, cheap, total=2).trials == 2
+    assert run(study, cheap, total=2).trials == 0
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 2 + ["WAITING"] * 2
+    assert run(study, cheap, total=5).trials == 3
+
+
 def test_a_total_counts_in_any_storage() -> None:
     study = optuna.create_study()
     run(study, cheap, total=2)
