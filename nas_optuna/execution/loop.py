@@ -28,8 +28,6 @@ from nas_optuna.study.storage import failure, is_of_the_deleted
 
 logger = logging.getLogger(__name__)
 
-HOPELESS = 3
-"""A run ends if so many first trials all fail for the same cause: the next ones would, too."""
 _CAUSE_LENGTH = 300
 _LOOK_EVERY = 10.0
 """Seconds after which a run looks again, between two trials, for abandoned trials of other processes."""
@@ -164,7 +162,6 @@ class _Run:
     told: Callback
     may_begin: Callable[[], bool]
     budget: TrialBudget
-    causes: list[str | None] = field(default_factory=list)
     uid: str | None = None  # of the study
 
     def run(self) -> Outcome:
@@ -298,13 +295,9 @@ class _Run:
         lease.close(self.study, trial_id)
 
     def _count(self, ended: FrozenTrial) -> None:
-        self.budget.finish(0)
         if ended.state == TrialState.FAIL and isinstance(self.objective, EvaluatorObjective):
             require_working(self.objective.device)  # else every trial that is left would fail within a second
-        self.causes.append(attribute(ended, TrialKey.CAUSE, "") if ended.state == TrialState.FAIL else None)
-        first = self.causes[0]
-        if len(self.causes) == HOPELESS and first is not None and self.causes == [first] * HOPELESS:
-            raise StudyError(f"the first {HOPELESS} trials all failed: {first or 'without a cause'}")
+        self.budget.finish(0, ended)
 
     def _require_same_study(self) -> None:
         """Refuse to work on a study that was made after this one was deleted, with its id, which SQLite gives again."""
@@ -350,6 +343,7 @@ class TrialBudget:
         trials: Trials to finish, by all workers of the run together.
         timeout: Seconds after which no trial begins.
         total: Trials that the study may have, no matter who makes them.
+        hopeless: The run ends if so many first trials all fail for the same cause, as the next ones would; None: never.
         finished: Trials that the workers have finished.
 
     Examples:
@@ -364,11 +358,13 @@ class TrialBudget:
     trials: int | None = None
     timeout: float | None = None
     total: int | None = None
+    hopeless: int | None = 3
     finished: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._held: set[int] = set()
+        self._causes: set[str | None] = set()
         self._closed = False
 
     @property
@@ -385,10 +381,14 @@ class TrialBudget:
         self._held.add(worker)
         return True
 
-    def finish(self, worker: int) -> None:
-        """Count a trial that a worker has finished."""
+    def finish(self, worker: int, ended: FrozenTrial | None = None) -> None:
+        """Count a trial that a worker has finished; raise `StudyError` if the run is hopeless."""
         self._held.discard(worker)
         self.finished += 1
+        failed = ended if ended is not None and ended.state == TrialState.FAIL else None
+        self._causes.add(None if failed is None else attribute(failed, TrialKey.CAUSE, "without a cause"))
+        if self.finished == self.hopeless and len(self._causes) == 1 and None not in self._causes:
+            raise StudyError(f"the first {self.hopeless} trials all failed: {self._causes.pop()}")
 
     def drop(self, worker: int) -> None:
         """Take back the permission of a worker that has ended."""

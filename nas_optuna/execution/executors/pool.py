@@ -181,7 +181,10 @@ class WorkerPool(ABC):
         if own and event == "trial_finished":
             if more[0].state != TrialState.FAIL:  # it may have taken the device with it
                 worker.deaths = 0
-            self.budget.finish(worker.spec.number)
+            try:
+                self.budget.finish(worker.spec.number, more[0])
+            except StudyError as error:
+                self.error = self.error or error
         getattr(self._told, event)(subject, *more)
         if self._stopped():
             self.budget.close()
@@ -224,7 +227,8 @@ def run_worker(handle: Handle, spec: WorkerSpec, tell: Tell, stop: StopRequest) 
             if spec.number > 1:  # as Optuna does in threads: a sampler with one random stream would repeat the first's
                 work.study.sampler.reseed_rng()
             may_begin, relay = partial(tell, Message("ask", this_worker())), _Relay(tell, spec.number)
-            run(work.study, work.objective, total=spec.total, may_begin=may_begin, stop=stop, callbacks=[relay])
+            budget = TrialBudget(total=spec.total, hopeless=None)  # the pool counts what fails in all workers
+            run(work.study, work.objective, budget=budget, may_begin=may_begin, stop=stop, callbacks=[relay])
         except SystemExit as ended:
             done = Message("done", ended_by_code(ended))
         except Exception as error:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas_optuna.errors import DeviceLostError, SpecError, StudyError
+from nas_optuna.errors import DeviceLostError, SpecError, StudyError, TrainingError
 from nas_optuna.execution.events import Callback, Subject
 from nas_optuna.execution.executors import processes
 from nas_optuna.execution.executors.contract import Handle, Work
@@ -271,6 +271,7 @@ def test_a_worker_that_has_lost_its_device_goes_on_in_a_new_process(
 ) -> None:
     pool.budget.trials = None
     worker, lost = pool.begin(1), DeviceLostError("device cuda:0 computes nothing more")
+    pool.handle(worker, finished(0, 1))
     for deaths in range(1, MAX_DEATHS + 1):  # each time the trial fails that the device was lost with
         assert pool.budget.ask(1)
         pool.handle(worker, finished(deaths, 1, TrialState.FAIL))
@@ -284,7 +285,7 @@ def test_a_worker_that_has_lost_its_device_goes_on_in_a_new_process(
     assert "worker 1 (process 7) has lost its device; it is started again" in caplog.text
     assert not pool.workers
     assert pool.error is lost
-    assert pool.budget.finished == MAX_DEATHS
+    assert pool.budget.finished == 1 + MAX_DEATHS
 
 
 def test_what_ended_one_worker_ends_the_run(pool: Pool) -> None:
@@ -309,3 +310,31 @@ def test_the_outcome_is_that_of_all(pool: Pool) -> None:
         pool.handle(pool.workers[-1], Message("done"))
         pool.reap(pool.workers[-1], "has ended")
     assert pool.run([], 1, StopRequest()) == Outcome(2, False)
+
+
+@pytest.mark.parametrize("good", [False, True])
+def test_a_run_whose_first_trials_fail_alike_in_different_workers_ends(pool: Pool, good: bool) -> None:
+    if good:
+        pool.handle(pool.begin(1), finished(0, 1))
+    for number in (2, 3, 4):
+        assert pool.error is None
+        pool.handle(pool.begin(number), finished(number, number, TrialState.FAIL))
+    assert (str(pool.error) == "the first 3 trials all failed: without a cause") is not good
+
+
+def test_a_worker_of_several_does_not_end_when_its_first_trials_fail_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study()
+
+    def objective(trial: optuna.Trial) -> float:
+        raise TrainingError("too large")
+
+    class Here(Handle):
+        def work(self, *, interrupted: Callable[[], bool]) -> Work:
+            return Work(study, objective)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("nas_optuna.execution.executors.pool._logging_to", lambda tell: nullcontext())
+    spec = WorkerSpec(1, "cpu", torch.get_num_threads(), total=5)
+    told: list[Message] = []
+    run_worker(Here("", ""), spec, lambda message: not told.append(message), StopRequest())
+    assert [trial.state.name for trial in study.trials] == ["FAIL"] * 5
+    assert told[-1] == Message("done")
