@@ -40,6 +40,8 @@ MAX_DEATHS = 3
 """A worker that dies this many times without a trial that ends well is not started again."""
 GRACE = 10.0
 """Seconds that a worker has to end before it is killed."""
+SAME = 60.0
+"""Seconds within which a warning of several workers is said once, e.g. of a trial of another host."""
 PAUSE = 0.2
 """Seconds between two checks of whether somebody asked to stop."""
 
@@ -73,7 +75,7 @@ class WorkerPool(ABC):
         self._study = work.study
         self._told = told
         self._stopped: Callable[[], bool] = bool
-        self._logged: set[tuple[str, ...]] = set()
+        self._logged: dict[tuple[str, ...], float] = {}
 
     @abstractmethod
     def start(self, spec: WorkerSpec, deaths: int = 0) -> WorkerState:
@@ -129,9 +131,7 @@ class WorkerPool(ABC):
                 worker.owner, worker.subject = about, None  # it may have dropped a trial that it had lost
                 return self.budget.ask(worker.spec.number)
             case "log":
-                if message.more not in self._logged:  # several workers may say it, e.g. of a trial of another host
-                    self._logged.add(message.more)
-                    logger.log(about, "%s", *message.more)
+                self._log(about, message.more)
             case "done":
                 worker.done = True
                 self.budget.drop(worker.spec.number)
@@ -142,6 +142,14 @@ class WorkerPool(ABC):
             case event:
                 self._tell(worker, event, about, *message.more)
         return None
+
+    def _log(self, level: int, line: tuple[str, ...]) -> None:
+        """Pass on what a worker logs, once if several say the same; of a traceback, every line."""
+        now = time.monotonic()
+        self._logged = {each: then for each, then in self._logged.items() if now - then < SAME}
+        if level >= logging.ERROR or line not in self._logged:
+            self._logged[line] = now
+            logger.log(level, "%s", *line)
 
     def reap(self, worker: WorkerState, how: str) -> None:
         """Put back the trial of a worker that has ended, and start it again if it died or lost its device."""

@@ -312,6 +312,19 @@ def test_the_outcome_is_that_of_all(pool: Pool) -> None:
     assert pool.run([], 1, StopRequest()) == Outcome(2, False)
 
 
+def test_a_warning_of_several_workers_is_said_again_after_a_while_and_no_line_of_an_error_is_left_out(
+    pool: Pool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = pool.begin(1)
+    for line in ("Traceback", "  again()", "  again()"):
+        pool.handle(worker, Message("log", logging.ERROR, (line,)))
+    assert caplog.messages == ["Traceback", "  again()", "  again()"]
+    for seconds in (100.0, 130.0, 161.0):
+        monkeypatch.setattr("nas_optuna.execution.executors.pool.time.monotonic", lambda now=seconds: now)
+        pool.handle(worker, Message("log", logging.WARNING, ("the disk is nearly full",)))
+    assert caplog.messages[3:] == ["the disk is nearly full"] * 2
+
+
 @pytest.mark.parametrize("good", [False, True])
 def test_a_run_whose_first_trials_fail_alike_in_different_workers_ends(pool: Pool, good: bool) -> None:
     if good:
