@@ -126,9 +126,9 @@ class CurveSampler(ArchitectureGPSampler):
         """The architecture on which the next epochs are best spent; the plan is stored with the trial."""
         rng = self._rng(trial)
         curves = read_curves(history, study)
-        choice = self._startup(history, study, curves, rng)
+        choice = self._startup(history, study, curves, rng) or self._choose(history, study, curves, rng)
         if choice is None:
-            choice = self._choose(history, study, curves, rng) or Choice(self._random(history, rng), 0)
+            choice = Choice(self._without_model(history, curves, rng), 0)
         self.repeated = None
         if choice.tokens in curves:
             self.repeated = choice.tokens
@@ -154,18 +154,28 @@ class CurveSampler(ArchitectureGPSampler):
     def _startup(
         self, history: History, study: Study, curves: Mapping[Tokens, Curve], rng: np.random.Generator
     ) -> Choice | None:
-        """First a large network and random ones to the end, then random ones to the first rung, then None."""
-        epochs = _epochs(curves.values())
+        """First a large network and random ones to the end, then random ones to the first rung; None if none is new."""
+        epochs, until = _epochs(curves.values()), 0
         whole = sum(curve.final is not None or (curve.running and not epochs) for curve in curves.values())
         if whole < self._config.n_startup_trials or not epochs:
             # A study of several objectives begins with its cheapest network; a large one is the other end of the front.
             is_first = len(curves) < len(study.directions)
-            return Choice(self._large(history, study, rng) if is_first else self._random(history, rng), 0)
-        first = rungs(epochs)[0]
-        looks = sum(curve.final is None and (curve.running or curve.last >= first) for curve in curves.values())
-        if first == epochs or looks >= EARLY_LOOKS:
-            return None
-        return Choice(self._random(history, rng), first)
+            drawn = self._large(history, study, rng) if is_first else self._random(history, rng)
+        else:
+            until = rungs(epochs)[0]
+            looks = sum(curve.final is None and (curve.running or curve.last >= until) for curve in curves.values())
+            if until == epochs or looks >= EARLY_LOOKS:
+                return None
+            drawn = self._random(history, rng)
+        return Choice(drawn, until) if history.is_new(drawn) else None
+
+    def _without_model(self, history: History, curves: Mapping[Tokens, Curve], rng: np.random.Generator) -> Tokens:
+        """A random new network; if none is left, the stopped one that came furthest, or else any."""
+        drawn = self._random(history, rng)
+        if history.is_new(drawn):
+            return drawn
+        waiting = self._waiting(history, curves, _epochs(curves.values()))
+        return max(waiting, key=lambda tokens: curves[tokens].last, default=drawn)
 
     def _large(self, history: History, study: Study, rng: np.random.Generator) -> Tokens:
         """The random architecture with the largest known numbers."""
@@ -209,16 +219,20 @@ class CurveSampler(ArchitectureGPSampler):
         order = np.argsort(-rate(model.forecast(fresh, counted=False), 1.0), kind="stable")
         return [fresh[i] for i in order[:MAX_ASKED]]
 
-    def _paused(self, history: History, curves: Mapping[Tokens, Curve], model: CurveModel) -> Iterator[Choice]:
-        """For each rung, the best of the networks that were stopped there."""
-        waiting = [t for t, c in curves.items() if c.resumable and not c.running and c.last < model.epochs]
+    def _waiting(self, history: History, curves: Mapping[Tokens, Curve], epochs: int) -> list[Tokens]:
+        """The stopped networks that may go on; `epochs` is 0 as long as none has ended."""
+        waiting = [t for t, c in curves.items() if c.resumable and not c.running and c.last < (epochs or math.inf)]
         waiting = [tokens for tokens in waiting if history.proposed(tokens) == tokens]  # pinned values must match
         if self.among is not None:  # an earlier run may have had no list
             listed = [i for i, name in enumerate(history.axes) if name in self.among[0]]
             left = {tuple(tokens[i] for i in listed) for tokens in self._all(history)}
             waiting = [tokens for tokens in waiting if tuple(tokens[i] for i in listed) in left]
+        return waiting
+
+    def _paused(self, history: History, curves: Mapping[Tokens, Curve], model: CurveModel) -> Iterator[Choice]:
+        """For each rung, the best of the networks that were stopped there."""
         by_rung: dict[int, list[Tokens]] = {}
-        for one in waiting:
+        for one in self._waiting(history, curves, model.epochs):
             by_rung.setdefault(model.rung_of(curves[one].last), []).append(one)
         for reached, there in by_rung.items():
             step = model.steps[reached - 1] if reached else 0

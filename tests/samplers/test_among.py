@@ -10,6 +10,7 @@ from optuna.trial import TrialState, create_trial
 
 from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError
+from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import SAMPLERS, create_sampler, grid
 from nas_optuna.samplers.wrapping import AmongSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
@@ -161,6 +162,44 @@ def test_what_an_earlier_run_without_a_list_has_stopped_is_not_resumed() -> None
             params = dict(SPACE.parse(f"f{filters}k{kernel}s1-f48k5s1").params)  # far ahead, but not listed
             study.add_trial(create(state=TrialState.PRUNED, params=params, intermediate_values={1: 0.8}))
     assert SPACE.suggest(study.ask()).params in LISTED
+
+
+def widest(trial: optuna.Trial) -> float:
+    """The more filters the better, which each of ten epochs shows."""
+    final = sum(value for name, value in SPACE.suggest(trial).params.items() if name.endswith("filters")) / 100
+    for epoch in range(1, 11):
+        trial.report(final * epoch / 10, epoch)
+        if epoch < 10 and trial.should_prune():
+            raise optuna.TrialPruned
+    return final
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_of_a_short_list_each_network_is_trained_once_to_its_end(count: int) -> None:
+    """It is used up before the model has had all its random networks; which stopped one goes on is for it to say."""
+    sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:count], seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=create_pruner("curves", 10, {}))
+    while not sampler.is_exhausted(study) and len(study.trials) < 20:
+        study.optimize(widest, n_trials=1)
+    complete = [str(SPACE.architecture(t.params)) for t in study.get_trials(states=[TrialState.COMPLETE])]
+    assert len(complete) == len(set(complete)) == count
+    assert all((trial.last_step or 0) > 1 for trial in study.trials[count:]), "it went on"
+
+
+@pytest.mark.parametrize("complete", [0, 1])
+def test_a_stopped_network_goes_on_before_an_ended_one_is_repeated_where_nothing_is_new(complete: int) -> None:
+    sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:4], seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    create = partial(create_trial, distributions=dict(SPACE.distributions()))
+    for place, params in enumerate(LISTED[:4]):
+        if place < complete:
+            made = create(params=dict(params), value=0.6, intermediate_values={1: 0.5, 2: 0.6})
+        elif place == 2:
+            made = create(state=TrialState.PRUNED, params=dict(params), intermediate_values={1: 0.5})
+        else:
+            made = create(state=TrialState.FAIL, params=dict(params))
+        study.add_trial(made)
+    assert SPACE.suggest(study.ask()).params == LISTED[2]
 
 
 def limited(name: str, filters: int) -> WithinLimitsSampler:
