@@ -83,6 +83,8 @@ class CurvePruner(BasePruner):
         >>> study = optuna.create_study(sampler=sampler, pruner=CurvePruner(epochs=10))
     """
 
+    obeys_plans = True  # see `samplers.curves.obeys_plans`
+
     def __init__(self, epochs: int) -> None:
         self._guarded = GuardedPruner(epochs)
         self._rungs = rungs(epochs)[:-1]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.pruners import BasePruner
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -76,7 +77,8 @@ class CurveSampler(ArchitectureGPSampler):
     complete, pruned and running. The sampler chooses the use of the next epochs with the highest expected improvement
     per epoch: to train a new network to the end; to train it to a rung and then decide; or to resume a stopped network.
     The pruner ``curves`` asks the same question at each rung, and stops the trial when the answer is another network.
-    If early epochs predict nothing, whole trainings win, and this is `ArchitectureGPSampler`.
+    If early epochs predict nothing, or the study has another pruner, new networks are trained to the end unless that
+    stops them, and this is `ArchitectureGPSampler`.
 
     A stopped trial is an ordinary pruned trial. To resume it, its architecture is proposed again; the objective knows
     whether the weights were kept (`TrialKey.PAUSED`) or training starts anew, and the sampler counts epochs
@@ -164,7 +166,7 @@ class CurveSampler(ArchitectureGPSampler):
         else:
             until = rungs(epochs)[0]
             looks = sum(curve.final is None and (curve.running or curve.last >= until) for curve in curves.values())
-            if until == epochs or looks >= EARLY_LOOKS:
+            if until == epochs or looks >= EARLY_LOOKS or not obeys_plans(study.pruner):
                 return None
             drawn = self._random(history, rng)
         return Choice(drawn, until) if history.is_new(drawn) else None
@@ -196,6 +198,7 @@ class CurveSampler(ArchitectureGPSampler):
         model = CurveModel(curves, epochs, self._space_of(history), partial(self._known_of, history, study), images)
         if not model.is_complete:
             return None
+        model.may_look = model.may_look and obeys_plans(study.pruner)
         busy = [tokens for tokens, curve in curves.items() if curve.running]
         if busy:
             model.fantasize(busy)
@@ -306,6 +309,12 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether a trial was stopped only because other trainings seemed more promising."""
     return trial.state == TrialState.PRUNED and attribute(trial, TrialKey.CAUSE) is None
+
+
+def obeys_plans(pruner: BasePruner) -> bool:
+    """Whether a pruner, or one that it wraps, asks this sampler at the planned epochs; else each look is a training."""
+    wrapped = [value for value in getattr(pruner, "__dict__", {}).values() if isinstance(value, BasePruner)]
+    return getattr(pruner, "obeys_plans", False) or any(map(obeys_plans, wrapped))
 
 
 def _trained(history: History) -> int:

@@ -98,6 +98,23 @@ def test_enough_trials_are_complete_to_compare() -> None:
     assert EPOCHS * len(complete) >= epochs / 4
 
 
+@pytest.mark.parametrize("several", [False, True])
+def test_a_pruner_that_stops_nothing_leaves_bayesian_optimisation_of_whole_trainings(several: bool) -> None:
+    """Nobody obeys a plan to stop early, so no look ever ends, and the sampler must not wait for five of them."""
+    directions = ["maximize", "minimize"] if several else ["maximize"]
+    study = optuna.create_study(directions=directions, sampler=CurveSampler(seed=0), pruner=optuna.pruners.NopPruner())
+    study.optimize(fronts if several else train, n_trials=20)
+    assert {trial.system_attrs.get(PLAN, 0) for trial in study.trials} == {0}
+    assert several or study.best_value >= 0.93, "the model has found the best network"
+
+
+def test_a_pruner_that_wraps_ours_obeys_its_plans() -> None:
+    study = made()
+    study.pruner = optuna.pruners.PatientPruner(CurvePruner(EPOCHS), patience=0)
+    study.optimize(train, n_trials=10)
+    assert any(trial.system_attrs.get(PLAN, 0) for trial in study.trials)
+
+
 def test_the_same_study_is_proposed_whatever_process_asks() -> None:
     whole, parts = made(), made()
     whole.optimize(train, n_trials=24)
