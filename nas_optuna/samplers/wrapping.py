@@ -144,7 +144,7 @@ class AmongSampler(FixedSampler):
         return _within(search_space, found | self._listed[int(rng.choice(nearest))])
 
     def is_exhausted(self, study: Study) -> bool:
-        """Whether every listed architecture was tried, and trained to the end if the sampler resumes stopped ones.
+        """Whether every listed architecture was tried, and none has stopped that the sampler would resume.
 
         With settings of the recipe to choose, an architecture has a training for each of their values, which have no
         end unless all are choices.
@@ -161,7 +161,7 @@ class AmongSampler(FixedSampler):
         known = {tokens: i for i, tokens in enumerate(map(tuple, self._tokens.tolist()))}
         tried = set()
         for trial in all_trials(study):
-            if ended and (trial.state == TrialState.RUNNING or is_paused(trial)):
+            if ended and is_paused(trial):
                 continue
             if trial.state != TrialState.WAITING and all(name in trial.params for name in self._names):
                 settings = sorted((name, value) for name, value in trial.params.items() if name not in self._names)

@@ -186,6 +186,19 @@ def test_of_a_short_list_each_network_is_trained_once_to_its_end(count: int) -> 
     assert all((trial.last_step or 0) > 1 for trial in study.trials[count:]), "it went on"
 
 
+def test_a_list_is_used_up_for_a_worker_while_others_train_what_is_left_of_it() -> None:
+    """Else it would train networks again, or one that runs already; of a stopped one it waits for nobody."""
+    sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:2], seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    create = partial(create_trial, distributions=dict(SPACE.distributions()))
+    study.add_trial(create(params=dict(LISTED[0]), value=0.6, intermediate_values={1: 0.5, 2: 0.6}))
+    study.add_trial(create(state=TrialState.PRUNED, params=dict(LISTED[1]), intermediate_values={1: 0.5}))
+    assert not sampler.is_exhausted(study)
+    trial = study.ask()
+    assert SPACE.suggest(trial).params == LISTED[1]
+    assert sampler.is_exhausted(study)
+
+
 @pytest.mark.parametrize("complete", [0, 1])
 def test_a_stopped_network_goes_on_before_an_ended_one_is_repeated_where_nothing_is_new(complete: int) -> None:
     sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:4], seed=0)
