@@ -373,8 +373,8 @@ class EvaluatorObjective:
         earlier = min(same, key=lambda other: other.state != TrialState.COMPLETE, default=None)
         if earlier is None or not is_paused(earlier):
             return earlier
-        # It was stopped. This one continues its training, if that was kept or the sampler asks for it.
-        if has_state(trial, self.checkpoints, self._key(architecture)):
+        # It was stopped. This one trains if its training was kept, or a person or the sampler asks for it.
+        if is_enqueued(trial) or has_state(trial, self.checkpoints, self._key(architecture)):
             return None
         return None if PLAN in read_trial(trial.study, trial_id_of(trial)).system_attrs else earlier
 

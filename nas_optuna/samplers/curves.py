@@ -285,6 +285,8 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
     removed = {number for trial in observed for number in attribute(trial, TrialKey.REMOVED, ())}
     curves: dict[Tokens, Curve] = {}
     for member in history.finished:
+        if trained_nothing(member.trial):
+            continue
         curve = curves.setdefault(history.canonical(member.tokens), Curve())
         trial = member.trial
         if trial.state == TrialState.FAIL or member.violation > 0:
@@ -309,6 +311,11 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether a trial was stopped only because other trainings seemed more promising."""
     return trial.state == TrialState.PRUNED and attribute(trial, TrialKey.CAUSE) is None
+
+
+def trained_nothing(trial: FrozenTrial) -> bool:
+    """Whether a trial only took over that an earlier one was stopped, which says nothing of going on with that."""
+    return trial.state == TrialState.PRUNED and attribute(trial, TrialKey.DUPLICATE_OF) is not None
 
 
 def obeys_plans(pruner: BasePruner) -> bool:

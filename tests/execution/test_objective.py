@@ -167,8 +167,13 @@ class PruneAfterFirst(optuna.pruners.BasePruner):
         return trial.number > 0
 
 
-def test_pruning_ends_a_trial_and_its_duplicates(objective: Objective) -> None:
-    first, pruned, again = evaluate(objective, NARROW, WIDE, WIDE, pruner=PruneAfterFirst())
+def test_pruning_ends_a_trial_and_what_proposes_it_again(objective: Objective) -> None:
+    study = optuna.create_study(direction="maximize", pruner=PruneAfterFirst())
+    for text in (NARROW, WIDE, WIDE):
+        params = dict(objective.space.parse(text).params)
+        study.sampler = optuna.samplers.PartialFixedSampler(params, optuna.samplers.RandomSampler(seed=0))
+        study.optimize(objective, n_trials=1)
+    first, pruned, again = study.trials
     assert first.state == TrialState.COMPLETE
     assert pruned.state == again.state == TrialState.PRUNED
     assert pruned.user_attrs["nas_optuna:epochs"] == 1

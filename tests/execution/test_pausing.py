@@ -98,10 +98,18 @@ def test_a_training_that_has_ended_stays_complete_though_no_memory_is_left_to_ke
     assert "weights of trial 0 are not kept: no memory is left" in caplog.text
 
 
-def test_without_kept_weights_a_repeat_takes_over_that_it_was_stopped(tmp_path: Path) -> None:
-    study = searched(objective(tmp_path, keep_paused=0), StopAt(2), 2)
+def test_without_kept_weights_a_samplers_repeat_takes_over_that_it_was_stopped(tmp_path: Path) -> None:
+    sampler = optuna.samplers.PartialFixedSampler(dict(PARAMS), optuna.samplers.RandomSampler(seed=0))
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=StopAt(2))
+    run(study, objective(tmp_path, keep_paused=0), trials=2)
     assert study.trials[1].user_attrs[TrialKey.DUPLICATE_OF] == 0
     assert study.trials[1].state == TrialState.PRUNED
+
+
+def test_without_kept_weights_what_a_person_enqueues_is_trained_anew(tmp_path: Path) -> None:
+    study = searched(objective(tmp_path, keep_paused=0), StopAt(2), 2)
+    assert study.trials[1].state == TrialState.COMPLETE
+    assert study.trials[1].user_attrs[TrialKey.EPOCHS] == EPOCHS
 
 
 def test_what_a_killed_trial_has_left_is_removed_where_it_takes_over_another_ones_value(tmp_path: Path) -> None:

@@ -217,6 +217,18 @@ def test_a_stopped_network_whose_weights_are_gone_is_priced_as_new() -> None:
     assert {kept.get(trial.number, 0) for trial in stopped[:-1]} == {0}
 
 
+def test_a_stopped_network_may_go_on_though_another_trial_took_over_that_it_was_stopped() -> None:
+    """That one trained nothing, so it did not come no further."""
+    study, sampler = made(), CurveSampler(seed=0)
+    study.optimize(train, n_trials=20)
+    stopped = next(t for t in reversed(study.trials) if t.state == TrialState.PRUNED)
+    copied = {name: getattr(stopped, name) for name in ("state", "params", "distributions", "intermediate_values")}
+    study.add_trial(optuna.trial.create_trial(**copied, user_attrs={"nas_optuna:duplicate_of": stopped.number}))
+    history = sampler._read(study, sampler._common(study))
+    curves = read_curves(history, study)
+    assert {curve.number for curve in curves.values() if curve.resumable} >= {stopped.number}
+
+
 def test_a_trial_without_a_plan_is_judged_as_the_guarded_pruner_does() -> None:
     study = optuna.create_study(direction="maximize", pruner=create_pruner("curves", EPOCHS, {}))
     study.optimize(train, n_trials=20)
