@@ -51,6 +51,7 @@ class Measurement:
         seconds: How long the step took.
         details: Further attributes of the trial, JSON-ready, by the name of a `TrialKey`; those of the last step win.
         epochs: Epochs trained in this step, over all repeats.
+        restored: Whether ``resume`` held the step. None does not say, and a step of an earlier trial is taken for held.
 
     Examples:
         >>> Measurement(step=3, metrics={"accuracy": 0.91, "nll": 0.3}, seconds=1.5).metrics["accuracy"]
@@ -62,6 +63,7 @@ class Measurement:
     seconds: float
     details: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 1
+    restored: bool | None = None
 
     def __post_init__(self) -> None:
         plain = {name: _plain(value) for name, value in self.metrics.items()}
@@ -125,7 +127,7 @@ class Evaluator(Protocol):
             architecture: A point of `space`; ``space.build(architecture)`` is its network.
             resume: This training's own folder, for what is needed to continue after a kill; it may not exist yet, and
                 is removed once the training has ended. None if nothing is to be kept. Steps that are found there are
-                yielded again, first.
+                yielded again, first; if nothing there is of use, ``Measurement(…, restored=False)`` counts them anew.
             stop: Called between optimiser steps; raise `nas_optuna.errors.Interrupted` when it returns True.
 
         Yields:
@@ -310,7 +312,8 @@ class TrainingEvaluator:
     ) -> Iterator[Measurement]:
         """Train all repeats epoch by epoch, in turn, so that their mean can be pruned; see `Evaluator`."""
         seeds = range(self.recipe.seed, self.recipe.seed + self.recipe.repeats)
-        trainings = [self._training(architecture, seed, resume, stop) for seed in seeds]
+        folders = [CheckpointFolder(resume / f"seed-{seed}") if resume else None for seed in seeds]
+        trainings = [self._training(architecture, *each, stop) for each in zip(seeds, folders, strict=True)]
         for results in zip(*trainings, strict=True):
             columns: list[dict[str, float]] = [
                 {"accuracy": result.accuracy, "negative_log_likelihood": result.loss, **result.metrics}
@@ -327,6 +330,7 @@ class TrainingEvaluator:
                 seconds=sum(result.seconds for result in results),
                 details=details,
                 epochs=len(results),
+                restored=all(folder is not None and results[0].epoch <= folder.loaded for folder in folders),
             )
 
     @cached_property
@@ -358,7 +362,7 @@ class TrainingEvaluator:
         return other
 
     def _training(
-        self, architecture: Architecture, seed: int, resume: Path | None, stop: Callable[[], bool]
+        self, architecture: Architecture, seed: int, checkpoints: CheckpointFolder | None, stop: Callable[[], bool]
     ) -> Iterator[EpochResult]:
         network = make_network(self.space, architecture, self.recipe, self.device, seed)
         if self.begin_with and (weights := self.begin_with(architecture)) is not None:
@@ -370,7 +374,7 @@ class TrainingEvaluator:
             self.recipe,
             self.device,
             seed=seed,
-            checkpoints=CheckpointFolder(resume / f"seed-{seed}") if resume else None,
+            checkpoints=checkpoints,
             interrupted=stop,
             metrics={metric.name: metric for metric in self._metrics},
         )

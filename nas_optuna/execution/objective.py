@@ -278,7 +278,8 @@ class EvaluatorObjective:
         needed = {criterion.metric for criterion in self.criteria if criterion.metric}
         for measured in checked_measurements(self.evaluator, architecture, needed, resume=folder.path, stop=stop):
             costs = self.costs.refine(architecture, costs)
-            metrics, is_replayed = measured.metrics, measured.step <= folder.replayed
+            is_replayed = measured.step <= folder.replayed and measured.restored is not False
+            metrics = measured.metrics
             if not is_replayed:  # steps of an earlier trial are reported again, but not counted again
                 epochs, seconds = epochs + measured.epochs, seconds + measured.seconds
             self.callbacks.step_finished(subject, measured)

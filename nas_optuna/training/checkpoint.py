@@ -100,6 +100,7 @@ class CheckpointFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.loaded = 0  # the epoch from which a training went on; 0 if it began anew
 
     def save(self, epoch: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], progress: Any) -> None:
         """Write an epoch's checkpoint, and remove all others except the previous one."""
@@ -138,6 +139,7 @@ class CheckpointFolder:
                 refused.append(f"epoch {epoch}: {describe_error(error).removeprefix('ValueError: ')}")
                 continue
             self._warn(refused, f"the training goes on from epoch {epoch}")
+            self.loaded = epoch
             return found
         self._warn(refused, "no other is left, so a training begins anew")
         return None

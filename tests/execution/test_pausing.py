@@ -61,6 +61,20 @@ def test_a_stopped_training_goes_on_where_it_was(tmp_path: Path) -> None:
     assert not list((tmp_path / PAUSED_FOLDER).iterdir())
 
 
+@pytest.mark.parametrize(("damaged", "trained"), [(1, EPOCHS - 1), (2, EPOCHS)])
+def test_epochs_are_counted_that_a_damaged_checkpoint_has_trained_anew(
+    tmp_path: Path, damaged: int, trained: int
+) -> None:
+    study = searched(objective(tmp_path), StopAt(2), 1)
+    files = sorted((tmp_path / PAUSED_FOLDER).rglob("epoch-*"), reverse=True)
+    for file in files[:damaged]:
+        file.write_bytes(b"damaged")
+    study.enqueue_trial(dict(PARAMS))
+    run(study, objective(tmp_path), trials=1)
+    assert len(files) == 2
+    assert study.trials[1].user_attrs[TrialKey.EPOCHS] == trained
+
+
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_training_that_memory_had_no_room_for_waits_for_the_next_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
