@@ -17,11 +17,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas_optuna.digests import seed_for
 from nas_optuna.samplers.base import GRID_LIMIT, ArchitectureSampler, completed, places_having
-from nas_optuna.samplers.curves import CurveSampler, is_paused
+from nas_optuna.samplers.curves import CurveSampler, is_paused, trained_nothing
 from nas_optuna.spaces import SearchSpace
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.study.optuna_internals import all_trials, is_enqueued, partially_fixed, set_trial_attribute
-from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.schema import TrialKey, reports_of
 
 _OWN_DRAWS = 8
 _UNIFORM_DRAWS = 248
@@ -159,13 +159,20 @@ class AmongSampler(FixedSampler):
     def _tried(self, study: Study, ended: bool = False) -> set[tuple[int, str]]:
         """Place and settings of each listed architecture that a trial had."""
         known = {tokens: i for i, tokens in enumerate(map(tuple, self._tokens.tolist()))}
-        tried = set()
+        tried: set[tuple[int, str]] = set()
+        reached: dict[tuple[int, str], int] = {}
         for trial in all_trials(study):
-            if ended and is_paused(trial):
+            if trial.state == TrialState.WAITING or not all(name in trial.params for name in self._names):
                 continue
-            if trial.state != TrialState.WAITING and all(name in trial.params for name in self._names):
-                settings = sorted((name, value) for name, value in trial.params.items() if name not in self._names)
-                tried.add((known.get(self._tokens_of(trial.params), -1), str(settings)))
+            settings = sorted((name, value) for name, value in trial.params.items() if name not in self._names)
+            one = known.get(self._tokens_of(trial.params), -1), str(settings)
+            if ended and is_paused(trial):
+                last = max(reports_of(trial), default=0)
+                # As in `read_curves`: one that came no further than before would not do so the next time.
+                if trained_nothing(trial) or last > reached.get(one, 0):
+                    reached[one] = last
+                    continue
+            tried.add(one)
         return {one for one in tried if one[0] != -1}
 
     def _left(self, study: Study) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -199,6 +199,21 @@ def test_a_list_is_used_up_for_a_worker_while_others_train_what_is_left_of_it() 
     assert sampler.is_exhausted(study)
 
 
+@pytest.mark.parametrize(
+    ("last", "attributes", "ends"), [(1, {}, True), (2, {}, False), (1, {"nas_optuna:duplicate_of": 0}, False)]
+)
+def test_a_list_ends_where_what_was_stopped_comes_no_further(last: int, attributes: dict[str, int], ends: bool) -> None:
+    """Another pruner stops it again at once, and the sampler does not resume it."""
+    sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:1], seed=0)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    create = partial(create_trial, state=TrialState.PRUNED, distributions=dict(SPACE.distributions()))
+    study.add_trial(create(params=dict(LISTED[0]), intermediate_values={1: 0.5}))
+    assert not sampler.is_exhausted(study)
+    curve = dict.fromkeys(range(1, last + 1), 0.5)
+    study.add_trial(create(params=dict(LISTED[0]), intermediate_values=curve, user_attrs=attributes))
+    assert sampler.is_exhausted(study) == ends
+
+
 @pytest.mark.parametrize("complete", [0, 1])
 def test_a_stopped_network_goes_on_before_an_ended_one_is_repeated_where_nothing_is_new(complete: int) -> None:
     sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:4], seed=0)
