@@ -42,13 +42,15 @@ from nas_optuna.study import lease_table
 from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.database import change_state, persistently
 from nas_optuna.study.lease_table import HELD, LEASES, Claim, this_worker
-from nas_optuna.study.schema import TrialKey
+from nas_optuna.study.schema import TrialKey, attribute
 from nas_optuna.study.storage import NOT_A_DATABASE, advice, has_raced
 from nas_optuna.study.studies import command
 from nas_optuna.study.transactions import add_trials, retried, transaction
 
 logger = logging.getLogger(__name__)
 
+TRIAL_DEATHS = 3
+"""A trial has failed whose process has died this many times while the run that had started it went on."""
 _MADE: WeakSet[sa.Engine] = WeakSet()
 """Databases in which the table of leases is known to exist."""
 
@@ -285,6 +287,27 @@ def release_abandoned(study: Study, *, again: bool = False) -> list[int]:
             command(study, "study", "release", study.study_name, *unseen),
         )
     return released
+
+
+def count_deaths(study: Study, worker: str, how: str) -> bool:
+    """Count with its running trials that a worker has died; whether one has failed, since it was not the first time."""
+    has_failed = False
+    for claim in _running(study):
+        if claim.worker == worker:
+            trial = internals.read_trial(study, claim.trial_id)
+            deaths = attribute(trial, TrialKey.DEATHS, 0) + 1
+            internals.set_trial_attribute(study, trial, TrialKey.DEATHS, deaths)
+            if deaths >= TRIAL_DEATHS:
+                cause = f"its process {how}, {deaths} times"
+                internals.set_trial_attribute(study, trial, TrialKey.CAUSE, cause)
+                has_failed |= _move(study, claim.trial_id, TrialState.FAIL, partial(_stands, claim))
+    return has_failed
+
+
+def _stands(claim: Claim, connection: Connection) -> bool:
+    """Whether the lease of a claim is still as it was read; it is left for who tells of the trial's end."""
+    known = sa.select(LEASES.c.worker).where(LEASES.c.trial_id == claim.trial_id, *claim.lease)
+    return connection.execute(known).first() is not None
 
 
 def release_those_of(study: Study, worker: str) -> list[int]:

@@ -151,18 +151,25 @@ class WorkerPool(ABC):
             self._logged[line] = now
             logger.log(level, "%s", *line)
 
-    def reap(self, worker: WorkerState, how: str) -> None:
-        """Put back the trial of a worker that has ended, and start it again if it died or lost its device."""
+    def reap(self, worker: WorkerState, how: str, *, by_trial: bool = True) -> None:
+        """Put back the trial of a worker that has ended, and start it again if it died or lost its device.
+
+        The trial may be the cause, unless the whole host has died or somebody has asked to stop; it fails in the end.
+        """
         self.workers.remove(worker)
+        subject, has_failed = worker.subject, False
+        if worker.owner is not None and not worker.done:
+            if by_trial and not self.asked and self.error is None:
+                has_failed = lease.count_deaths(self._study, worker.owner, how)
+            lease.release_those_of(self._study, worker.owner)
         self._tell_what_it_finished(worker)
         self.budget.drop(worker.spec.number)
-        if worker.owner is not None and not worker.done:
-            lease.release_those_of(self._study, worker.owner)
         if self.asked or (worker.done and worker.lost is None) or self.error is not None:
             return
-        deaths = worker.deaths + 1
+        subject = subject if has_failed else worker.subject
+        deaths = 1 if has_failed else worker.deaths + 1  # of which one trial was the cause
         how = how if worker.lost is None else "has lost its device"
-        where = f" in {worker.subject.name}" if worker.subject else ""
+        where = f" in {subject.name}" if subject else ""
         if deaths >= MAX_DEATHS:
             self.error = worker.lost or StudyError(
                 f"{worker.name} {how}{where}, {MAX_DEATHS} times without a trial that ended well; is memory short?"

@@ -305,8 +305,8 @@ class _ActorPool(WorkerPool):
         """Receive and answer a worker's messages."""
         try:
             messages: list[Message] = self._ray.get(worker.messages)
-        except self._ray.exceptions.RayError:
-            self.reap(worker, "was lost")
+        except self._ray.exceptions.RayError as error:
+            self.reap(worker, "was lost", by_trial="worker process has died" in str(error))  # rather than its node
             return
         for message in messages:
             answer = self.handle(worker, message)

@@ -26,8 +26,9 @@ from nas_optuna.execution.executors.pool import (
     run_worker,
 )
 from nas_optuna.execution.loop import Outcome, StopRequest, TrialBudget, run
-from nas_optuna.study import lease, lease_table
+from nas_optuna.study import lease, lease_table, optuna_internals
 from nas_optuna.study.lease_table import Worker, this_worker
+from nas_optuna.study.schema import TrialKey
 from nas_optuna.study.storage import open_storage
 from tests.execution.small_studies import cheap
 from tests.study import leases
@@ -247,6 +248,46 @@ def test_a_trial_that_another_run_has_finished_is_told_and_not_counted(pool: Poo
     run(study, lambda trial: 0.7, may_begin=lambda: tell(asked), callbacks=[_Relay(tell, 1)])
     assert told.ended == [("trial 0", 0.5), ("trial 1", 0.7), ("trial 2", 0.7)]
     assert pool.budget.finished == 2
+
+
+def die_in_a_trial(pool: Pool, **how: bool) -> None:
+    worker = pool.workers[-1] if pool.workers else pool.begin(1)
+    taken = lease.take_waiting(pool._study) or lease.take_new(pool._study)
+    assert taken is not None
+    number = optuna_internals.read_trial(pool._study, taken).number
+    pool.handle(worker, Message("ask", this_worker()))
+    pool.handle(worker, began(number, 1))
+    pool.reap(worker, "was killed by SIGSEGV", **how)
+
+
+def test_a_trial_that_kills_its_process_three_times_has_failed_and_others_go_on(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        assert pool._study.get_trials(states=[TrialState.FAIL]) == []
+        die_in_a_trial(pool)
+    (ended,) = pool._study.trials
+    assert (ended.state, ended.user_attrs[TrialKey.DEATHS]) == (TrialState.FAIL, 3)
+    assert ended.user_attrs[TrialKey.CAUSE] == "its process was killed by SIGSEGV, 3 times"
+    told = pool._told
+    assert isinstance(told, Record)
+    assert told.ended == [("trial 0", None)]
+    assert (pool.error, pool.budget.finished, pool.workers[0].deaths) == (None, 1, 1)
+    assert caplog.messages[-1] == "worker 1 (process 7) was killed by SIGSEGV in trial 0; it is started again"
+    assert lease.take_unclosed(pool._study) == [], "everybody has been told"
+    die_in_a_trial(pool)
+    die_in_a_trial(pool)
+    assert "3 times without a trial that ended well" in str(pool.error), "the next network is not the cause"
+
+
+def test_deaths_that_are_not_for_the_trial_are_not_counted_with_it(pool: Pool) -> None:
+    for asked in (0, 1):
+        pool.asked = asked
+        for _ in range(2):
+            die_in_a_trial(pool, by_trial=bool(asked))
+    (trial,) = pool._study.trials
+    assert trial.state == TrialState.WAITING
+    assert TrialKey.DEATHS not in trial.user_attrs
 
 
 def test_a_worker_that_dies_again_and_again_ends_the_run(pool: Pool) -> None:
