@@ -295,8 +295,9 @@ def count_deaths(study: Study, worker: str, how: str) -> bool:
     for claim in _running(study):
         if claim.worker == worker:
             trial = internals.read_trial(study, claim.trial_id)
-            deaths = attribute(trial, TrialKey.DEATHS, 0) + 1
-            internals.set_trial_attribute(study, trial, TrialKey.DEATHS, deaths)
+            step, (before, deaths) = trial.last_step or 0, attribute(trial, TrialKey.DEATHS, (0, 0))
+            deaths = 1 if step > before else deaths + 1  # a trial that came further is not what kills its process
+            internals.set_trial_attribute(study, trial, TrialKey.DEATHS, [step, deaths])
             if deaths >= TRIAL_DEATHS:
                 cause = f"its process {how}, {deaths} times"
                 internals.set_trial_attribute(study, trial, TrialKey.CAUSE, cause)

@@ -167,8 +167,8 @@ class TrialKey:
     """int: parts that a batch was divided into, if it did not fit in memory."""
     CAUSE = _trial_key("cause", str)
     """str: why the trial ended, if neither the pruner nor the last epoch ended it."""
-    DEATHS = _trial_key("deaths", Count)
-    """int: how often its process has died while the run that had started it went on."""
+    DEATHS = _trial_key("deaths", Annotated[list[Count], MinLen(2), MaxLen(2)])
+    """[int, int]: the last step when its process died while the run went on, and its deaths since that step."""
     DUPLICATE_OF = _trial_key("duplicate_of", Count)
     """int: number of the trial whose training was reused."""
     PAUSED = _trial_key("paused", Count)
