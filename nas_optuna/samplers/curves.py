@@ -22,7 +22,7 @@ from nas_optuna.samplers.curve_model import MIN_COMPLETE, Curve, CurveModel, rat
 from nas_optuna.samplers.gaussian_process import Array
 from nas_optuna.samplers.gp import ArchitectureGPConfig, ArchitectureGPSampler, candidates_near
 from nas_optuna.samplers.history import History, Tokens
-from nas_optuna.study.optuna_internals import all_trials, set_trial_system_attribute
+from nas_optuna.study.optuna_internals import all_trials, is_enqueued, set_trial_system_attribute
 from nas_optuna.study.schema import TrialKey, attribute, reports_of
 
 PLAN = "nas_optuna:plan"
@@ -78,7 +78,7 @@ class CurveSampler(ArchitectureGPSampler):
     per epoch: to train a new network to the end; to train it to a rung and then decide; or to resume a stopped network.
     The pruner ``curves`` asks the same question at each rung, and stops the trial when the answer is another network.
     If early epochs predict nothing, or the study has another pruner, new networks are trained to the end unless that
-    stops them, and this is `ArchitectureGPSampler`.
+    stops them, and are chosen much as `ArchitectureGPSampler` does.
 
     A stopped trial is an ordinary pruned trial. To resume it, its architecture is proposed again; the objective knows
     whether the weights were kept (`TrialKey.PAUSED`) or training starts anew, and the sampler counts epochs
@@ -295,8 +295,10 @@ def read_curves(history: History, study: Study) -> dict[Tokens, Curve]:
             continue
         before = curve.last
         _take(curve, trial, signs[objective], removed)
-        # A trial that came no further than an earlier one of the same architecture would not do so the next time.
-        curve.resumable = is_paused(trial) and curve.last > before
+        # A trial that came no further than an earlier one of the same architecture would not do so the next time,
+        # unless a person has asked for it: without kept weights it began anew, and was judged at other epochs.
+        further = curve.last > before or (curve.resumable and is_enqueued(trial))
+        curve.resumable = is_paused(trial) and further
         if trial.state == TrialState.COMPLETE and all(map(math.isfinite, trial.values)):
             gains = [sign * value for sign, value in zip(signs, trial.values, strict=True)]
             curve.final = gains.pop(objective)
@@ -319,9 +321,8 @@ def trained_nothing(trial: FrozenTrial) -> bool:
 
 
 def obeys_plans(pruner: BasePruner) -> bool:
-    """Whether a pruner, or one that it wraps, asks this sampler at the planned epochs; else each look is a training."""
-    wrapped = [value for value in getattr(pruner, "__dict__", {}).values() if isinstance(value, BasePruner)]
-    return getattr(pruner, "obeys_plans", False) or any(map(obeys_plans, wrapped))
+    """Whether a pruner asks this sampler at each planned epoch; one that wraps such a pruner need not."""
+    return bool(getattr(pruner, "obeys_plans", False))
 
 
 def _trained(history: History) -> int:

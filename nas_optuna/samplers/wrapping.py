@@ -167,10 +167,13 @@ class AmongSampler(FixedSampler):
             settings = sorted((name, value) for name, value in trial.params.items() if name not in self._names)
             one = known.get(self._tokens_of(trial.params), -1), str(settings)
             if ended and is_paused(trial):
-                last = max(reports_of(trial), default=0)
+                if trained_nothing(trial):
+                    continue
+                last, before = max(reports_of(trial), default=0), reached.get(one, 0)
                 # As in `read_curves`: one that came no further than before would not do so the next time.
-                if trained_nothing(trial) or last > reached.get(one, 0):
-                    reached[one] = last
+                if last > before or (one not in tried and is_enqueued(trial)):
+                    reached[one] = max(last, before)
+                    tried.discard(one)
                     continue
             tried.add(one)
         return {one for one in tried if one[0] != -1}

@@ -1,5 +1,6 @@
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -12,6 +13,7 @@ from nas_optuna import Experiment, StudySpec
 from nas_optuna.errors import SpecError
 from nas_optuna.pruners import create_pruner
 from nas_optuna.samplers import SAMPLERS, create_sampler, grid
+from nas_optuna.samplers.curves import CurveSampler, read_curves
 from nas_optuna.samplers.wrapping import AmongSampler, WithinLimitsSampler
 from nas_optuna.spaces.architecture import Architecture
 from nas_optuna.spaces.conv import ConvSpace
@@ -200,9 +202,15 @@ def test_a_list_is_used_up_for_a_worker_while_others_train_what_is_left_of_it() 
 
 
 @pytest.mark.parametrize(
-    ("last", "attributes", "ends"), [(1, {}, True), (2, {}, False), (1, {"nas_optuna:duplicate_of": 0}, False)]
+    ("last", "marks", "ends"),
+    [
+        (1, {}, True),
+        (2, {}, False),
+        (1, {"user_attrs": {"nas_optuna:duplicate_of": 0}}, False),
+        (1, {"system_attrs": {"fixed_params": LISTED[0]}}, False),  # a person asked for it, without kept weights
+    ],
 )
-def test_a_list_ends_where_what_was_stopped_comes_no_further(last: int, attributes: dict[str, int], ends: bool) -> None:
+def test_a_list_ends_where_what_was_stopped_comes_no_further(last: int, marks: dict[str, Any], ends: bool) -> None:
     """Another pruner stops it again at once, and the sampler does not resume it."""
     sampler = AmongSampler(create_sampler("curves", SPACE, 0, {}), SPACE, LISTED[:1], seed=0)
     study = optuna.create_study(direction="maximize", sampler=sampler)
@@ -210,8 +218,12 @@ def test_a_list_ends_where_what_was_stopped_comes_no_further(last: int, attribut
     study.add_trial(create(params=dict(LISTED[0]), intermediate_values={1: 0.5}))
     assert not sampler.is_exhausted(study)
     curve = dict.fromkeys(range(1, last + 1), 0.5)
-    study.add_trial(create(params=dict(LISTED[0]), intermediate_values=curve, user_attrs=attributes))
+    study.add_trial(create(params=dict(LISTED[0]), intermediate_values=curve, **marks))
     assert sampler.is_exhausted(study) == ends
+    curves = CurveSampler(SPACE, seed=0)
+    curves.infer_relative_search_space(study, study.trials[-1])
+    found = read_curves(curves._read(study, curves._common(study)), study)
+    assert [curve.resumable for curve in found.values()] == [not ends]
 
 
 @pytest.mark.parametrize("complete", [0, 1])
