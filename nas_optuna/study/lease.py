@@ -42,10 +42,10 @@ from nas_optuna.study import lease_table
 from nas_optuna.study import optuna_internals as internals
 from nas_optuna.study.database import change_state, persistently
 from nas_optuna.study.lease_table import HELD, LEASES, Claim, this_worker
-from nas_optuna.study.schema import TrialKey, attribute
+from nas_optuna.study.schema import TrialKey, attribute, reports_of
 from nas_optuna.study.storage import NOT_A_DATABASE, advice, has_raced
 from nas_optuna.study.studies import command
-from nas_optuna.study.transactions import add_trials, retried, transaction
+from nas_optuna.study.transactions import add_trials, retried, transaction, write_attributes
 
 logger = logging.getLogger(__name__)
 
@@ -295,20 +295,21 @@ def count_deaths(study: Study, worker: str, how: str) -> bool:
     for claim in _running(study):
         if claim.worker == worker:
             trial = internals.read_trial(study, claim.trial_id)
-            step, (before, deaths) = trial.last_step or 0, attribute(trial, TrialKey.DEATHS, (0, 0))
+            step, (before, deaths) = max(reports_of(trial), default=0), attribute(trial, TrialKey.DEATHS, (0, 0))
             deaths = 1 if step > before else deaths + 1  # a trial that came further is not what kills its process
             internals.set_trial_attribute(study, trial, TrialKey.DEATHS, [step, deaths])
             if deaths >= TRIAL_DEATHS:
                 cause = f"its process {how}, {deaths} times"
-                internals.set_trial_attribute(study, trial, TrialKey.CAUSE, cause)
-                has_failed |= _move(study, claim.trial_id, TrialState.FAIL, partial(_stands, claim))
+                has_failed |= _move(study, claim.trial_id, TrialState.FAIL, partial(_fails_for, claim, cause))
     return has_failed
 
 
-def _stands(claim: Claim, connection: Connection) -> bool:
-    """Whether the lease of a claim is still as it was read; it is left for who tells of the trial's end."""
+def _fails_for(claim: Claim, cause: str, connection: Connection) -> bool:
+    """Record why a trial fails if its lease is still as it was read; it is left for who tells of the trial's end."""
     known = sa.select(LEASES.c.worker).where(LEASES.c.trial_id == claim.trial_id, *claim.lease)
-    return connection.execute(known).first() is not None
+    if stands := connection.execute(known).first() is not None:
+        write_attributes(connection, "trial_user_attributes", claim.trial_id, {TrialKey.CAUSE: cause})
+    return stands
 
 
 def release_those_of(study: Study, worker: str) -> list[int]:

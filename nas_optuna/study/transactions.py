@@ -77,8 +77,8 @@ def create_whole_study(
         assert made is not None
         rows = [{"study_id": made[0], "objective": i, "direction": d} for i, d in enumerate(chosen)]
         connection.execute(insert(tables()["study_directions"]), rows)
-        _write(connection, "study_system_attributes", made[0], {METRIC_NAMES: list(metric_names)})
-        _write(connection, "study_user_attributes", made[0], user_attributes)
+        write_attributes(connection, "study_system_attributes", made[0], {METRIC_NAMES: list(metric_names)})
+        write_attributes(connection, "study_user_attributes", made[0], user_attributes)
 
     try:
         transaction(storage, create)
@@ -111,7 +111,9 @@ def set_study_system_attributes(study: Study, values: Mapping[str, Any]) -> None
     """Set system attributes of a study, in which tools such as optuna-dashboard keep their data."""
     storage, study_id = storage_of(study), study_id_of(study)
     if database_of(storage) is not None:
-        transaction(storage, lambda connection: _write(connection, "study_system_attributes", study_id, values))
+        transaction(
+            storage, lambda connection: write_attributes(connection, "study_system_attributes", study_id, values)
+        )
         return
     for key, value in values.items():
         storage.set_study_system_attr(study_id, key, value)
@@ -131,7 +133,7 @@ def change_study(study: Study, change: Callable[[Mapping[str, Any]], Mapping[str
         _lock_study(connection, study_id)
         found = connection.execute(select(rows.c.key, rows.c.value_json).where(rows.c.study_id == study_id))
         values = change({key: json.loads(text) for key, text in found})
-        _write(connection, "study_user_attributes", study_id, values)
+        write_attributes(connection, "study_user_attributes", study_id, values)
         return values
 
     return transaction(storage, read_and_write)
@@ -213,7 +215,7 @@ def set_trial_attributes(
         if connection.execute(lock).rowcount != 1:
             raise UpdateFinishedTrialError(f"trial {trial_id} has ended, or was deleted")
         require_held(database_of(trial.storage), connection, trial_id)
-        _write(connection, "trial_user_attributes", trial_id, new)
+        write_attributes(connection, "trial_user_attributes", trial_id, new)
         for step, value in reports.items():  # where a trial goes on after a crash, it has reported its last step
             number, kind = models().TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
             connection.execute(delete(steps).where(steps.c.trial_id == trial_id, steps.c.step == step))
@@ -247,8 +249,8 @@ def _add(connection: Connection, study_id: int, number: int, trial: FrozenTrial)
     row = insert(tables()["trials"]).values(study_id=study_id, number=number, state=trial.state, datetime_start=began)
     made = connection.execute(row).inserted_primary_key
     assert made is not None
-    _write(connection, "trial_system_attributes", made[0], trial.system_attrs)
-    _write(connection, "trial_user_attributes", made[0], trial.user_attrs)
+    write_attributes(connection, "trial_system_attributes", made[0], trial.system_attrs)
+    write_attributes(connection, "trial_user_attributes", made[0], trial.user_attrs)
     if trial.state == TrialState.RUNNING:
         give_new(connection, made[0])
     return int(made[0])
@@ -262,7 +264,7 @@ def _lock_study(connection: Connection, study_id: int) -> None:
         raise KeyError(f"no study has the id {study_id}")
 
 
-def _write(connection: Connection, name: str, owner_id: int, values: Mapping[str, Any]) -> None:
+def write_attributes(connection: Connection, name: str, owner_id: int, values: Mapping[str, Any]) -> None:
     """Put rows into one of Optuna's attribute tables, replacing those with the same keys."""
     if values:
         table, owner = tables()[name], f"{name.partition('_')[0]}_id"

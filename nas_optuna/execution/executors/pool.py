@@ -99,6 +99,8 @@ class WorkerPool(ABC):
 
     def run(self, devices: Sequence[str], threads: int, stop: StopRequest) -> Outcome:
         """Serve a worker for each device until all have ended or their time is up."""
+        if self.budget.hopeless is not None:  # what fails ends at once, while the others still train
+            self.budget.hopeless += max(0, len(devices) - 1)
         with stop.guarding(), optuna_internals.stoppable(self._study) as self._stopped:
             try:
                 for number, device in enumerate(devices, start=1):

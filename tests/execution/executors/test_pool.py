@@ -286,7 +286,8 @@ def test_a_trial_that_comes_further_each_time_does_not_fail(pool: Pool) -> None:
         pool.workers[0].deaths = 0  # as another trial has ended well
         (trial,) = pool._study.trials
         assert (trial.state, trial.user_attrs[TrialKey.DEATHS]) == (TrialState.WAITING, [step - 1, 1])
-        optuna.trial.Trial(pool._study, trial._trial_id).report(0.5, step)
+        reports = dict.fromkeys(map(str, range(1, step + 1)), 0.5)  # of several objectives
+        optuna.trial.Trial(pool._study, trial._trial_id).set_user_attr(TrialKey.REPORTS, reports)
 
 
 def test_deaths_that_are_not_for_the_trial_are_not_counted_with_it(pool: Pool) -> None:
