@@ -96,7 +96,7 @@ def test_choices_are_shown_as_an_architecture_writes_them_and_pinned_as_python_d
     assert ["rate", "null"] in lines
 
 
-@pytest.mark.parametrize("pins", ["space.fix", "fixed"])  # the latter is --fix
+@pytest.mark.parametrize("pins", [pytest.param("space.fix", marks=pytest.mark.slow), "fixed"])  # the latter is --fix
 def test_its_supernet_is_trained_checked_and_exported(command: Command, net: str, pins: str) -> None:
     settings = ["--set", net, "--set", f"{pins}={{width = 16, depth = 2}}", "--set", "supernet.epochs=4"]
     trained = command("supernet", "train", "--study", "nas", *TINY, *settings)
