@@ -52,7 +52,7 @@ class Confusion:
 
     @property
     def _rows(self) -> list[dict[int, int]]:
-        """Of each true class, how many images were taken for which class."""
+        """The confusion matrix's rows without zeros: for each true class, predicted class → number of images."""
         rows: list[dict[int, int]] = [{} for _ in self.classes]
         for (label, predicted), count in self.counts.items():
             rows[label][predicted] = count

@@ -37,7 +37,7 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def class_counts(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each class ``[classes]``: images recognised, images there are, and images taken for it."""
+    """True positives, images, and predictions of each class, each ``[classes]`` in the widest float of the device."""
     predicted, classes = outputs.argmax(1), outputs.shape[1]
 
     def total(labels: Tensor, amounts: Tensor) -> Tensor:

@@ -260,7 +260,7 @@ def test_a_file_that_takes_the_name_of_a_removed_one_is_not_ours(tmp_path: Path)
 def test_a_folder_that_is_there_is_written_to_although_the_one_above_may_not_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container, where ``/out`` is a mount."""
+    """In a container ``/out`` may be a mount: the root folder is read-only, and nothing can be moved into the mount."""
     used: list[Path] = []
 
     def scratch(parent: Path) -> AbstractContextManager[Path]:

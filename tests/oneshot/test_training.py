@@ -200,7 +200,7 @@ def test_images_that_lie_class_by_class_are_scored_by_stratified_ones_and_others
 
 
 def test_many_small_classes_that_lie_one_after_another_are_scored_by_stratified_images() -> None:
-    """Of each class the first images have at most ten too many or too few."""
+    """The first 500 images hold only half of the classes, but the count of each class is off by no more than ten."""
     whole = load_images("digits", train=True).subset(range(1000))
     sizes = {"classes": tuple(map(str, range(50)))}
     by_class = replace(whole, labels=torch.arange(1000) // 20, **sizes)
